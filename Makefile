@@ -1,0 +1,53 @@
+# One way to do each thing; CI calls these and nothing else. Needs Python 3.11+, pip and make.
+PYTHON ?= python3
+PORT   ?= 8000
+VENV   := .venv
+BIN    := $(VENV)/bin
+# uv must trust the system's certificates where a company's own are installed.
+export UV_SYSTEM_CERTS := 1
+
+.PHONY: setup check test demo chaos bench docs format
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   start the server with the guide agent (PORT=8000)"
+	@echo "make test   everything a release needs"
+	@echo "make check  format, lint, types, import contracts, unit tests"
+	@echo "make chaos  the long fault campaigns    make bench  the figures    make docs  the generated reference"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Runwire needs Python 3.11 or newer; set PYTHON=… (this is %s)" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv sync --quiet --frozen --inexact --all-extras --python $(BIN)/python
+	@touch $@
+
+format: setup
+	@$(BIN)/ruff format --quiet src tests examples
+	@$(BIN)/ruff check --quiet --fix src tests examples
+
+check: setup
+	@$(BIN)/ruff format --check --quiet src tests examples
+	@$(BIN)/ruff check --quiet src tests examples
+	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 15
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/codespell src docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md
+	@$(BIN)/python -m runwire.protocol.schema --check
+	@$(BIN)/python tests/unified_test_runner.py --category unit --max-workers 2
+
+test: setup
+	@$(BIN)/python tests/unified_test_runner.py --category all --max-workers 2
+
+demo: setup
+	@$(BIN)/python -m runwire dev runwire.guide:agent --port $(PORT)
+
+chaos: setup
+	@$(BIN)/python tests/unified_test_runner.py --category campaign --max-workers 1
+
+bench: setup
+	@$(BIN)/python -m bench
+
+docs: setup
+	@$(BIN)/python -m runwire.protocol.schema --write

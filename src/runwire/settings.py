@@ -1,0 +1,228 @@
+"""The only reader of the environment: defaults → `runwire.toml` → `RUNWIRE_*` → flags.
+
+Loaded once, at start, into one frozen value. Every fault is reported, not only the first; a fault
+names the setting and where it came from, never the value (it may be a secret).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from runwire.errors import ConfigurationError
+
+__all__ = ["ClientDefaults", "Loaded", "Settings", "client_defaults", "load"]
+
+_PREFIX = "RUNWIRE_"
+_CONFIG_FILE = "runwire.toml"
+# Read by the verbs that talk to a server, and by the dependencies' own conventions; not settings of a server.
+_CLIENT_NAMES = frozenset({"RUNWIRE_URL", "RUNWIRE_TOKEN"})
+_LIST = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What an operator may set. `RUNWIRE_<NAME>` in the environment, `<name>` in `runwire.toml`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True
+    )
+
+    environment: Literal["development", "test", "staging", "production"] = Field(
+        "production", description="What this process is for; `runwire dev` makes it development."
+    )
+    data_dir: Path = Field(Path(".runwire"), description="Folder of the embedded database and its control socket.")
+    database_url: str | None = Field(None, description="`sqlite:///…`; unset: `runwire.db` in the data folder.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    public_url: str | None = Field(None, description="How people reach the server, e.g. `https://agents.example.org`.")
+    path_prefix: str = Field("", description="Path below which a proxy serves Runwire, e.g. `/agents`.")
+    allowed_origins: _LIST = Field((), description="Origins besides the server's own that browsers may come from.")
+    trusted_proxies: _LIST = Field((), description="Addresses whose X-Forwarded-* headers are believed.")
+    agents: _LIST = Field((), description="Agents to serve: `file.py`, `module:attribute`; unset: [tool.runwire].")
+    default_agent: str | None = Field(None, description="The agent that answers when a message names none.")
+    max_runs: int = Field(100, ge=1, le=10_000, description="Runs at a time in this process.")
+    user_run_limit: int = Field(10, ge=1, description="Active runs at a time of one user.")
+    deadline_s: float = Field(600.0, gt=0, description="Running time after which a run fails, seconds.")
+    cancel_grace_s: float = Field(5.0, gt=0, description="How long cancelled code may clean up, seconds.")
+    drain_s: float = Field(30.0, ge=0, description="How long runs may finish when the server stops, seconds.")
+    blocked_warn_s: float = Field(2.0, gt=0, description="A loop blocked this long is reported, seconds.")
+    blocked_fail_s: float = Field(30.0, gt=0, description="A loop blocked this long ends the run, seconds.")
+    ping_s: float = Field(25.0, gt=0, description="Time between pings on a socket, seconds.")
+    pong_s: float = Field(10.0, gt=0, description="Time a client has to answer a ping, seconds.")
+    slow_reader_s: float = Field(20.0, gt=0, description="Unsent bytes not falling this long end the socket, seconds.")
+    access_ttl_s: int = Field(300, ge=30, le=900, description="Life of an access token, seconds.")
+    refresh_ttl_s: int = Field(30 * 86_400, ge=300, description="Life of a sign-in without use, seconds.")
+    service_secret: str | None = Field(
+        None, min_length=32, description="Secret between backend and auth service; unset: made at start (embedded)."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @field_validator("allowed_origins", "trusted_proxies", "agents", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not origin.startswith(("http://", "https://")) or origin.count("/") != 2 or "*" in origin:
+                raise ValueError("write each origin as scheme://host[:port], without a path and without *")
+        return value
+
+    @field_validator("path_prefix")
+    @classmethod
+    def _is_prefix(cls, value: str) -> str:
+        if value and (not value.startswith("/") or value.endswith("/")):
+            raise ValueError("must begin with / and not end with it, e.g. /agents")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_unsafe(self) -> Settings:
+        if self.environment in ("staging", "production"):
+            insecure = [o for o in self.allowed_origins if o.startswith("http://") and "localhost" not in o]
+            if insecure:
+                raise ValueError("allowed_origins: http origins are refused outside development; use https")
+        return self
+
+    @property
+    def storage_url(self) -> str:
+        """Return the database's URL, absolute."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'runwire.db').absolute()}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what `load` hands over: layering is decided there, once."""
+        return (init_settings,)
+
+
+class Loaded:
+    """The settings and where each value came from.
+
+    Args:
+        settings: the frozen values.
+        sources: setting name → `default`, a file's path, a variable's name or a flag.
+    """
+
+    def __init__(self, settings: Settings, sources: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.sources = dict(sources)
+
+
+class ClientDefaults:
+    """Where the verbs that talk to a server find it: `RUNWIRE_URL`, `RUNWIRE_TOKEN`."""
+
+    def __init__(self, url: str | None, token: str | None) -> None:
+        self.url = url
+        self.token = token
+
+
+def client_defaults(environ: Mapping[str, str] | None = None) -> ClientDefaults:
+    """Read the environment of `run`, `tail`, `replay` and `check`."""
+    env = _environ(environ)
+    return ClientDefaults(env.get("RUNWIRE_URL") or None, env.get("RUNWIRE_TOKEN") or None)
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> Loaded:
+    """Load the settings.
+
+    Args:
+        flags: values given on the command line; None values are not set.
+        environ: the environment, for tests.
+        config_file: an explicit file, which must exist; else `runwire.toml` of the working folder if there.
+
+    Raises:
+        ConfigurationError: every fault at once.
+    """
+    faults: list[str] = []
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.model_fields, "default")
+    layers = [
+        _from_file(config_file, faults),
+        _from_environment(_environ(environ), faults),
+        {name: (value, f"--{name.replace('_', '-')}") for name, value in (flags or {}).items() if value is not None},
+    ]
+    for layer in layers:
+        for name, (value, source) in layer.items():
+            values[name], sources[name] = value, source
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        faults += [_sentence(fault, sources) for fault in error.errors()]
+    if faults:
+        raise ConfigurationError(faults)
+    return Loaded(settings, sources)
+
+
+def _environ(environ: Mapping[str, str] | None) -> Mapping[str, str]:
+    return os.environ if environ is None else environ  # noqa: TID251 - the one reader
+
+
+def _from_file(path: Path | None, faults: list[str]) -> dict[str, tuple[Any, str]]:
+    file = path or Path(_CONFIG_FILE)
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path is not None:
+            faults.append(f"{path}: no such file; create it or drop --config.")
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        faults.append(f"{file}: cannot be read as TOML ({error}).")
+        return {}
+    known: dict[str, tuple[Any, str]] = {}
+    for name, value in table.items():
+        if name in Settings.model_fields:
+            known[name] = (tuple(value) if isinstance(value, list) else value, str(file))
+        else:
+            faults.append(f"{file}: unknown setting `{name}`{_hint(name, list(Settings.model_fields))}.")
+    return known
+
+
+def _from_environment(environ: Mapping[str, str], faults: list[str]) -> dict[str, tuple[Any, str]]:
+    names = {f"{_PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    known: dict[str, tuple[Any, str]] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(_PREFIX) or variable in _CLIENT_NAMES:
+            continue
+        if variable not in names:
+            # A misspelt variable would silently leave a default in force.
+            faults.append(f"{variable}: unknown variable{_hint(variable, list(names))}.")
+        elif not value.strip():
+            faults.append(f"{variable}: is empty; give it a value or unset it.")
+        else:
+            known[names[variable]] = (value, variable)
+    return known
+
+
+def _hint(name: str, candidates: list[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def _sentence(fault: Any, sources: Mapping[str, str]) -> str:
+    where = ".".join(str(part) for part in cast("tuple[object, ...]", fault["loc"]))
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not where:
+        return message
+    source = sources.get(where.split(".")[0], "default")
+    return f"{where} (from {source}): {message}"
