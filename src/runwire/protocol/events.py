@@ -109,7 +109,7 @@ class EventError(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class UserMessage(EventData):
+class UserMessage(EventData, frozen=True):
     """A person's message; carries the run it starts, with attempt 0."""
 
     message: str
@@ -117,7 +117,7 @@ class UserMessage(EventData):
     metadata: dict[str, Any] | None = None
 
 
-class AgentStarted(EventData):
+class AgentStarted(EventData, frozen=True):
     """A worker began the run; first and once."""
 
     agent: str
@@ -125,14 +125,14 @@ class AgentStarted(EventData):
     version: str | None = None
 
 
-class AgentThinking(EventData):
+class AgentThinking(EventData, frozen=True):
     """A thought; with `thinking` it completes that stream of deltas."""
 
     text: Any = None
     thinking: str | None = None
 
 
-class ToolExecuting(EventData):
+class ToolExecuting(EventData, frozen=True):
     """A tool is about to be called; committed before the call."""
 
     call: str
@@ -143,7 +143,7 @@ class ToolExecuting(EventData):
     span: str | None = None
 
 
-class ToolCompleted(EventData, omit_defaults=False):
+class ToolCompleted(EventData, frozen=True, omit_defaults=False):
     """A tool call ended; `final=False` closes a try that will be repeated or was cut off."""
 
     call: str
@@ -158,7 +158,7 @@ class ToolCompleted(EventData, omit_defaults=False):
     span: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class MessageStarted(EventData, omit_defaults=False):
+class MessageStarted(EventData, frozen=True, omit_defaults=False):
     """The agent opened a message."""
 
     message: str
@@ -166,7 +166,7 @@ class MessageStarted(EventData, omit_defaults=False):
     span: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class TextDelta(EventData):
+class TextDelta(EventData, frozen=True):
     """Apply as `text[:offset] + text`; offset counts Unicode code points."""
 
     message: str
@@ -174,7 +174,7 @@ class TextDelta(EventData):
     text: str
 
 
-class MessageCompleted(EventData, omit_defaults=False):
+class MessageCompleted(EventData, frozen=True, omit_defaults=False):
     """The message's full content; `complete=False` if the run ended inside it."""
 
     message: str
@@ -182,7 +182,7 @@ class MessageCompleted(EventData, omit_defaults=False):
     complete: bool = True
 
 
-class ThinkingDelta(EventData):
+class ThinkingDelta(EventData, frozen=True):
     """A piece of a thought being streamed."""
 
     thinking: str
@@ -190,7 +190,7 @@ class ThinkingDelta(EventData):
     text: str
 
 
-class ToolArgsDelta(EventData):
+class ToolArgsDelta(EventData, frozen=True):
     """A piece of a tool call's arguments being streamed by the model."""
 
     call: str
@@ -198,14 +198,14 @@ class ToolArgsDelta(EventData):
     text: str
 
 
-class Custom(EventData, omit_defaults=False):
+class Custom(EventData, frozen=True, omit_defaults=False):
     """Whatever the agent's author wants to show."""
 
     name: str
     value: Any
 
 
-class Superseded(EventData, omit_defaults=False):
+class Superseded(EventData, frozen=True, omit_defaults=False):
     """The view drops what is named; history and output never contain it."""
 
     messages: list[str]
@@ -214,7 +214,7 @@ class Superseded(EventData, omit_defaults=False):
     reason: Literal["differs", "try_closed"]
 
 
-class AgentCompleted(EventData, omit_defaults=False):
+class AgentCompleted(EventData, frozen=True, omit_defaults=False):
     """The run ended well."""
 
     output: Any
@@ -222,7 +222,7 @@ class AgentCompleted(EventData, omit_defaults=False):
     usage: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
-class AgentFailed(EventData):
+class AgentFailed(EventData, frozen=True):
     """The run ended badly, visibly."""
 
     code: str
@@ -232,14 +232,14 @@ class AgentFailed(EventData):
     retry_after_s: float | None = None
 
 
-class AgentCancelled(EventData):
+class AgentCancelled(EventData, frozen=True):
     """The run was called off."""
 
     by: Literal["user", "operator", "policy", "revoked"]
     reason: str | None = None
 
 
-class AgentWaiting(EventData):
+class AgentWaiting(EventData, frozen=True):
     """The run waits for a person or a time."""
 
     wait: str
@@ -249,7 +249,7 @@ class AgentWaiting(EventData):
     due_at: int | None = None  # ms, UTC
 
 
-class AgentResumed(EventData, omit_defaults=False):
+class AgentResumed(EventData, frozen=True, omit_defaults=False):
     """A wait ended; `by` is a user id, `timer` or `ended`."""
 
     wait: str
@@ -257,14 +257,14 @@ class AgentResumed(EventData, omit_defaults=False):
     by: str
 
 
-class AgentRetrying(EventData):
+class AgentRetrying(EventData, frozen=True):
     """A later attempt goes on with the run."""
 
     attempt: int
     reason: Literal["worker_lost", "drained", "deploy"]
 
 
-class SubagentStarted(EventData):
+class SubagentStarted(EventData, frozen=True):
     """A span of another agent inside the run."""
 
     span: str
@@ -272,14 +272,14 @@ class SubagentStarted(EventData):
     parent: str | None = None
 
 
-class SubagentCompleted(EventData):
+class SubagentCompleted(EventData, frozen=True):
     """The span ended well."""
 
     span: str
     output: Any = None
 
 
-class SubagentFailed(EventData):
+class SubagentFailed(EventData, frozen=True):
     """The span ended badly."""
 
     span: str
@@ -287,7 +287,7 @@ class SubagentFailed(EventData):
     message: str
 
 
-class StepStarted(EventData):
+class StepStarted(EventData, frozen=True):
     """Internal: a journalled step began."""
 
     step: str
@@ -296,7 +296,7 @@ class StepStarted(EventData):
     args: Any = None
 
 
-class StepCompleted(EventData, omit_defaults=False):
+class StepCompleted(EventData, frozen=True, omit_defaults=False):
     """Internal: a journalled step ended."""
 
     step: str
