@@ -1,0 +1,40 @@
+"""Runwire: a self-hosted, real-time server for AI agents.
+
+::
+
+    from runwire import connect, sign_in, Context
+
+The names are looked up when they are first used, so that `import runwire` costs nothing (PEP 562); this is the only
+package with such a table.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from runwire.agents.context import Context
+    from runwire.client import connect, sign_in
+
+__all__ = ["Context", "__version__", "connect", "sign_in"]
+
+__version__ = "0.1.0"
+
+_HOME_OF: Final = {
+    "Context": "runwire.agents.context",
+    "connect": "runwire.client",
+    "sign_in": "runwire.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'runwire' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names too."""
+    return sorted({*globals(), *_HOME_OF})
