@@ -7,16 +7,34 @@ All methods may be called from any event loop; a cancelled caller leaves the wri
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from runwire.protocol.events import NewEvent, StoredEvent
+from runwire.storage.base_auth import (
+    AuthEvent,
+    AuthKind,
+    AuthPage,
+    AuthSnapshot,
+    AuthStore,
+    KeyRow,
+    SessionRow,
+    SigningKeyRow,
+    TicketRow,
+    UserRow,
+    UserStatus,
+)
 
 __all__ = [
     "MAX_BATCH_EVENTS",
     "AlreadyStored",
+    "AuthEvent",
+    "AuthKind",
+    "AuthPage",
+    "AuthSnapshot",
+    "AuthStore",
     "Batch",
     "Bus",
     "BusMessage",
@@ -25,6 +43,7 @@ __all__ = [
     "Committed",
     "EventLog",
     "Fenced",
+    "KeyRow",
     "NewMessage",
     "OnActive",
     "Outcome",
@@ -34,11 +53,16 @@ __all__ = [
     "RunStatus",
     "Runs",
     "Sent",
+    "SessionRow",
     "Signal",
+    "SigningKeyRow",
     "Storage",
     "Stored",
     "ThreadRow",
     "Threads",
+    "TicketRow",
+    "UserRow",
+    "UserStatus",
     "Wake",
 ]
 
@@ -53,7 +77,7 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable record of a port."""
 
 
-class Committed(_Value):
+class Committed(_Value, frozen=True):
     """One segment as it was committed: what the bus carries and a tail takes."""
 
     log: str
@@ -66,14 +90,14 @@ class Committed(_Value):
     packed: bytes  # events.pack
 
 
-class RunEnd(_Value):
+class RunEnd(_Value, frozen=True):
     """The final status that commits together with a run's terminal event, the last of its batch."""
 
     status: Literal["completed", "failed", "cancelled"]
     error: dict[str, Any] | None = None  # {"code", "message"} of a failed run
 
 
-class Batch(_Value):
+class Batch(_Value, frozen=True):
     """What one run appends at once: 1..500 events, frozen when first sent, resent as it is."""
 
     run: str
@@ -85,27 +109,27 @@ class Batch(_Value):
     blobs: Mapping[str, bytes] = {}  # content-addressed values that `$ref` in these events names
 
 
-class Stored(_Value):
+class Stored(_Value, frozen=True):
     """The batch was committed by this call."""
 
     committed: Committed
 
 
-class AlreadyStored(_Value):
+class AlreadyStored(_Value, frozen=True):
     """An earlier call committed this very batch; its reply was lost."""
 
     first_seq: int
     last_seq: int
 
 
-class Fenced(_Value):
+class Fenced(_Value, frozen=True):
     """The attempt does not own the run any more, or the run has ended. Nothing was written."""
 
 
 Outcome = Stored | AlreadyStored | Fenced
 
 
-class Page(_Value):
+class Page(_Value, frozen=True):
     """A stretch of a thread's log."""
 
     log: str
@@ -167,7 +191,7 @@ class EventLog(Protocol):
         ...
 
 
-class ThreadRow(_Value):
+class ThreadRow(_Value, frozen=True):
     """A conversation. `active` is its queued or running run that is oldest, if any."""
 
     thread: str
@@ -194,10 +218,6 @@ class Threads(Protocol):
         """
         ...
 
-    async def list(self, user: str, *, before: str | None = None, limit: int = 50) -> list[ThreadRow]:
-        """List a user's threads, newest first; `before` is the last thread id of the previous page."""
-        ...
-
     async def rename(self, user: str, thread: str, title: str | None) -> ThreadRow:
         """Set the title. Raises NotFound."""
         ...
@@ -207,11 +227,15 @@ class Threads(Protocol):
         ...
 
     async def reset_from(self, thread: str) -> int:
-        """Return PROTOCOL's `from`: the seq before the `user_message` of the oldest unfinished run, else the last run."""
+        """Return PROTOCOL's `from`: the seq before the `user_message` of the oldest unfinished run, else the last."""
+        ...
+
+    async def list(self, user: str, *, before: str | None = None, limit: int = 50) -> list[ThreadRow]:
+        """List a user's threads, newest first; `before` is the last thread id of the previous page."""
         ...
 
 
-class NewMessage(_Value):
+class NewMessage(_Value, frozen=True):
     """A person's message, checked. Its event and its run are one write."""
 
     user: str
@@ -224,7 +248,7 @@ class NewMessage(_Value):
     fingerprint: str = ""  # hash of the body that came with `key`; another one is a conflict
 
 
-class Sent(_Value):
+class Sent(_Value, frozen=True):
     """What `send` stored (or had stored, `is_new=False`)."""
 
     log: str
@@ -238,7 +262,7 @@ class Sent(_Value):
     stop: tuple[str, ...] = ()  # running runs that `interrupt` flagged
 
 
-class Claim(_Value):
+class Claim(_Value, frozen=True):
     """A run that this worker now owns."""
 
     run: str
@@ -254,14 +278,14 @@ class Claim(_Value):
     handed_over: str | None = None  # reason an earlier holder gave it back ("drained", "deploy"); None: it was lost
 
 
-class CancelRequest(_Value):
+class CancelRequest(_Value, frozen=True):
     """Who wants a run to end."""
 
     by: CancelledBy
     reason: str | None = None
 
 
-class Signal(_Value):
+class Signal(_Value, frozen=True):
     """What a holder must learn of its run."""
 
     run: str
@@ -269,7 +293,7 @@ class Signal(_Value):
     cancel: CancelRequest | None
 
 
-class Cancelled(_Value):
+class Cancelled(_Value, frozen=True):
     """What `cancel` found or did."""
 
     run: str
@@ -278,7 +302,7 @@ class Cancelled(_Value):
     committed: tuple[Committed, ...]
 
 
-class RunRow(_Value):
+class RunRow(_Value, frozen=True):
     """A run, for people."""
 
     run: str
@@ -354,7 +378,7 @@ class Runs(Protocol):
         ...
 
 
-class Wake(_Value):
+class Wake(_Value, frozen=True):
     """A hint without content: look into the database."""
 
     topic: Literal["runs", "signals", "auth", "deleted"]
@@ -415,10 +439,3 @@ class Storage(Protocol):
     async def close(self) -> None:
         """Finish queued writes, then close. Idempotent."""
         ...
-
-
-class AuthStore(Protocol):
-    """What the auth service keeps. Each change appends to `auth_event` in the same write."""
-
-
-_ = (Awaitable,)
