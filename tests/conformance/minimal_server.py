@@ -21,11 +21,13 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 Frame = dict[str, Any]
 Emit = Callable[[str, Frame], Awaitable[None]]
 Agent = Callable[[str, Emit], Awaitable[Any]]
 
+SUBPROTOCOL = Subprotocol("runwire.v1")
 TERMINAL = {"agent_completed", "agent_failed", "agent_cancelled"}
 DELTAS = {"text_delta", "thinking_delta", "tool_args_delta"}
 LIMITS = {"frame_bytes": 65536, "subscriptions": 64, "commands_in_flight": 32, "replay_events": 20000}
@@ -168,7 +170,7 @@ class MinimalServer:
                 "127.0.0.1",
                 port,
                 process_request=self.http,
-                select_subprotocol=lambda _, offered: "runwire.v1" if "runwire.v1" in offered else None,
+                select_subprotocol=lambda _, offered: SUBPROTOCOL if SUBPROTOCOL in offered else None,
                 compression=None,
                 ping_interval=None,
                 close_timeout=0.2,
@@ -265,8 +267,9 @@ class MinimalServer:
                 frames, connection.out = connection.out, []
                 for sub in list(connection.subscriptions.values()):
                     frames.extend(self.pull(sub))
-                for frame in [out for frame in frames for out in self.outgoing(connection, frame)]:
-                    await connection.socket.send(json.dumps(frame, ensure_ascii=False))
+                for frame in frames:
+                    for written in self.outgoing(connection, frame):
+                        await connection.socket.send(json.dumps(written, ensure_ascii=False))
                 if not frames:
                     await connection.wake.wait()
         except ConnectionClosed:
@@ -295,8 +298,13 @@ class MinimalServer:
         op = frame.get("op")
         if op == "pong":
             return
-        handler = {"subscribe": self.subscribe, "unsubscribe": self.unsubscribe, "send": self.send, "cancel": self.cancel,
-                   "refresh": self.refresh}.get(op or "")  # fmt: skip
+        handler = {
+            "subscribe": self.subscribe,
+            "unsubscribe": self.unsubscribe,
+            "send": self.send,
+            "cancel": self.cancel,
+            "refresh": self.refresh,
+        }.get(op or "")
         if handler is None or "id" not in frame:
             self.refuse(connection, frame, "bad_request", field="op" if handler is None else "id")
         else:
@@ -330,7 +338,9 @@ class MinimalServer:
                         "after": after, "head": thread.head})  # fmt: skip
         if after > thread.head or frame.get("log", self.log) != self.log:
             sub.last = self.reset_from(thread)
-            connection.put({"op": "reset", "thread": thread.thread, "log": self.log, "from": sub.last, "reason": "log_changed"})
+            connection.put(
+                {"op": "reset", "thread": thread.thread, "log": self.log, "from": sub.last, "reason": "log_changed"}
+            )
 
     def subscription(self, thread: Thread, view: str, after: int) -> Subscription:
         """Return a cursor; faulty servers put it elsewhere."""
@@ -339,7 +349,7 @@ class MinimalServer:
     def reset_from(self, thread: Thread) -> int:
         """Return the seq before the user_message of the oldest unfinished run, else of the last run."""
         wanted = next((r for r in thread.runs if r.status in ("queued", "running")), thread.runs[-1])
-        return next(e["seq"] for e in thread.events if e["run"] == wanted.run) - 1
+        return next(int(e["seq"]) for e in thread.events if e["run"] == wanted.run) - 1
 
     def unsubscribe(self, connection: Connection, frame: Frame) -> None:
         """Take a cursor away."""
@@ -406,7 +416,14 @@ class MinimalServer:
         self.append(run, "user_message", {"message": run.message, "content": content}, attempt=0)
         assert self.tasks
         run.task = self.tasks.create_task(self.execute(run))
-        return {"thread": thread.thread, "log": self.log, "after": after, "run": run.run, "message": run.message, "seq": after + 1}
+        return {
+            "thread": thread.thread,
+            "log": self.log,
+            "after": after,
+            "run": run.run,
+            "message": run.message,
+            "seq": after + 1,
+        }
 
     # --- runs
 

@@ -1,0 +1,3 @@
+from runwire.testing.server import ServerProcess
+
+__all__ = ["ServerProcess"]
