@@ -1,0 +1,535 @@
+"""The matcher: a run that lost its worker is executed again against its own log.
+
+The agent's code runs from the top. What it says and does is fed to `Replay`, which returns what must be
+appended: nothing where the log has it already, the rest of a text that was cut off, or, at the first
+difference, one `superseded` and everything anew. One position per scope is all the state::
+
+    sayings of a scope   A  B  C│ D  E       `said` = 3: this attempt has said A B C
+                                └ address 3: what it says next is compared with D
+
+    D again   swallowed          anything else   superseded{D, E}, then that under a new id
+    nothing   the scope ends: superseded{D, E}
+
+Every returned list may be cut by a crash between any two of its events; the next attempt reads what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Final, Literal
+
+import msgspec
+
+from runwire.errors import RunFailed
+from runwire.protocol.codes import RunFailure
+from runwire.protocol.events import (
+    AgentRetrying,
+    AgentStarted,
+    AgentThinking,
+    Custom,
+    EventData,
+    EventError,
+    EventType,
+    MessageCompleted,
+    MessageStarted,
+    StoredEvent,
+    Superseded,
+    TextDelta,
+    ThinkingDelta,
+    ToolCompleted,
+    ToolExecuting,
+    decode_data,
+)
+from runwire.protocol.sayings import Journal, Kind, LoggedStep, Saying, ScopeLog, Try, same_json
+
+__all__ = ["Emit", "Replay", "Step", "closers", "lost_attempts_without_progress", "step_key"]
+
+_RUN: Final = ""  # the scope of the run itself
+
+# A delta must stay below the 64 KiB at which a field becomes a `$ref`, or a replay could not read its text:
+# 8,192 code points are at most 48 KiB of JSON (six bytes for an escaped control character).
+_DELTA_CODE_POINTS: Final = 8192
+
+# Ids have at most 64 characters (PROTOCOL), so each list of a `superseded` stays below 64 KiB too.
+_TAKEN_BACK_AT_ONCE: Final = 500
+
+
+class Emit(msgspec.Struct, frozen=True):
+    """What must be appended: the shell adds `ts` and encodes."""
+
+    data: EventData
+    scope: str = _RUN
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """A try of a step that the agent has begun."""
+
+    key: str
+    call: str
+    try_: int
+    name: str
+    scope: str  # of what this try says
+    emits: list[Emit]  # append and commit these before the step's code is called
+    recorded: ToolCompleted | None = None  # set: do not execute, return (or raise) this
+
+
+@dataclass(slots=True, eq=False)
+class _Voice:
+    """How far this attempt has come in a scope."""
+
+    scope: str
+    log: ScopeLog
+    said: int = 0  # how many sayings of `log` this attempt has said, or begun
+    open: Saying | None = None  # the message or stream it is in: the last of those
+    at: int = 0  # how many code points of `open` it has said
+    begun: int = 0  # how many steps of `log` it has begun
+    named: Counter[str] = field(default_factory=Counter)  # the same, by name
+
+    @property
+    def logged(self) -> Saying | None:
+        """Return what the log has at the next address."""
+        return self.log.sayings[self.said] if self.said < len(self.log.sayings) else None
+
+    def say(self, saying: Saying) -> None:
+        """Move past the next address; the saying is the one there, or a new one."""
+        if self.logged is None:
+            self.log.sayings.append(saying)
+        self.said += 1
+
+
+class Replay:
+    """Match one attempt of a run against the run's log. Pure; one per attempt.
+
+    Every method returns what to append, in order. Calls of one scope come from one task; a scope is "" for the
+    run, `Step.scope` for a try. Values are plain JSON (`agents.payload`), large ones already a `$ref`.
+
+    Args:
+        run: its id; goes into call ids.
+        attempt: this attempt's number.
+        logged: every stored event of the run, in order (`EventLog.read_run`).
+        new_id: makes an id from a prefix.
+    """
+
+    def __init__(self, *, run: str, attempt: int, logged: Sequence[StoredEvent], new_id: Callable[[str], str]) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._new_id = new_id
+        self._journal = Journal(logged)
+        self._voices: dict[str, _Voice] = {}
+        self._unstored: deque[Saying] = deque()  # whole sayings of this attempt whose seq `learn` will tell
+
+    # ── the run ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, started: AgentStarted, *, reason: Literal["worker_lost", "drained", "deploy"]) -> list[Emit]:
+        """Begin the attempt; call this first.
+
+        A try that was cut off is closed, except when a step began inside it: that one is re-entered by
+        `begin_step`, because what its steps did is in the journal under its try.
+        """
+        if not self._journal.has_started:
+            return [Emit(started)]
+        cut_off = [each for each in self._journal.open_tries if not self._journal.scope(each.scope).steps]
+        return [Emit(AgentRetrying(attempt=self._attempt, reason=reason)), *self._close_tries(cut_off)]
+
+    def end_scope(self, scope: str) -> list[Emit]:
+        """End a scope that returned or raised: what the log has beyond what it said is taken back.
+
+        Steps that an earlier attempt began in it and this one did not stand as they are; tries of them that
+        are still open were cut off and are closed here, since nothing will re-enter them.
+        """
+        voice = self._voice(scope)
+        emits = self._close(voice)
+        if voice.logged:
+            emits += self._take_back(voice)
+        left = [each for each in self._journal.open_tries if self._journal.is_inside(each.scope, scope)]
+        return emits + self._close_tries(reversed(left))
+
+    def close_all(self, *, code: str, message: str) -> list[Emit]:
+        """Close what is open, innermost first, before a terminal event: the run was unwound.
+
+        Nothing is taken back: unwinding ends no scope. Text stands as logged, also where this attempt had
+        not come that far. Closed tools fail with `code` and `message`.
+        """
+        error = EventError(code=code, message=message)
+        emits: list[Emit] = []
+        for each in reversed(self._journal.open_tries):
+            emits += [*self._cut_streams(each.scope), self._complete(each, final=True, error=error)]
+        return emits + self._cut_streams(_RUN)
+
+    @property
+    def is_ended(self) -> bool:
+        """Return whether the log has the run's terminal event."""
+        return self._journal.is_ended
+
+    @property
+    def has_message(self) -> bool:
+        """Return whether the run's scope has opened a message in this attempt, swallowed or not."""
+        return bool(self._messages())
+
+    @property
+    def text(self) -> str:
+        """Return what the run's scope has said in messages in this attempt, joined."""
+        voice = self._voice(_RUN)
+        return "".join(each.text[: voice.at] if each is voice.open else each.text for each in self._messages())
+
+    def learn(self, stored: Iterable[StoredEvent]) -> None:
+        """Tell what of this attempt was stored, in order, so that it can be taken back by its seq.
+
+        Only `end_step(…, final=False)` needs this, for the whole thoughts and custom events of that try.
+        """
+        for event in stored:
+            is_thought = event.type == EventType.AGENT_THINKING and decode_data(event).thinking is None
+            if is_thought or event.type == EventType.CUSTOM:
+                self._unstored.popleft().seq = event.seq
+
+    # ── what a scope says ────────────────────────────────────────────────────────────────────────────────
+
+    def thinking(self, scope: str, text: Any) -> list[Emit]:
+        """Say a whole thought."""
+        return self._say_whole(scope, Saying(kind=Kind.THOUGHT, given=text), AgentThinking(text=text))
+
+    def custom(self, scope: str, name: str, value: Any) -> list[Emit]:
+        """Say a custom event."""
+        return self._say_whole(scope, Saying(kind=Kind.CUSTOM, given=[name, value]), Custom(name=name, value=value))
+
+    def thinking_delta(self, scope: str, text: str) -> list[Emit]:
+        """Go on in the scope's open thinking stream, or begin one. Empty text says nothing."""
+        return self._say_piece(scope, Kind.STREAM, text)
+
+    def end_thinking(self, scope: str) -> list[Emit]:
+        """End the scope's open thinking stream, if it has one."""
+        return self._close_kind(scope, Kind.STREAM)
+
+    def write(self, scope: str, text: str) -> list[Emit]:
+        """Go on in the scope's open message, or open one. Empty text says nothing."""
+        return self._say_piece(scope, Kind.MESSAGE, text)
+
+    def close_message(self, scope: str) -> list[Emit]:
+        """Complete the scope's open message, if it has one."""
+        return self._close_kind(scope, Kind.MESSAGE)
+
+    def message(self, scope: str, content: str) -> list[Emit]:
+        """Say a whole message, which may be empty. A streamed one of the same text is the same saying."""
+        voice = self._voice(scope)
+        emits = [*self._close(voice), *self._open(voice, Kind.MESSAGE), *self._go_on(voice, content)]
+        if len(content) <= _DELTA_CODE_POINTS:
+            # Its completion, next in this list, carries the text; a long one's may become a `$ref`.
+            emits = [each for each in emits if not isinstance(each.data, TextDelta)]
+        return emits + self._close(voice)
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin_step(self, scope: str, name: str, args: Any) -> Step:
+        """Begin the scope's next step: recorded, re-entered, tried again, or new.
+
+        Raises:
+            RunFailed: `nondeterministic_agent`: the journal has another step here. Nothing has changed.
+        """
+        voice = self._voice(scope)
+        key = step_key(scope, name, voice.named[name])
+        logged = voice.log.steps[voice.begun] if voice.begun < len(voice.log.steps) else None
+        if logged and not (logged.key == key and same_json(logged.args, args)):
+            raise _nondeterministic(voice, logged, name, args)
+        emits = self._close(voice)
+        voice.begun += 1
+        voice.named[name] += 1
+        if not logged:
+            return self._begin_try(LoggedStep(key=key, name=name, args=args), scope, emits)
+        last = logged.tries[-1]
+        if last.is_final or last.is_open:
+            return _step(last, emits)
+        return self._begin_try(logged, scope, emits)
+
+    def next_try(self, step: Step) -> Step:
+        """Begin the next try of a step whose last one ended with `final=False`."""
+        last = self._journal.tries[step.scope]
+        return self._begin_try(last.step, last.parent, [])
+
+    def end_step(
+        self,
+        step: Step,
+        *,
+        ok: bool,
+        result: Any = msgspec.UNSET,
+        error: EventError | msgspec.UnsetType = msgspec.UNSET,
+        duration_ms: int,
+        final: bool = True,
+    ) -> list[Emit]:
+        """End a try and its scope; with `final=False` all it said is taken back, for it will be repeated.
+
+        A recorded step, or one that `close_all` has closed, has nothing to end.
+        """
+        ended = self._journal.tries[step.scope]
+        if not ended.is_open:
+            return []
+        emits = self.end_scope(step.scope)
+        if not final:
+            emits += self._take_back_all(ended)
+        completion = self._complete(ended, ok=ok, final=final, result=result, error=error, duration_ms=duration_ms)
+        return [*emits, completion]
+
+    # ── saying ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _voice(self, scope: str) -> _Voice:
+        if scope not in self._voices:
+            self._voices[scope] = _Voice(scope, self._journal.scope(scope))
+        return self._voices[scope]
+
+    def _messages(self) -> list[Saying]:
+        voice = self._voice(_RUN)
+        return [each for each in voice.log.sayings[: voice.said] if each.kind is Kind.MESSAGE]
+
+    def _say_whole(self, scope: str, saying: Saying, data: EventData) -> list[Emit]:
+        voice = self._voice(scope)
+        emits = self._close(voice)
+        logged = voice.logged
+        if logged and logged.kind is saying.kind and same_json(logged.given, saying.given):
+            voice.say(logged)
+            return emits
+        if logged:
+            emits += self._take_back(voice)
+        voice.say(saying)
+        self._unstored.append(saying)
+        return [*emits, Emit(data, scope)]
+
+    def _say_piece(self, scope: str, kind: Kind, text: str) -> list[Emit]:
+        if not text:
+            return []
+        voice = self._voice(scope)
+        emits: list[Emit] = []
+        if voice.open is None or voice.open.kind is not kind:
+            emits = [*self._close(voice), *self._open(voice, kind)]
+        return [*emits, *self._go_on(voice, text)]
+
+    def _open(self, voice: _Voice, kind: Kind) -> list[Emit]:
+        logged = voice.logged
+        if logged and logged.kind is kind:
+            voice.say(logged)
+            voice.open, voice.at = logged, 0
+            return []
+        emits = self._take_back(voice) if logged else []
+        return [*emits, *self._open_new(voice, kind)]
+
+    def _open_new(self, voice: _Voice, kind: Kind) -> list[Emit]:
+        saying = Saying(kind=kind, id=self._new_id("msg" if kind is Kind.MESSAGE else "thk"))
+        voice.say(saying)
+        voice.open, voice.at = saying, 0
+        return [Emit(MessageStarted(message=saying.id), voice.scope)] if kind is Kind.MESSAGE else []
+
+    def _go_on(self, voice: _Voice, text: str) -> list[Emit]:
+        saying = voice.open
+        assert saying is not None, "only called after _open"
+        if not saying.allows(text, at=voice.at):
+            return self._say_anew(voice, saying, saying.text[: voice.at] + text)
+        new = text[saying.length - voice.at :]
+        voice.at += len(text)
+        return [Emit(delta, voice.scope) for delta in _grow(saying, new)]
+
+    def _say_anew(self, voice: _Voice, saying: Saying, text: str) -> list[Emit]:
+        """Take the open saying back with all after it and say `text`, its part so far, in a new one."""
+        voice.said -= 1
+        return [*self._take_back(voice), *self._open_new(voice, saying.kind), *self._go_on(voice, text)]
+
+    def _close_kind(self, scope: str, kind: Kind) -> list[Emit]:
+        voice = self._voice(scope)
+        return self._close(voice) if voice.open and voice.open.kind is kind else []
+
+    def _close(self, voice: _Voice) -> list[Emit]:
+        """End what the scope has open. Whatever it begins next does this first, spoken or swallowed."""
+        saying, emits = voice.open, list[Emit]()
+        if saying and voice.at < saying.length:
+            emits = self._say_anew(voice, saying, saying.text[: voice.at])
+            saying = voice.open
+        voice.open = None
+        if saying is None or saying.is_ended:
+            return emits
+        saying.is_ended = True
+        return [*emits, Emit(_completion(saying, complete=True), voice.scope)]
+
+    # ── taking back and closing ──────────────────────────────────────────────────────────────────────────
+
+    def _take_back(self, voice: _Voice) -> list[Emit]:
+        """Take back what the log has from the next address on: in the scope, and in tries begun after it.
+
+        What finished steps said stands: their results are what this attempt goes on with.
+        """
+        first = voice.log.sayings[voice.said]
+        taken = voice.log.sayings[voice.said :]
+        del voice.log.sayings[voice.said :]
+        for each in self._journal.open_tries:
+            if each.seq > first.seq and self._journal.is_inside(each.scope, voice.scope):
+                sayings = self._journal.scope(each.scope).sayings
+                taken += sayings
+                sayings.clear()
+        return _superseded(voice.scope, taken, "differs")
+
+    def _take_back_all(self, cut: Try) -> list[Emit]:
+        sayings = self._journal.scope(cut.scope).sayings
+        taken = list(sayings)
+        sayings.clear()
+        return _superseded(cut.scope, taken, "try_closed")
+
+    def _close_tries(self, cut_off: Iterable[Try]) -> list[Emit]:
+        error = EventError(code=RunFailure.WORKER_LOST, message="The worker was lost while the tool was running.")
+        emits: list[Emit] = []
+        for each in cut_off:
+            # Taken back first: after a crash in between, the try is still open and only its end is missing.
+            emits += [*self._take_back_all(each), self._complete(each, final=False, error=error)]
+        return emits
+
+    def _cut_streams(self, scope: str) -> list[Emit]:
+        self._voice(scope).open = None
+        emits = []
+        for saying in self._journal.scope(scope).sayings:
+            if saying.kind in (Kind.MESSAGE, Kind.STREAM) and not saying.is_ended:
+                saying.is_ended = True
+                emits.append(Emit(_completion(saying, complete=False), scope))
+        return emits
+
+    def _begin_try(self, step: LoggedStep, scope: str, emits: list[Emit]) -> Step:
+        number = len(step.tries) + 1
+        call = f"call_{_digest(self._run, step.key, number)}"
+        begun = Try(step=step, number=number, call=call, parent=scope)
+        self._journal.begin_try(begun)
+        executing = ToolExecuting(call=call, step=step.key, try_=number, name=step.name, args=step.args)
+        return _step(begun, [*emits, Emit(executing, scope)])
+
+    def _complete(
+        self,
+        ended: Try,
+        *,
+        final: bool,
+        ok: bool = False,
+        result: Any = msgspec.UNSET,
+        error: EventError | msgspec.UnsetType = msgspec.UNSET,
+        duration_ms: int | None = None,
+    ) -> Emit:
+        ended.completion = ToolCompleted(
+            call=ended.call,
+            step=ended.step.key,
+            try_=ended.number,
+            name=ended.step.name,
+            ok=ok,
+            final=final,
+            # Without a clock: of a try that was cut off, as long as the log knows it to have lasted.
+            duration_ms=ended.seen_at - ended.begun_at if duration_ms is None else duration_ms,
+            result=result,
+            error=error,
+        )
+        return Emit(ended.completion, ended.parent)
+
+
+def closers(logged: Sequence[StoredEvent], *, code: str, message: str) -> list[Emit]:
+    """Return what closes a run's open tools, messages and thinking when it ends without being replayed."""
+    return Replay(run="", attempt=0, logged=logged, new_id=str).close_all(code=code, message=message)
+
+
+def lost_attempts_without_progress(logged: Sequence[StoredEvent], attempt: int, *, handed_over: bool = False) -> int:
+    """Count the attempts just before `attempt` that were lost and got the run nowhere.
+
+    An attempt got somewhere if it completed a step, or left more sayings or more text standing than every
+    earlier one. One that wrote nothing was lost. Those handed over (drained, deploy) are passed over.
+
+    Args:
+        logged: every stored event of the run, in order.
+        attempt: the one that now begins, from 1.
+        handed_over: whether the attempt before it was handed over; the log does not say so yet.
+    """
+    journal, best, useful, given_back = Journal(), (0, 0, 0), set[int](), {attempt - 1} if handed_over else set[int]()
+    for number, events in groupby(logged, key=lambda event: event.attempt):
+        for event in events:
+            journal.add(event)
+            if event.type == EventType.AGENT_RETRYING and decode_data(event).reason != RunFailure.WORKER_LOST:
+                given_back.add(number - 1)
+        left = _standing(journal)
+        if any(now > before for now, before in zip(left, best, strict=True)):
+            useful.add(number)
+        best = (max(left[0], best[0]), max(left[1], best[1]), max(left[2], best[2]))
+    since = max((number for number in useful if number < attempt), default=0)
+    return sum(number not in given_back for number in range(since + 1, attempt))
+
+
+def step_key(scope: str, name: str, n: int) -> str:
+    """Return the key of the n-th step of that name (from 0) in a scope, which names parent key and try."""
+    return f"st_{_digest(scope, name, n)}"
+
+
+def _digest(*parts: str | int) -> str:
+    # As a JSON array, so that ("a", "b1") and ("ab", "1") are not the same; 128 bits do for a name.
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+def _step(begun: Try, emits: list[Emit]) -> Step:
+    return Step(
+        key=begun.step.key,
+        call=begun.call,
+        try_=begun.number,
+        name=begun.step.name,
+        scope=begun.scope,
+        emits=emits,
+        recorded=begun.completion,
+    )
+
+
+def _grow(saying: Saying, text: str) -> list[EventData]:
+    """Append text to a stream and return its deltas; none for no text."""
+    deltas: list[EventData] = []
+    for start in range(0, len(text), _DELTA_CODE_POINTS):
+        piece, offset = text[start : start + _DELTA_CODE_POINTS], saying.length
+        if saying.kind is Kind.MESSAGE:
+            deltas.append(TextDelta(message=saying.id, offset=offset, text=piece))
+        else:
+            deltas.append(ThinkingDelta(thinking=saying.id, offset=offset, text=piece))
+        saying.put(offset, piece)
+    return deltas
+
+
+def _completion(saying: Saying, *, complete: bool) -> EventData:
+    if saying.kind is Kind.MESSAGE:
+        return MessageCompleted(message=saying.id, content=saying.text, complete=complete)
+    return AgentThinking(thinking=saying.id, text=saying.text)
+
+
+def _superseded(scope: str, taken: Sequence[Saying], reason: Literal["differs", "try_closed"]) -> list[Emit]:
+    """Name what is taken back: in one event, or several if it is very much."""
+    groups = [taken[at : at + _TAKEN_BACK_AT_ONCE] for at in range(0, len(taken), _TAKEN_BACK_AT_ONCE)]
+    # The last said goes first, so that a crash in between leaves every other saying its address.
+    return [Emit(_names(group, reason), scope) for group in reversed(groups)]
+
+
+def _names(taken: Sequence[Saying], reason: Literal["differs", "try_closed"]) -> Superseded:
+    whole = [each for each in taken if not each.id]
+    if not all(each.seq for each in whole):
+        raise ValueError("A saying of this attempt is taken back before `learn` told its seq.")
+    return Superseded(
+        messages=[each.id for each in taken if each.kind is Kind.MESSAGE],
+        thinking=[each.id for each in taken if each.kind is Kind.STREAM],
+        events=[each.seq for each in whole],
+        reason=reason,
+    )
+
+
+def _nondeterministic(voice: _Voice, logged: LoggedStep, name: str, args: Any) -> RunFailed:
+    where = f"try {voice.scope}" if voice.scope else "the run"
+    return RunFailed(
+        f"Step {voice.begun + 1} of {where} ({logged.key}) was {_call(logged.name, logged.args)} in an earlier attempt "
+        f"and is {_call(name, args)} now. Make the agent call the same tools with the same arguments each time.",
+        code=RunFailure.NONDETERMINISTIC_AGENT,
+        field=logged.key,
+    )
+
+
+def _call(name: str, args: Any) -> str:
+    text = msgspec.json.encode(args, order="sorted").decode()
+    return f"{name} {text if len(text) <= 200 else text[:200] + '…'}"
+
+
+def _standing(journal: Journal) -> tuple[int, int, int]:
+    """Return how many steps are completed, and how many sayings and code points stand."""
+    sayings = [each for scope in journal.scopes.values() for each in scope.sayings]
+    finished = sum(each.is_final for each in journal.tries.values())
+    return finished, len(sayings), sum(each.length for each in sayings)

@@ -1,0 +1,257 @@
+"""What a run's log holds, as a later attempt must read it: sayings and steps, by scope.
+
+A *saying* is one thing a scope says: a message (from its first chunk), a thinking stream (from its first
+delta), a whole thought, or a custom event. Its address is `(scope, n)`: its place in `ScopeLog.sayings`.
+Sayings that were taken back have no address. Steps have none either: they are found by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from runwire.protocol.events import (
+    TERMINAL_TYPES,
+    AgentThinking,
+    Custom,
+    EventType,
+    MessageCompleted,
+    MessageStarted,
+    StoredEvent,
+    Superseded,
+    TextDelta,
+    ThinkingDelta,
+    ToolCompleted,
+    ToolExecuting,
+    decode_data,
+)
+
+__all__ = ["Journal", "Kind", "LoggedStep", "Saying", "ScopeLog", "Try", "same_json", "scope_of"]
+
+
+class Kind(StrEnum):
+    """What sort of thing was said; sayings of two kinds are never equal."""
+
+    MESSAGE = "message"
+    STREAM = "stream"  # a thought, streamed
+    THOUGHT = "thought"  # a thought, whole
+    CUSTOM = "custom"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Saying:
+    """One thing that a scope said and that still stands."""
+
+    kind: Kind
+    id: str = ""  # of the message or thinking stream; whole thoughts and custom events have none
+    seq: int = 0  # of its first event; 0: not known to be stored yet
+    given: Any = None  # what the agent gave: text of a whole thought, `[name, value]` of a custom event
+    is_ended: bool = False  # a stream that may not go on
+    length: int = 0  # code points of `text`
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Return the text of a message or stream as it stands."""
+        if len(self.pieces) != 1:
+            # Joined once and kept: a replay compares chunk after chunk with the same logged text.
+            self.pieces[:] = ["".join(self.pieces)]
+        return self.pieces[0]
+
+    def put(self, offset: int, text: str) -> None:
+        """Apply a delta: `text[:offset] + text`, offset in code points."""
+        if offset < self.length:
+            self.pieces[:] = [self.text[:offset]]
+        self.pieces.append(text)
+        self.length = min(offset, self.length) + len(text)
+
+    def allows(self, text: str, *, at: int) -> bool:
+        """Return whether an agent that has said `at` code points of this may go on with `text`.
+
+        Logged text is compared by prefix; what is logged as ended does not go on.
+        """
+        logged = self.length - at
+        if len(text) > logged and self.is_ended:
+            return False
+        return self.text.startswith(text[:logged], at)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Try:
+    """One try of a step."""
+
+    step: LoggedStep
+    number: int  # from 1
+    call: str
+    parent: str  # the scope that began the step
+    seq: int = 0  # of its beginning; 0: begun by this attempt
+    begun_at: int = 0  # ms UTC, as logged
+    seen_at: int = 0  # ms UTC of the last event it is known by
+    completion: ToolCompleted | None = None
+
+    @property
+    def scope(self) -> str:
+        """Return the scope of what this try says."""
+        return scope_of(self.step.key, self.number)
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether nothing has closed it."""
+        return self.completion is None
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether its result is the step's, for ever."""
+        return self.completion is not None and self.completion.final
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LoggedStep:
+    """A step and its tries, oldest first."""
+
+    key: str
+    name: str
+    args: Any
+    tries: list[Try] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class ScopeLog:
+    """What stands of one scope, each in the order it began."""
+
+    sayings: list[Saying] = field(default_factory=list)
+    steps: list[LoggedStep] = field(default_factory=list)
+
+
+def scope_of(step: str, number: int) -> str:
+    """Return the scope text of a try of a step: `st_…/1`."""
+    return f"{step}/{number}"
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Return whether two plain JSON values are the same.
+
+    The order of keys does not matter. Numbers are compared by value, so 1 is 1.0: JSON has one kind of number
+    (RFC 8259 §6), and a difference that no reader can see must not take anything back or fail a run. Booleans
+    are no numbers, though Python says so. A `$ref` is content-addressed: equal values have equal refs.
+    """
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_json(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    return bool(one == other)
+
+
+class Journal:
+    """What stands in a run's log. Feed it every event of the run in order, from the first."""
+
+    def __init__(self, logged: Iterable[StoredEvent] = ()) -> None:
+        self.scopes: dict[str, ScopeLog] = {}
+        self.tries: dict[str, Try] = {}  # by their scope, in the order they began
+        self.has_started = False
+        self.is_ended = False
+        self._streams: dict[str, Saying] = {}  # by id of message or thinking stream
+        self._steps: dict[str, LoggedStep] = {}  # by key
+        for event in logged:
+            self.add(event)
+
+    def scope(self, key: str) -> ScopeLog:
+        """Return what stands of a scope."""
+        return self.scopes.setdefault(key, ScopeLog())
+
+    @property
+    def open_tries(self) -> list[Try]:
+        """Return the tries that nothing has closed, in the order they began."""
+        return [each for each in self.tries.values() if each.is_open]
+
+    def is_inside(self, scope: str, outer: str) -> bool:
+        """Return whether a scope was begun by `outer`, or by a scope inside it."""
+        while scope:
+            scope = self.tries[scope].parent
+            if scope == outer:
+                return True
+        return False
+
+    def begin_try(self, begun: Try) -> None:
+        """Note a new try; its step is new too if it is the first."""
+        if begun.number == 1:
+            self._steps[begun.step.key] = begun.step
+            self.scope(begun.parent).steps.append(begun.step)
+        begun.step.tries.append(begun)
+        self.tries[begun.scope] = begun
+
+    def add(self, event: StoredEvent) -> None:
+        """Read the next event. Types that neither say nor do anything are skipped."""
+        if event.scope in self.tries:
+            self.tries[event.scope].seen_at = event.ts
+        reader = _READERS.get(event.type)
+        if reader:
+            reader(self, event, decode_data(event))
+        elif event.type == EventType.AGENT_STARTED:
+            self.has_started = True
+        elif event.type in TERMINAL_TYPES:
+            self.is_ended = True
+
+    def _say(self, event: StoredEvent, kind: Kind, *, name: str = "", given: Any = None) -> Saying:
+        saying = Saying(kind=kind, id=name, seq=event.seq, given=given)
+        self.scope(event.scope).sayings.append(saying)
+        return saying
+
+    def _message_started(self, event: StoredEvent, data: MessageStarted) -> None:
+        self._streams[data.message] = self._say(event, Kind.MESSAGE, name=data.message)
+
+    def _text_delta(self, _event: StoredEvent, data: TextDelta) -> None:
+        self._streams[data.message].put(data.offset, data.text)
+
+    def _message_completed(self, _event: StoredEvent, data: MessageCompleted) -> None:
+        message = self._streams[data.message]
+        if isinstance(data.content, str):
+            # A short whole message has no deltas; a long one (whose content may be a `$ref`) has them all.
+            message.put(0, data.content)
+        # A message that an unwinding closed was cut off, not ended by its author: it may still go on.
+        message.is_ended = data.complete
+
+    def _thinking_delta(self, event: StoredEvent, data: ThinkingDelta) -> None:
+        if data.thinking not in self._streams:
+            self._streams[data.thinking] = self._say(event, Kind.STREAM, name=data.thinking)
+        self._streams[data.thinking].put(data.offset, data.text)
+
+    def _agent_thinking(self, event: StoredEvent, data: AgentThinking) -> None:
+        if data.thinking is None:
+            self._say(event, Kind.THOUGHT, given=data.text)
+        else:
+            self._streams[data.thinking].is_ended = True
+
+    def _custom(self, event: StoredEvent, data: Custom) -> None:
+        self._say(event, Kind.CUSTOM, given=[data.name, data.value])
+
+    def _superseded(self, _event: StoredEvent, data: Superseded) -> None:
+        ids, seqs = {*data.messages, *data.thinking}, set(data.events)
+        for scope in self.scopes.values():
+            scope.sayings[:] = [each for each in scope.sayings if each.id not in ids and each.seq not in seqs]
+
+    def _tool_executing(self, event: StoredEvent, data: ToolExecuting) -> None:
+        step = self._steps.get(data.step) or LoggedStep(key=data.step, name=data.name, args=data.args)
+        begun = Try(step=step, number=data.try_, call=data.call, parent=event.scope, seq=event.seq)
+        begun.begun_at = begun.seen_at = event.ts
+        self.begin_try(begun)
+
+    def _tool_completed(self, _event: StoredEvent, data: ToolCompleted) -> None:
+        self.tries[scope_of(data.step, data.try_)].completion = data
+
+
+_READERS: Final[Mapping[str, Callable[[Journal, StoredEvent, Any], None]]] = {
+    EventType.MESSAGE_STARTED: Journal._message_started,
+    EventType.TEXT_DELTA: Journal._text_delta,
+    EventType.MESSAGE_COMPLETED: Journal._message_completed,
+    EventType.THINKING_DELTA: Journal._thinking_delta,
+    EventType.AGENT_THINKING: Journal._agent_thinking,
+    EventType.CUSTOM: Journal._custom,
+    EventType.SUPERSEDED: Journal._superseded,
+    EventType.TOOL_EXECUTING: Journal._tool_executing,
+    EventType.TOOL_COMPLETED: Journal._tool_completed,
+}
