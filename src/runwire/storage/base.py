@@ -126,7 +126,13 @@ class Fenced(_Value, frozen=True):
     """The attempt does not own the run any more, or the run has ended. Nothing was written."""
 
 
-Outcome = Stored | AlreadyStored | Fenced
+class Unstorable(_Value):
+    """The database cannot hold this batch, however often it is sent. Nothing of it was written; end the run."""
+
+    reason: str  # for the server's log, not for people
+
+
+Outcome = Stored | AlreadyStored | Fenced | Unstorable
 
 
 class Page(_Value, frozen=True):
@@ -149,7 +155,7 @@ class EventLog(Protocol):
             batches: at most one per run, stored in this order; each names its attempt and expected ordinal.
 
         Returns:
-            One outcome per batch, in order. A refused batch never fails the others.
+            One outcome per batch, in order. A refused or unstorable batch never fails the others.
 
         Raises:
             Unavailable: nothing was written, or the reply was lost; append again, byte for byte.

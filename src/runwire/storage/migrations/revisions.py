@@ -1,0 +1,12 @@
+"""The names of all migrations, in order: what start compares with the data file, without importing Alembic.
+
+Add a name here together with its file in `versions/`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["REVISIONS"]
+
+REVISIONS: Final = ("0001_initial",)

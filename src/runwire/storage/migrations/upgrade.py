@@ -1,0 +1,41 @@
+"""Running the migrations on a SQLite file. Imported only when there is something to migrate."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.pool import NullPool
+
+from runwire.storage.sql import load
+
+__all__ = ["upgrade"]
+
+_SQL: Final = load("sqlite.sql")
+
+
+def upgrade(path: Path) -> None:
+    """Bring a data file to the newest revision, whole or not at all; only its owner may call.
+
+    Raises:
+        sqlite3.Error, sqlalchemy.exc.SQLAlchemyError: nothing was changed.
+    """
+    # Autocommit plus an explicit BEGIN: the driver's own transactions would leave DDL outside, and a process
+    # killed here would leave half a schema.
+    engine = create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(path, isolation_level=None), poolclass=NullPool
+    )
+    event.listen(engine, "begin", _begin)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(_SQL["begin_write"])

@@ -1,0 +1,1 @@
+"""The SQLite adapter: one process owns one file."""

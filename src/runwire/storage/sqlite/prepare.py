@@ -1,0 +1,125 @@
+"""Making a data file ready at start: owner, tables, identity. Everything wrong with it is said here, once."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from runwire.errors import ConfigurationError
+from runwire.storage.migrations import REVISIONS
+from runwire.storage.sql import load
+from runwire.storage.sqlite.lock import OwnerLock
+
+__all__ = ["Prepared", "connect_reader", "prepare"]
+
+BUSY_TIMEOUT_S: Final = 2.0  # for somebody's `sqlite3` shell: no process of ours competes for the file
+
+_SQL: Final = load("sqlite.sql")
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A data file that this process owns, with the newest tables."""
+
+    path: Path
+    lock: OwnerLock
+    connection: sqlite3.Connection  # the one that writes
+    log: str
+    incarnation: int  # greater than that of every process that owned the file before
+
+
+def prepare(path: Path) -> Prepared:
+    """Own, create, migrate and open a data file; blocks, call it in a thread.
+
+    Raises:
+        ConfigurationError: owned by another process (`OwnedElsewhere`), not a file of ours, of a newer
+            release, or not to be opened.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = OwnerLock(path)
+    except OSError as error:
+        raise ConfigurationError([f"The data folder {path.parent} cannot be used: {error.strerror}."]) from error
+    try:
+        return _open(path, lock)
+    except sqlite3.Error as error:
+        lock.release()
+        raise ConfigurationError([f"{path} cannot be opened: {error}."]) from error
+    except BaseException:
+        lock.release()
+        raise
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_S,
+        cached_statements=256,
+    )
+    connection.execute(_SQL["query_only"])
+    return connection
+
+
+def _open(path: Path, lock: OwnerLock) -> Prepared:
+    try:
+        # Before SQLite does it: the log and index beside the file take over its mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise ConfigurationError([f"{path} cannot be opened: {error.strerror}."]) from error
+    connection = _connect_writer(path)
+    try:
+        _migrate(path, connection)
+        connection.execute(_SQL["make_meta"], (secrets.token_hex(6),))
+        log, incarnation = connection.execute(_SQL["become_owner"]).fetchall()[0]
+    except BaseException:
+        connection.close()
+        raise
+    return Prepared(path=path, lock=lock, connection=connection, log=log, incarnation=incarnation)
+
+
+def _connect_writer(path: Path) -> sqlite3.Connection:
+    # Autocommit: transactions are ours, statement by statement. The thread that uses it is another one.
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S, cached_statements=256
+    )
+    mode = connection.execute(_SQL["journal_mode"]).fetchone()[0]
+    if mode != "wal":
+        connection.close()
+        raise ConfigurationError([f"{path} cannot use a write-ahead log (it says {mode}): choose a local disk."])
+    for setting in ("synchronous", "foreign_keys", "cache_size", "journal_size_limit"):
+        connection.execute(_SQL[setting]).fetchall()
+    return connection
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    """Bring the tables to the newest revision; start imports Alembic only if there is something to do."""
+    tables = {name for (name,) in connection.execute(_SQL["tables"])}
+    if tables and "alembic_version" not in tables:
+        raise ConfigurationError([f"{path} is a database, but not one of Runwire: choose another data folder."])
+    revision = connection.execute(_SQL["revision"]).fetchone()[0] if tables else None
+    if revision == REVISIONS[-1]:
+        return
+    if revision is not None and revision not in REVISIONS:
+        raise ConfigurationError(
+            [f"{path} is of a newer release (revision {revision}, this one knows {REVISIONS[-1]}): upgrade Runwire."]
+        )
+    if revision is not None:
+        _back_up(path, connection, revision)
+    from runwire.storage.migrations.upgrade import upgrade
+
+    upgrade(path)
+
+
+def _back_up(path: Path, connection: sqlite3.Connection, revision: str) -> None:
+    """Keep the file as it was before its tables change."""
+    with closing(sqlite3.connect(path.with_name(f"{path.name}.{revision}.backup"))) as copy:
+        connection.backup(copy)
