@@ -1,0 +1,262 @@
+"""uvicorn with what it lacks: a send that never waits, an abort, and a drain before it closes its sockets.
+
+A plain ASGI app cannot drop a reader that never reads: uvicorn's `send` waits until the reader has read,
+and so does its close. So the socket's protocol is handed to the app as a `SocketTransport`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final, Protocol, cast
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+__all__ = ["EXTENSION", "Server", "ServerSettings", "SocketProtocol", "SocketTransport", "make_server"]
+
+EXTENSION: Final = "runwire.socket"  # name of the scope extension that carries the SocketTransport
+
+_SEND_BUFFER_BYTES: Final = 1_048_576  # a socket that is owed more is aborted: its owner stops far earlier
+_NOTSENT_BYTES: Final = 65_536  # the kernel keeps no more unsent: what a reader leaves unread is seen by us
+_DEAD_PEER_MS: Final = 60_000  # kernel's limit for unacknowledged or unread bytes: ends stuck HTTP and SSE readers
+_LINGER_S: Final = 2.0  # time for the peer's half of the close
+
+
+class SocketTransport(Protocol):
+    """The way to one socket: nothing here waits."""
+
+    def buffered_amount(self) -> int:
+        """Return how many bytes were written and not yet taken by the kernel."""
+        ...
+
+    def write(self, message: bytes) -> None:
+        """Send one text message, UTF-8. Beyond the bound of the send buffer the socket is aborted."""
+        ...
+
+    def close(self, code: int, reason: str, *, abort_after_s: float) -> None:
+        """Send a close frame behind what was written; abort if the peer does not answer in time."""
+        ...
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """Call back when the send buffer has fallen below its low mark."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How the server listens."""
+
+    host: str = "127.0.0.1"  # address to listen on
+    port: int = 8000  # 0: any free port
+    frame_bytes: int = 65_536  # a larger WebSocket message ends its connection with 1009
+    unsent_bytes: int = 262_144  # high mark of a socket's send buffer; `on_drained` comes at a quarter of it
+    trusted_proxies: Sequence[str] = ()  # addresses whose X-Forwarded-* are believed; none: the headers are ignored
+    graceful_s: int = 5  # after the drain: time for HTTP requests to end
+
+
+class _Config(uvicorn.Config):
+    """uvicorn's configuration and the one thing that `SocketProtocol` wants to know."""
+
+    unsent_bytes: int = 262_144
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, which also is the app's `SocketTransport`."""
+
+    _drained: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bound the buffers of kernel and transport."""
+        super().connection_made(transport)
+        _bound_kernel_buffers(transport)
+        high = self.config.unsent_bytes if isinstance(self.config, _Config) else _Config.unsent_bytes
+        self.transport.set_write_buffer_limits(high=high, low=high // 4)
+
+    async def run_asgi(self) -> None:
+        """Hand the transport to the app."""
+        cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = self
+        await super().run_asgi()
+
+    def resume_writing(self) -> None:
+        """Pass on that the reader has read."""
+        super().resume_writing()
+        if self._drained:
+            self._drained()
+
+    # ── SocketTransport ─────────────────────────────────────────────────────────────────────────────────
+
+    def buffered_amount(self) -> int:
+        """Return how many bytes were written and not yet taken by the kernel."""
+        return self.transport.get_write_buffer_size()
+
+    def write(self, message: bytes) -> None:
+        """Send one text message; nothing happens after the close."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        if self.buffered_amount() + len(message) > _SEND_BUFFER_BYTES:
+            self.transport.abort()
+            return
+        self.conn.send_text(message)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+
+    def close(self, code: int, reason: str, *, abort_after_s: float) -> None:
+        """Send a close frame and wait for the peer's, but not for long."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._resume_reading()
+        # The base class closes the transport when the peer's close frame comes, and cancels this timer.
+        self.close_timer = self.loop.call_later(abort_after_s, self.transport.abort)
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """Call back when the send buffer has fallen below its low mark."""
+        self._drained = call
+
+    # ── what the base class does otherwise ──────────────────────────────────────────────────────────────
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand text that is no UTF-8 to the app as bytes: it refuses both alike, with `bye` 4500."""
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.curr_msg_data_type = "bytes"
+        super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        """Let the close frame (1009 for one) reach a peer that is still sending.
+
+        Closing at once, with unread bytes in the kernel, resets the connection, and the frame is lost.
+        """
+        if self.close_sent:
+            return  # what arrives after the fault is discarded
+        closed = self.conn.close_sent
+        code, reason = (closed.code, closed.reason) if closed else (1006, "")
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.close_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def shutdown(self) -> None:
+        """Close what outlived the drain with 1001; the base class would use 1012 and wait for stuck readers."""
+        if self.handshake_complete and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1001})
+            self.close(1001, "the server is going away", abort_after_s=_LINGER_S)
+        elif self.close_sent:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def _resume_reading(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+
+class _HttpProtocol(H11Protocol):
+    """HTTP whose stuck readers are ended by the kernel."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        _bound_kernel_buffers(transport)
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that drains before it closes its sockets.
+
+    uvicorn itself closes all of them with 1012 before any hook runs. A first signal starts the drain, a
+    second one cuts it short.
+
+    Args:
+        config: as `make_server` builds it.
+        drain: tell everybody to come back elsewhere; ends when the sockets are closed.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, drain: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._is_stopping = False
+        self._cut_short = False
+        self._limit: asyncio.Timeout | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def port(self) -> int:
+        """Return the port that the server listens on; for use once `started` is true."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+    def stop(self) -> None:
+        """Drain, then exit; called again: exit now. Safe in a signal handler."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            return
+        self._cut_short = True
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._cut)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        self._captured_signals.append(sig)
+        self.stop()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Drain when asked to; the base class calls this every 0.1 s."""
+        if not self._is_stopping:
+            return await super().on_tick(counter)
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(0 if self._cut_short else None) as self._limit:
+                await self._drain()
+        except TimeoutError:
+            self.force_exit = True
+        self.should_exit = True
+        return True
+
+    def _cut(self) -> None:
+        if self._limit and self._loop:
+            self._limit.reschedule(self._loop.time())
+
+
+def make_server(
+    app: Callable[..., Awaitable[None]], settings: ServerSettings, *, drain: Callable[[], Awaitable[None]]
+) -> Server:
+    """Build the server; `await server.serve(sockets=…)` runs it until it is stopped."""
+    config = _Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=_HttpProtocol,
+        ws=SocketProtocol,
+        ws_max_size=settings.frame_bytes,
+        ws_ping_interval=None,  # PROTOCOL has its own ping, which browsers can see
+        ws_per_message_deflate=False,  # 1.4–2.1 × the CPU (reference/performance §1e)
+        lifespan="off",
+        log_config=None,  # uvicorn's own writes to standard output
+        access_log=False,  # paths may carry tickets
+        log_level="warning",  # and so do its lines about accepted sockets
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        server_header=False,
+        timeout_graceful_shutdown=settings.graceful_s,
+    )
+    config.unsent_bytes = settings.unsent_bytes
+    return Server(config, drain=drain)
+
+
+def _bound_kernel_buffers(transport: asyncio.BaseTransport) -> None:
+    connected = transport.get_extra_info("socket")
+    if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for option, value in (("TCP_NOTSENT_LOWAT", _NOTSENT_BYTES), ("TCP_USER_TIMEOUT", _DEAD_PEER_MS)):
+        if hasattr(socket, option):  # not on every platform; without it the kernel buffers more, no promise changes
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
