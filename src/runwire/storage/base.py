@@ -387,8 +387,9 @@ class Runs(Protocol):
 class Wake(_Value, frozen=True):
     """A hint without content: look into the database."""
 
-    topic: Literal["runs", "signals", "auth", "deleted"]
+    topic: Literal["runs", "signals", "auth", "deleted", "beacon"]
     thread: str | None = None
+    node: str | None = None  # of a beacon: who sent it, to hear whether the bus works
 
 
 BusMessage = Committed | Wake
