@@ -19,7 +19,6 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Final, Literal
 
 import msgspec
@@ -34,28 +33,28 @@ from runwire.protocol.events import (
     EventData,
     EventError,
     EventType,
-    MessageCompleted,
     MessageStarted,
     StoredEvent,
-    Superseded,
     TextDelta,
-    ThinkingDelta,
     ToolCompleted,
     ToolExecuting,
     decode_data,
 )
-from runwire.protocol.sayings import Journal, Kind, LoggedStep, Saying, ScopeLog, Try, same_json
+from runwire.protocol.journal import Journal, LoggedStep, ScopeLog, Try
+from runwire.protocol.progress import lost_attempts_without_progress
+from runwire.protocol.sayings import (
+    DELTA_CODE_POINTS,
+    Kind,
+    Saying,
+    completion,
+    deltas,
+    same_json,
+    superseded,
+)
 
 __all__ = ["Emit", "Replay", "Step", "closers", "lost_attempts_without_progress", "step_key"]
 
 _RUN: Final = ""  # the scope of the run itself
-
-# A delta must stay below the 64 KiB at which a field becomes a `$ref`, or a replay could not read its text:
-# 8,192 code points are at most 48 KiB of JSON (six bytes for an escaped control character).
-_DELTA_CODE_POINTS: Final = 8192
-
-# Ids have at most 64 characters (PROTOCOL), so each list of a `superseded` stays below 64 KiB too.
-_TAKEN_BACK_AT_ONCE: Final = 500
 
 
 class Emit(msgspec.Struct, frozen=True):
@@ -190,11 +189,12 @@ class Replay:
 
     def thinking(self, scope: str, text: Any) -> list[Emit]:
         """Say a whole thought."""
-        return self._say_whole(scope, Saying(kind=Kind.THOUGHT, given=text), AgentThinking(text=text))
+        return self._say_whole(scope, Saying(kind=Kind.THOUGHT, given=text, is_ended=True), AgentThinking(text=text))
 
     def custom(self, scope: str, name: str, value: Any) -> list[Emit]:
         """Say a custom event."""
-        return self._say_whole(scope, Saying(kind=Kind.CUSTOM, given=[name, value]), Custom(name=name, value=value))
+        saying = Saying(kind=Kind.CUSTOM, given=[name, value], is_ended=True)
+        return self._say_whole(scope, saying, Custom(name=name, value=value))
 
     def thinking_delta(self, scope: str, text: str) -> list[Emit]:
         """Go on in the scope's open thinking stream, or begin one. Empty text says nothing."""
@@ -216,7 +216,7 @@ class Replay:
         """Say a whole message, which may be empty. A streamed one of the same text is the same saying."""
         voice = self._voice(scope)
         emits = [*self._close(voice), *self._open(voice, Kind.MESSAGE), *self._go_on(voice, content)]
-        if len(content) <= _DELTA_CODE_POINTS:
+        if len(content) <= DELTA_CODE_POINTS:
             # Its completion, next in this list, carries the text; a long one's may become a `$ref`.
             emits = [each for each in emits if not isinstance(each.data, TextDelta)]
         return emits + self._close(voice)
@@ -327,7 +327,7 @@ class Replay:
             return self._say_anew(voice, saying, saying.text[: voice.at] + text)
         new = text[saying.length - voice.at :]
         voice.at += len(text)
-        return [Emit(delta, voice.scope) for delta in _grow(saying, new)]
+        return [Emit(delta, voice.scope) for delta in deltas(saying, new)]
 
     def _say_anew(self, voice: _Voice, saying: Saying, text: str) -> list[Emit]:
         """Take the open saying back with all after it and say `text`, its part so far, in a new one."""
@@ -347,8 +347,7 @@ class Replay:
         voice.open = None
         if saying is None or saying.is_ended:
             return emits
-        saying.is_ended = True
-        return [*emits, Emit(_completion(saying, complete=True), voice.scope)]
+        return [*emits, Emit(completion(saying), voice.scope)]
 
     # ── taking back and closing ──────────────────────────────────────────────────────────────────────────
 
@@ -365,13 +364,13 @@ class Replay:
                 sayings = self._journal.scope(each.scope).sayings
                 taken += sayings
                 sayings.clear()
-        return _superseded(voice.scope, taken, "differs")
+        return [Emit(each, voice.scope) for each in superseded(taken, "differs")]
 
     def _take_back_all(self, cut: Try) -> list[Emit]:
         sayings = self._journal.scope(cut.scope).sayings
         taken = list(sayings)
         sayings.clear()
-        return _superseded(cut.scope, taken, "try_closed")
+        return [Emit(each, cut.scope) for each in superseded(taken, "try_closed")]
 
     def _close_tries(self, cut_off: Iterable[Try]) -> list[Emit]:
         error = EventError(code=RunFailure.WORKER_LOST, message="The worker was lost while the tool was running.")
@@ -383,12 +382,8 @@ class Replay:
 
     def _cut_streams(self, scope: str) -> list[Emit]:
         self._voice(scope).open = None
-        emits = []
-        for saying in self._journal.scope(scope).sayings:
-            if saying.kind in (Kind.MESSAGE, Kind.STREAM) and not saying.is_ended:
-                saying.is_ended = True
-                emits.append(Emit(_completion(saying, complete=False), scope))
-        return emits
+        cut = [each for each in self._journal.scope(scope).sayings if not each.is_ended]
+        return [Emit(completion(each, complete=False), scope) for each in cut]
 
     def _begin_try(self, step: LoggedStep, scope: str, emits: list[Emit]) -> Step:
         number = len(step.tries) + 1
@@ -428,31 +423,6 @@ def closers(logged: Sequence[StoredEvent], *, code: str, message: str) -> list[E
     return Replay(run="", attempt=0, logged=logged, new_id=str).close_all(code=code, message=message)
 
 
-def lost_attempts_without_progress(logged: Sequence[StoredEvent], attempt: int, *, handed_over: bool = False) -> int:
-    """Count the attempts just before `attempt` that were lost and got the run nowhere.
-
-    An attempt got somewhere if it completed a step, or left more sayings or more text standing than every
-    earlier one. One that wrote nothing was lost. Those handed over (drained, deploy) are passed over.
-
-    Args:
-        logged: every stored event of the run, in order.
-        attempt: the one that now begins, from 1.
-        handed_over: whether the attempt before it was handed over; the log does not say so yet.
-    """
-    journal, best, useful, given_back = Journal(), (0, 0, 0), set[int](), {attempt - 1} if handed_over else set[int]()
-    for number, events in groupby(logged, key=lambda event: event.attempt):
-        for event in events:
-            journal.add(event)
-            if event.type == EventType.AGENT_RETRYING and decode_data(event).reason != RunFailure.WORKER_LOST:
-                given_back.add(number - 1)
-        left = _standing(journal)
-        if any(now > before for now, before in zip(left, best, strict=True)):
-            useful.add(number)
-        best = (max(left[0], best[0]), max(left[1], best[1]), max(left[2], best[2]))
-    since = max((number for number in useful if number < attempt), default=0)
-    return sum(number not in given_back for number in range(since + 1, attempt))
-
-
 def step_key(scope: str, name: str, n: int) -> str:
     """Return the key of the n-th step of that name (from 0) in a scope, which names parent key and try."""
     return f"st_{_digest(scope, name, n)}"
@@ -475,44 +445,6 @@ def _step(begun: Try, emits: list[Emit]) -> Step:
     )
 
 
-def _grow(saying: Saying, text: str) -> list[EventData]:
-    """Append text to a stream and return its deltas; none for no text."""
-    deltas: list[EventData] = []
-    for start in range(0, len(text), _DELTA_CODE_POINTS):
-        piece, offset = text[start : start + _DELTA_CODE_POINTS], saying.length
-        if saying.kind is Kind.MESSAGE:
-            deltas.append(TextDelta(message=saying.id, offset=offset, text=piece))
-        else:
-            deltas.append(ThinkingDelta(thinking=saying.id, offset=offset, text=piece))
-        saying.put(offset, piece)
-    return deltas
-
-
-def _completion(saying: Saying, *, complete: bool) -> EventData:
-    if saying.kind is Kind.MESSAGE:
-        return MessageCompleted(message=saying.id, content=saying.text, complete=complete)
-    return AgentThinking(thinking=saying.id, text=saying.text)
-
-
-def _superseded(scope: str, taken: Sequence[Saying], reason: Literal["differs", "try_closed"]) -> list[Emit]:
-    """Name what is taken back: in one event, or several if it is very much."""
-    groups = [taken[at : at + _TAKEN_BACK_AT_ONCE] for at in range(0, len(taken), _TAKEN_BACK_AT_ONCE)]
-    # The last said goes first, so that a crash in between leaves every other saying its address.
-    return [Emit(_names(group, reason), scope) for group in reversed(groups)]
-
-
-def _names(taken: Sequence[Saying], reason: Literal["differs", "try_closed"]) -> Superseded:
-    whole = [each for each in taken if not each.id]
-    if not all(each.seq for each in whole):
-        raise ValueError("A saying of this attempt is taken back before `learn` told its seq.")
-    return Superseded(
-        messages=[each.id for each in taken if each.kind is Kind.MESSAGE],
-        thinking=[each.id for each in taken if each.kind is Kind.STREAM],
-        events=[each.seq for each in whole],
-        reason=reason,
-    )
-
-
 def _nondeterministic(voice: _Voice, logged: LoggedStep, name: str, args: Any) -> RunFailed:
     where = f"try {voice.scope}" if voice.scope else "the run"
     return RunFailed(
@@ -526,10 +458,3 @@ def _nondeterministic(voice: _Voice, logged: LoggedStep, name: str, args: Any) -
 def _call(name: str, args: Any) -> str:
     text = msgspec.json.encode(args, order="sorted").decode()
     return f"{name} {text if len(text) <= 200 else text[:200] + '…'}"
-
-
-def _standing(journal: Journal) -> tuple[int, int, int]:
-    """Return how many steps are completed, and how many sayings and code points stand."""
-    sayings = [each for scope in journal.scopes.values() for each in scope.sayings]
-    finished = sum(each.is_final for each in journal.tries.values())
-    return finished, len(sayings), sum(each.length for each in sayings)

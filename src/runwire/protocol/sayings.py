@@ -1,34 +1,33 @@
-"""What a run's log holds, as a later attempt must read it: sayings and steps, by scope.
+"""What a scope says, one saying at a time, and the events that tell it.
 
-A *saying* is one thing a scope says: a message (from its first chunk), a thinking stream (from its first
-delta), a whole thought, or a custom event. Its address is `(scope, n)`: its place in `ScopeLog.sayings`.
-Sayings that were taken back have no address. Steps have none either: they are found by key.
+A *saying* is a message (from its first chunk), a thinking stream (from its first delta), a whole thought, or a
+custom event. Pure values and their events; what was said where is in `journal`, what must be said in `replay`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from runwire.protocol.events import (
-    TERMINAL_TYPES,
     AgentThinking,
-    Custom,
-    EventType,
+    EventData,
     MessageCompleted,
-    MessageStarted,
-    StoredEvent,
     Superseded,
     TextDelta,
     ThinkingDelta,
-    ToolCompleted,
-    ToolExecuting,
-    decode_data,
 )
 
-__all__ = ["Journal", "Kind", "LoggedStep", "Saying", "ScopeLog", "Try", "same_json", "scope_of"]
+__all__ = ["DELTA_CODE_POINTS", "Kind", "Saying", "completion", "deltas", "same_json", "superseded"]
+
+# A delta must stay below the 64 KiB at which a field becomes a `$ref`, or a replay could not read its text:
+# 8,192 code points are at most 48 KiB of JSON (six bytes for an escaped control character).
+DELTA_CODE_POINTS: Final = 8192
+
+# Ids have at most 64 characters (PROTOCOL), so each list of a `superseded` stays below 64 KiB too.
+_TAKEN_BACK_AT_ONCE: Final = 500
 
 
 class Kind(StrEnum):
@@ -48,7 +47,7 @@ class Saying:
     id: str = ""  # of the message or thinking stream; whole thoughts and custom events have none
     seq: int = 0  # of its first event; 0: not known to be stored yet
     given: Any = None  # what the agent gave: text of a whole thought, `[name, value]` of a custom event
-    is_ended: bool = False  # a stream that may not go on
+    is_ended: bool = False  # it may not go on
     length: int = 0  # code points of `text`
     pieces: list[str] = field(default_factory=list)
 
@@ -78,58 +77,6 @@ class Saying:
         return self.text.startswith(text[:logged], at)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Try:
-    """One try of a step."""
-
-    step: LoggedStep
-    number: int  # from 1
-    call: str
-    parent: str  # the scope that began the step
-    seq: int = 0  # of its beginning; 0: begun by this attempt
-    begun_at: int = 0  # ms UTC, as logged
-    seen_at: int = 0  # ms UTC of the last event it is known by
-    completion: ToolCompleted | None = None
-
-    @property
-    def scope(self) -> str:
-        """Return the scope of what this try says."""
-        return scope_of(self.step.key, self.number)
-
-    @property
-    def is_open(self) -> bool:
-        """Return whether nothing has closed it."""
-        return self.completion is None
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether its result is the step's, for ever."""
-        return self.completion is not None and self.completion.final
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class LoggedStep:
-    """A step and its tries, oldest first."""
-
-    key: str
-    name: str
-    args: Any
-    tries: list[Try] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class ScopeLog:
-    """What stands of one scope, each in the order it began."""
-
-    sayings: list[Saying] = field(default_factory=list)
-    steps: list[LoggedStep] = field(default_factory=list)
-
-
-def scope_of(step: str, number: int) -> str:
-    """Return the scope text of a try of a step: `st_…/1`."""
-    return f"{step}/{number}"
-
-
 def same_json(one: Any, other: Any) -> bool:
     """Return whether two plain JSON values are the same.
 
@@ -146,112 +93,45 @@ def same_json(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-class Journal:
-    """What stands in a run's log. Feed it every event of the run in order, from the first."""
-
-    def __init__(self, logged: Iterable[StoredEvent] = ()) -> None:
-        self.scopes: dict[str, ScopeLog] = {}
-        self.tries: dict[str, Try] = {}  # by their scope, in the order they began
-        self.has_started = False
-        self.is_ended = False
-        self._streams: dict[str, Saying] = {}  # by id of message or thinking stream
-        self._steps: dict[str, LoggedStep] = {}  # by key
-        for event in logged:
-            self.add(event)
-
-    def scope(self, key: str) -> ScopeLog:
-        """Return what stands of a scope."""
-        return self.scopes.setdefault(key, ScopeLog())
-
-    @property
-    def open_tries(self) -> list[Try]:
-        """Return the tries that nothing has closed, in the order they began."""
-        return [each for each in self.tries.values() if each.is_open]
-
-    def is_inside(self, scope: str, outer: str) -> bool:
-        """Return whether a scope was begun by `outer`, or by a scope inside it."""
-        while scope:
-            scope = self.tries[scope].parent
-            if scope == outer:
-                return True
-        return False
-
-    def begin_try(self, begun: Try) -> None:
-        """Note a new try; its step is new too if it is the first."""
-        if begun.number == 1:
-            self._steps[begun.step.key] = begun.step
-            self.scope(begun.parent).steps.append(begun.step)
-        begun.step.tries.append(begun)
-        self.tries[begun.scope] = begun
-
-    def add(self, event: StoredEvent) -> None:
-        """Read the next event. Types that neither say nor do anything are skipped."""
-        if event.scope in self.tries:
-            self.tries[event.scope].seen_at = event.ts
-        reader = _READERS.get(event.type)
-        if reader:
-            reader(self, event, decode_data(event))
-        elif event.type == EventType.AGENT_STARTED:
-            self.has_started = True
-        elif event.type in TERMINAL_TYPES:
-            self.is_ended = True
-
-    def _say(self, event: StoredEvent, kind: Kind, *, name: str = "", given: Any = None) -> Saying:
-        saying = Saying(kind=kind, id=name, seq=event.seq, given=given)
-        self.scope(event.scope).sayings.append(saying)
-        return saying
-
-    def _message_started(self, event: StoredEvent, data: MessageStarted) -> None:
-        self._streams[data.message] = self._say(event, Kind.MESSAGE, name=data.message)
-
-    def _text_delta(self, _event: StoredEvent, data: TextDelta) -> None:
-        self._streams[data.message].put(data.offset, data.text)
-
-    def _message_completed(self, _event: StoredEvent, data: MessageCompleted) -> None:
-        message = self._streams[data.message]
-        if isinstance(data.content, str):
-            # A short whole message has no deltas; a long one (whose content may be a `$ref`) has them all.
-            message.put(0, data.content)
-        # A message that an unwinding closed was cut off, not ended by its author: it may still go on.
-        message.is_ended = data.complete
-
-    def _thinking_delta(self, event: StoredEvent, data: ThinkingDelta) -> None:
-        if data.thinking not in self._streams:
-            self._streams[data.thinking] = self._say(event, Kind.STREAM, name=data.thinking)
-        self._streams[data.thinking].put(data.offset, data.text)
-
-    def _agent_thinking(self, event: StoredEvent, data: AgentThinking) -> None:
-        if data.thinking is None:
-            self._say(event, Kind.THOUGHT, given=data.text)
+def deltas(saying: Saying, text: str) -> list[EventData]:
+    """Append text to a message or stream and return its deltas; none for no text."""
+    told: list[EventData] = []
+    for start in range(0, len(text), DELTA_CODE_POINTS):
+        piece, offset = text[start : start + DELTA_CODE_POINTS], saying.length
+        if saying.kind is Kind.MESSAGE:
+            told.append(TextDelta(message=saying.id, offset=offset, text=piece))
         else:
-            self._streams[data.thinking].is_ended = True
-
-    def _custom(self, event: StoredEvent, data: Custom) -> None:
-        self._say(event, Kind.CUSTOM, given=[data.name, data.value])
-
-    def _superseded(self, _event: StoredEvent, data: Superseded) -> None:
-        ids, seqs = {*data.messages, *data.thinking}, set(data.events)
-        for scope in self.scopes.values():
-            scope.sayings[:] = [each for each in scope.sayings if each.id not in ids and each.seq not in seqs]
-
-    def _tool_executing(self, event: StoredEvent, data: ToolExecuting) -> None:
-        step = self._steps.get(data.step) or LoggedStep(key=data.step, name=data.name, args=data.args)
-        begun = Try(step=step, number=data.try_, call=data.call, parent=event.scope, seq=event.seq)
-        begun.begun_at = begun.seen_at = event.ts
-        self.begin_try(begun)
-
-    def _tool_completed(self, _event: StoredEvent, data: ToolCompleted) -> None:
-        self.tries[scope_of(data.step, data.try_)].completion = data
+            told.append(ThinkingDelta(thinking=saying.id, offset=offset, text=piece))
+        saying.put(offset, piece)
+    return told
 
 
-_READERS: Final[Mapping[str, Callable[[Journal, StoredEvent, Any], None]]] = {
-    EventType.MESSAGE_STARTED: Journal._message_started,
-    EventType.TEXT_DELTA: Journal._text_delta,
-    EventType.MESSAGE_COMPLETED: Journal._message_completed,
-    EventType.THINKING_DELTA: Journal._thinking_delta,
-    EventType.AGENT_THINKING: Journal._agent_thinking,
-    EventType.CUSTOM: Journal._custom,
-    EventType.SUPERSEDED: Journal._superseded,
-    EventType.TOOL_EXECUTING: Journal._tool_executing,
-    EventType.TOOL_COMPLETED: Journal._tool_completed,
-}
+def completion(saying: Saying, *, complete: bool = True) -> EventData:
+    """End a message or stream and return the event with its whole text."""
+    saying.is_ended = True
+    if saying.kind is Kind.MESSAGE:
+        return MessageCompleted(message=saying.id, content=saying.text, complete=complete)
+    return AgentThinking(thinking=saying.id, text=saying.text)
+
+
+def superseded(taken: Sequence[Saying], reason: Literal["differs", "try_closed"]) -> list[Superseded]:
+    """Name what is taken back: in one event, none for nothing, several for very much.
+
+    Raises:
+        ValueError: a whole saying whose seq is not known.
+    """
+    groups = [taken[at : at + _TAKEN_BACK_AT_ONCE] for at in range(0, len(taken), _TAKEN_BACK_AT_ONCE)]
+    # The last said goes first, so that a crash in between leaves every other saying its address.
+    return [_superseded(group, reason) for group in reversed(groups)]
+
+
+def _superseded(taken: Sequence[Saying], reason: Literal["differs", "try_closed"]) -> Superseded:
+    whole = [each for each in taken if not each.id]
+    if not all(each.seq for each in whole):
+        raise ValueError("A saying of this attempt is taken back before `learn` told its seq.")
+    return Superseded(
+        messages=[each.id for each in taken if each.kind is Kind.MESSAGE],
+        thinking=[each.id for each in taken if each.kind is Kind.STREAM],
+        events=[each.seq for each in whole],
+        reason=reason,
+    )
