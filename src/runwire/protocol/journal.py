@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import msgspec
+
 from runwire.protocol.events import (
     TERMINAL_TYPES,
     AgentThinking,
     Custom,
+    EventError,
     EventType,
     MessageCompleted,
     MessageStarted,
@@ -47,6 +50,38 @@ class Try:
     def scope(self) -> str:
         """Return the scope of what this try says."""
         return scope_of(self.step.key, self.number)
+
+    @property
+    def executing(self) -> ToolExecuting:
+        """Return the event that begins it."""
+        step = self.step
+        return ToolExecuting(call=self.call, step=step.key, try_=self.number, name=step.name, args=step.args)
+
+    def complete(
+        self,
+        *,
+        ok: bool,
+        final: bool = True,
+        result: Any = msgspec.UNSET,
+        error: EventError | msgspec.UnsetType = msgspec.UNSET,
+        duration_ms: int | None = None,
+    ) -> ToolCompleted:
+        """Close it and return the event that says so.
+
+        Without a duration (nobody saw it end) it lasted as long as the log knows.
+        """
+        self.completion = ToolCompleted(
+            call=self.call,
+            step=self.step.key,
+            try_=self.number,
+            name=self.step.name,
+            ok=ok,
+            final=final,
+            duration_ms=self.seen_at - self.begun_at if duration_ms is None else duration_ms,
+            result=result,
+            error=error,
+        )
+        return self.completion
 
     @property
     def is_open(self) -> bool:

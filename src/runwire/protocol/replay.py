@@ -37,7 +37,6 @@ from runwire.protocol.events import (
     StoredEvent,
     TextDelta,
     ToolCompleted,
-    ToolExecuting,
     decode_data,
 )
 from runwire.protocol.journal import Journal, LoggedStep, ScopeLog, Try
@@ -156,7 +155,7 @@ class Replay:
         error = EventError(code=code, message=message)
         emits: list[Emit] = []
         for each in reversed(self._journal.open_tries):
-            emits += [*self._cut_streams(each.scope), self._complete(each, final=True, error=error)]
+            emits += [*self._cut_streams(each.scope), Emit(each.complete(ok=False, error=error), each.parent)]
         return emits + self._cut_streams(_RUN)
 
     @property
@@ -269,8 +268,8 @@ class Replay:
         emits = self.end_scope(step.scope)
         if not final:
             emits += self._take_back_all(ended)
-        completion = self._complete(ended, ok=ok, final=final, result=result, error=error, duration_ms=duration_ms)
-        return [*emits, completion]
+        completed = ended.complete(ok=ok, final=final, result=result, error=error, duration_ms=duration_ms)
+        return [*emits, Emit(completed, ended.parent)]
 
     # ── saying ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -377,7 +376,8 @@ class Replay:
         emits: list[Emit] = []
         for each in cut_off:
             # Taken back first: after a crash in between, the try is still open and only its end is missing.
-            emits += [*self._take_back_all(each), self._complete(each, final=False, error=error)]
+            emits += self._take_back_all(each)
+            emits.append(Emit(each.complete(ok=False, final=False, error=error), each.parent))
         return emits
 
     def _cut_streams(self, scope: str) -> list[Emit]:
@@ -390,32 +390,7 @@ class Replay:
         call = f"call_{_digest(self._run, step.key, number)}"
         begun = Try(step=step, number=number, call=call, parent=scope)
         self._journal.begin_try(begun)
-        executing = ToolExecuting(call=call, step=step.key, try_=number, name=step.name, args=step.args)
-        return _step(begun, [*emits, Emit(executing, scope)])
-
-    def _complete(
-        self,
-        ended: Try,
-        *,
-        final: bool,
-        ok: bool = False,
-        result: Any = msgspec.UNSET,
-        error: EventError | msgspec.UnsetType = msgspec.UNSET,
-        duration_ms: int | None = None,
-    ) -> Emit:
-        ended.completion = ToolCompleted(
-            call=ended.call,
-            step=ended.step.key,
-            try_=ended.number,
-            name=ended.step.name,
-            ok=ok,
-            final=final,
-            # Without a clock: of a try that was cut off, as long as the log knows it to have lasted.
-            duration_ms=ended.seen_at - ended.begun_at if duration_ms is None else duration_ms,
-            result=result,
-            error=error,
-        )
-        return Emit(ended.completion, ended.parent)
+        return _step(begun, [*emits, Emit(begun.executing, scope)])
 
 
 def closers(logged: Sequence[StoredEvent], *, code: str, message: str) -> list[Emit]:
