@@ -1,0 +1,4 @@
+from runwire.guide.conversation import agent
+from runwire.guide.library import docs_root
+
+__all__ = ["agent", "docs_root"]
