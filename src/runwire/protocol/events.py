@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -30,6 +30,7 @@ __all__ = [
     "EventData",
     "EventError",
     "EventType",
+    "HasData",
     "MessageCompleted",
     "MessageStarted",
     "NewEvent",
@@ -383,7 +384,21 @@ def new_event(data: EventData, *, ts: int, scope: str = "") -> NewEvent:
     return NewEvent(type=_TYPE_OF[type(data)], ts=ts, data=msgspec.Raw(_encoder.encode(data)), scope=scope)
 
 
-def decode_data(event: StoredEvent | NewEvent) -> Any:
+class HasData(Protocol):
+    """An event in any of its forms: new, stored, or as a frame."""
+
+    @property
+    def type(self) -> str:
+        """Its type, as on the wire."""
+        ...
+
+    @property
+    def data(self) -> msgspec.Raw:
+        """Its data, encoded."""
+        ...
+
+
+def decode_data(event: HasData) -> Any:
     """Decode an event's data into its struct; of an unknown type into plain JSON."""
     decoder = _DECODERS.get(event.type)
     return decoder.decode(event.data) if decoder else msgspec.json.decode(event.data)

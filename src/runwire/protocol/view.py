@@ -1,0 +1,448 @@
+"""How a client sees a thread: the apply rule of PROTOCOL §1, and the reducer from events to what is shown.
+
+`Cursor` decides which frames count, `ThreadView` what they mean. The server makes its snapshots with the same
+`ThreadView`, the Python client and the checker use both; `clients/js` follows them line by line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol
+
+import msgspec
+
+from runwire.protocol import frames
+from runwire.protocol.events import EventType, HasData, View, decode_data
+from runwire.protocol.lifecycle import STATUS_OF_TERMINAL
+from runwire.protocol.shown import Message, Opaque, Run, Span, Step, Text, Thought, Wait
+
+__all__ = ["Action", "Apply", "Ask", "Cursor", "DropView", "Ended", "NotSubscribed", "ThreadView"]
+
+
+class _AnEvent(HasData, Protocol):
+    """A stored event or an event frame."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def run(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+
+# ── the apply rule ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """This event is the next one; a `ThreadView` given to the cursor has it already."""
+
+    event: frames.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send this frame on the current socket."""
+
+    frame: frames.Subscribe
+
+
+@dataclass(frozen=True, slots=True)
+class DropView:
+    """Forget what is shown; what is older than the events that follow is at `GET …/messages`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSubscribed:
+    """The server refused the subscription; an older one of this socket, if any, goes on."""
+
+    error: frames.ErrorBody
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The subscription is over."""
+
+    reason: str  # "asked" | "deleted"
+
+
+Action = Apply | Ask | DropView | NotSubscribed | Ended
+
+
+class Cursor:
+    """The client's half of one thread's subscription: what was applied, and what to do with each frame.
+
+    Every input returns what to do, in order; nothing at all means: drop the frame. At most one `subscribe`
+    of the thread is under way, and until its answer everything else of the thread is dropped.
+
+    Args:
+        thread: the only thread it listens to.
+        new_id: makes the `id` of the next command of this socket.
+        view: belongs to the position; see `restart`.
+        shown: applies each event there, and drops it at a reset.
+    """
+
+    def __init__(
+        self, thread: str, *, new_id: Callable[[], str], view: View = "all", shown: ThreadView | None = None
+    ) -> None:
+        self.thread = thread
+        self.view: View = view
+        self.last: int | None = None  # seq of the last event applied, or where events begin; None: no position
+        self.log: str | None = None  # identity of the history that `last` belongs to; None: not known yet
+        self.shown = shown
+        self.is_subscribed = False  # on this socket, as far as its frames have told
+        self._new_id = new_id
+        self._asked: str | None = None  # id of the subscribe under way
+        self._unfit_seq: int | None = None  # a delta that did not fit and was asked for again
+
+    @property
+    def is_asking(self) -> bool:
+        """Return whether a subscribe waits for its answer."""
+        return self._asked is not None
+
+    def subscribe(self, after: int = 0) -> tuple[Action, ...]:
+        """Ask for what comes after the position, or after `after` where none is held (-1: from now)."""
+        if self.is_asking:
+            return ()
+        if self.last is None and after >= 0:
+            # Held from now on: a `send` whose reply comes first must not move it past what was asked for.
+            self.last = after
+        self._asked = self._new_id()
+        position = -1 if self.last is None else self.last
+        return (
+            Ask(frames.Subscribe(id=self._asked, thread=self.thread, after=position, log=self.log, view=self.view)),
+        )
+
+    def restart(self, *, after: int = 0, log: str | None = None, view: View | None = None) -> tuple[Action, ...]:
+        """Take another position (such as a snapshot's) or view, then subscribe from there.
+
+        The caller fills `shown` anew: with the snapshot, or with nothing for `after` 0.
+        """
+        self.last, self.log = (after if after >= 0 else None), log
+        self.view = view or self.view
+        self._asked = None  # an answer to an older subscribe is not ours any more
+        return self.subscribe(after)
+
+    def disconnect(self) -> None:
+        """The socket is gone; the position stays. Next, on another socket: `subscribe`."""
+        self.is_subscribed = False
+        self._asked = None
+
+    def sent(self, reply: frames.SendData) -> tuple[Action, ...]:
+        """Take the reply to a `send` to this thread, which subscribes the socket (PROTOCOL §1)."""
+        self.is_subscribed = True
+        if self.last is None:
+            self.last, self.log = reply.after, reply.log
+        elif self.log is not None and self.log != reply.log:
+            return self.subscribe()
+        return ()
+
+    def receive(self, frame: frames.ServerFrame | frames.UnknownFrame) -> tuple[Action, ...]:
+        """Take any frame of this socket; those of other threads and commands return nothing."""
+        match frame:
+            case frames.Reply():
+                return self._refused(frame)
+            case frames.Event() | frames.Position() | frames.Reset() if frame.thread == self.thread:
+                return () if self.is_asking or not self.is_subscribed else self._follow(frame)
+            case frames.Subscribed() if frame.id == self._asked:
+                return self._begin(frame)
+            case frames.Unsubscribed() if frame.thread == self.thread:
+                return self._end(frame)
+        return ()
+
+    def _begin(self, frame: frames.Subscribed) -> tuple[Action, ...]:
+        self._asked = None
+        self.is_subscribed = True
+        self.last, self.log = frame.after, frame.log
+        return ()
+
+    def _refused(self, frame: frames.Reply) -> tuple[Action, ...]:
+        if not self.is_asking or frame.id != self._asked or frame.error is msgspec.UNSET:
+            return ()
+        self._asked = None
+        return (NotSubscribed(frame.error),)
+
+    def _end(self, frame: frames.Unsubscribed) -> tuple[Action, ...]:
+        self.is_subscribed = False
+        if frame.reason == "deleted":
+            self.last = self.log = None
+            if self.shown:
+                self.shown.clear()
+        return (Ended(frame.reason),)
+
+    def _follow(self, frame: frames.Event | frames.Position | frames.Reset) -> tuple[Action, ...]:
+        if isinstance(frame, frames.Reset):
+            self.last, self.log = frame.from_, frame.log
+            if self.shown:
+                self.shown.clear()
+            return (DropView(frame.reason),)
+        assert self.last is not None, "a subscribed cursor has a position"
+        if frame.seq <= self.last:
+            return ()
+        if isinstance(frame, frames.Position) or frame.prev > self.last:
+            return self.subscribe()
+        return self._apply(frame)
+
+    def _apply(self, event: frames.Event) -> tuple[Action, ...]:
+        if self.shown and not self.shown.apply(event) and self._unfit_seq != event.seq:
+            # Once: a server that sends it again as it was would be asked for ever. What completes it comes.
+            self._unfit_seq = event.seq
+            return self.subscribe()
+        self.last = event.seq
+        return (Apply(event),)
+
+
+# ── from events to what a person sees ────────────────────────────────────────────────────────────────────
+
+
+class ThreadView:
+    """Messages and runs as the events of a thread tell them. Feed it each event once, in order."""
+
+    def __init__(self) -> None:
+        self.seq = 0  # of the last event applied
+        self.messages: dict[str, Message] = {}  # by id, in the order they began
+        self.runs: dict[str, Run] = {}  # by id, in the order they began
+        self._taken_back: set[str] = set()  # ids of messages and thinking that must not come back
+
+    def clear(self) -> None:
+        """Forget everything: a reset."""
+        self.seq = 0
+        self.messages.clear()
+        self.runs.clear()
+        self._taken_back.clear()
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Mapping[str, Any]) -> ThreadView:
+        """Make a view of the body of `GET /v1/threads/{id}`; events after its `seq` continue it."""
+        view = cls()
+        view.seq = snapshot.get("seq", 0)
+        for shape in snapshot["runs"]:
+            run = Run(id=shape["run"], agent=shape["agent"], status=shape["status"])
+            run.attempt, run.error = shape["attempt"], shape["error"]
+            run.steps = {step["call"]: Step(seq=0, **_known(step, _STEP)) for step in shape["steps"]}
+            run.waits = {wait["wait"]: Wait(**_known(wait, _WAIT)) for wait in shape["waits"]}
+            view.runs[run.id] = run
+        for shape in snapshot["messages"]:
+            run_shown = view.runs.get(shape["run"])
+            is_open = not shape["complete"] and run_shown is not None and not run_shown.is_ended
+            content = shape["content"]
+            view.messages[shape["message"]] = Message(
+                id=shape["message"],
+                # An open one is streamed on; its text so far is the beginning that this view saw.
+                content=Text(content) if is_open and isinstance(content, str) else content,
+                **_known(shape, ("role", "run", "seq", "complete")),
+            )
+        return view
+
+    def to_snapshot(self) -> dict[str, Any]:
+        """Return `messages` and `runs` exactly as in `GET /v1/threads/{id}`."""
+        return {
+            "messages": [message.to_json() for message in self.messages.values()],
+            "runs": [run.to_json() for run in self.runs.values()],
+        }
+
+    def apply(self, event: _AnEvent) -> bool:
+        """Take the next event.
+
+        Returns:
+            False: it is a delta beyond the end of a stream that began in this view, and nothing was changed.
+        """
+        reduce = self._REDUCERS.get(event.type)
+        try:
+            data = decode_data(event)
+        except msgspec.ValidationError:
+            reduce, data = None, msgspec.json.decode(event.data)  # a shape of a newer version
+        run = self.runs.get(event.run)
+        if run is None:
+            run = self.runs[event.run] = Run(id=event.run, status="running")
+        if reduce is None:
+            run.opaque[event.seq] = Opaque(seq=event.seq, type=event.type, name=None, value=data)
+        elif reduce(self, run, event, data) is False:
+            return False
+        run.attempt = max(run.attempt, event.attempt)
+        self.seq = event.seq
+        return True
+
+    def _user_message(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.status = "queued"
+        self.messages[data.message] = Message(
+            id=data.message, role="user", content=data.content, run=run.id, seq=event.seq, complete=True
+        )
+
+    def _agent_started(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.agent = data.agent
+        run.status = "running"
+
+    def _agent_retrying(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.status = "running"
+
+    # messages
+
+    def _message_started(self, run: Run, event: _AnEvent, data: Any) -> None:
+        self.messages[data.message] = Message(
+            id=data.message,
+            role=data.role,
+            content=Text(),
+            run=run.id,
+            seq=event.seq,
+            complete=False,
+            span=data.span or None,
+        )
+
+    def _text_delta(self, run: Run, event: _AnEvent, data: Any) -> bool:
+        message = self.messages.get(data.message)
+        return message is None or message.put(data.offset, data.text) is not False
+
+    def _message_completed(self, run: Run, event: _AnEvent, data: Any) -> None:
+        if data.message in self._taken_back:
+            return
+        message = self.messages.get(data.message)
+        if message is None:
+            message = self.messages[data.message] = Message(
+                id=data.message, role="assistant", content="", run=run.id, seq=event.seq, complete=False
+            )
+        message.complete_with(data.content, complete=data.complete)
+
+    # thinking
+
+    def _thinking_delta(self, run: Run, event: _AnEvent, data: Any) -> bool:
+        thought = run.thinking.get(data.thinking)
+        if thought is None:
+            if data.offset or data.thinking in self._taken_back:
+                return True
+            thought = run.thinking[data.thinking] = Thought(
+                id=data.thinking, seq=event.seq, text=Text(), complete=False
+            )
+        return thought.put(data.offset, data.text) is not False
+
+    def _agent_thinking(self, run: Run, event: _AnEvent, data: Any) -> None:
+        if data.thinking in self._taken_back:
+            return
+        thought = run.thinking.get(data.thinking) if data.thinking else None
+        if thought is None:
+            thought = Thought(id=data.thinking, seq=event.seq, text="", complete=False)
+            run.thinking[data.thinking or event.seq] = thought
+        thought.complete_with(data.text)
+
+    # tools
+
+    def _tool_args_delta(self, run: Run, event: _AnEvent, data: Any) -> bool:
+        text = run.args.get(data.call)
+        if text is None:
+            if data.offset or data.call in run.steps:
+                return True
+            text = run.args[data.call] = Text()
+        return text.put(data.offset, data.text)
+
+    def _tool_executing(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.args.pop(data.call, None)  # complete now
+        run.steps[data.call] = Step(
+            call=data.call, name=data.name, args=data.args, seq=event.seq, span=data.span or None
+        )
+
+    def _tool_completed(self, run: Run, event: _AnEvent, data: Any) -> None:
+        step = run.steps.get(data.call)
+        if step is None:
+            step = run.steps[data.call] = Step(call=data.call, name=data.name, args=None, seq=event.seq)
+        step.ok, step.final, step.duration_ms = data.ok, data.final, data.duration_ms
+        step.result = None if data.result is msgspec.UNSET else data.result
+        step.error = msgspec.to_builtins(data.error) if data.error else None
+
+    # waits and sub-agents
+
+    def _agent_waiting(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.status = "waiting"
+        run.waits[data.wait] = Wait(
+            wait=data.wait, kind=data.kind, prompt=data.prompt, call=data.call, due_at=data.due_at
+        )
+
+    def _agent_resumed(self, run: Run, event: _AnEvent, data: Any) -> None:
+        wait = run.waits.setdefault(data.wait, Wait(wait=data.wait, kind=None))
+        wait.value, wait.by = data.value, data.by
+        if all(each.by is not None for each in run.waits.values()):
+            run.status = "running"
+
+    def _subagent_started(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.spans[data.span] = Span(span=data.span, agent=data.agent, parent=data.parent)
+
+    def _subagent_completed(self, run: Run, event: _AnEvent, data: Any) -> None:
+        span = run.spans.setdefault(data.span, Span(span=data.span, agent=None))
+        span.ok, span.output = True, data.output
+
+    def _subagent_failed(self, run: Run, event: _AnEvent, data: Any) -> None:
+        span = run.spans.setdefault(data.span, Span(span=data.span, agent=None))
+        span.ok, span.error = False, {"code": data.code, "message": data.message}
+
+    # the rest
+
+    def _custom(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.opaque[event.seq] = Opaque(seq=event.seq, type=event.type, name=data.name, value=data.value)
+
+    def _superseded(self, run: Run, event: _AnEvent, data: Any) -> None:
+        self._taken_back.update(data.messages, data.thinking)
+        for message in data.messages:
+            self.messages.pop(message, None)
+        for thinking in data.thinking:
+            run.thinking.pop(thinking, None)
+        for seq in data.events:
+            run.thinking.pop(seq, None)
+            run.opaque.pop(seq, None)
+
+    def _agent_completed(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.output, run.duration_ms, run.usage = data.output, data.duration_ms, data.usage or None
+        self._end(run, event)
+
+    def _agent_failed(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.error = msgspec.to_builtins(data)
+        self._end(run, event)
+
+    def _agent_cancelled(self, run: Run, event: _AnEvent, data: Any) -> None:
+        run.cancelled = msgspec.to_builtins(data)
+        self._end(run, event)
+
+    def _end(self, run: Run, event: _AnEvent) -> None:
+        run.status = STATUS_OF_TERMINAL[event.type]
+        run.args.clear()
+
+    def _nothing(self, run: Run, event: _AnEvent, data: Any) -> None:
+        """Internal: a client never gets it, the server's own snapshot passes over it."""
+
+    _REDUCERS: ClassVar[Mapping[str, Callable[[ThreadView, Run, _AnEvent, Any], bool | None]]] = {
+        EventType.USER_MESSAGE: _user_message,
+        EventType.AGENT_STARTED: _agent_started,
+        EventType.AGENT_RETRYING: _agent_retrying,
+        EventType.MESSAGE_STARTED: _message_started,
+        EventType.TEXT_DELTA: _text_delta,
+        EventType.MESSAGE_COMPLETED: _message_completed,
+        EventType.THINKING_DELTA: _thinking_delta,
+        EventType.AGENT_THINKING: _agent_thinking,
+        EventType.TOOL_ARGS_DELTA: _tool_args_delta,
+        EventType.TOOL_EXECUTING: _tool_executing,
+        EventType.TOOL_COMPLETED: _tool_completed,
+        EventType.AGENT_WAITING: _agent_waiting,
+        EventType.AGENT_RESUMED: _agent_resumed,
+        EventType.SUBAGENT_STARTED: _subagent_started,
+        EventType.SUBAGENT_COMPLETED: _subagent_completed,
+        EventType.SUBAGENT_FAILED: _subagent_failed,
+        EventType.CUSTOM: _custom,
+        EventType.SUPERSEDED: _superseded,
+        EventType.AGENT_COMPLETED: _agent_completed,
+        EventType.AGENT_FAILED: _agent_failed,
+        EventType.AGENT_CANCELLED: _agent_cancelled,
+        EventType.STEP_STARTED: _nothing,
+        EventType.STEP_COMPLETED: _nothing,
+    }
+
+
+_STEP: Final = ("call", "name", "args", "ok", "result", "error")
+_WAIT: Final = ("wait", "kind", "prompt", "call", "due_at", "value", "by")
+
+
+def _known(shape: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields this version knows; a newer server may send more."""
+    return {name: shape[name] for name in fields if name in shape}
