@@ -1,0 +1,32 @@
+"""`python -m runwire` and the `runwire` command."""
+
+from __future__ import annotations
+
+import sys
+
+from runwire.errors import ConfigurationError, RunwireError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run a verb; a person's mistake is one sentence on standard error, never a traceback."""
+    from runwire.cli.main import app  # noqa: PLC0415 - the verbs' libraries load only when a verb runs
+
+    try:
+        app(prog_name="runwire")
+    except ConfigurationError as error:
+        for fault in error.faults:
+            sys.stderr.write(f"configuration: {fault}\n")
+        sys.exit(78)
+    except RunwireError as error:
+        where = f" ({error.field})" if error.field else ""
+        again = f" Try again in {error.retry_after_s:.0f} s." if error.retry_after_s else ""
+        sys.stderr.write(f"error{where}: {error.message}{again}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as shells expect
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The verbs of `runwire` (PROTOCOL §6). Each is a few lines: what it does lives in the rooms below."""
+
+from __future__ import annotations
+
+import typer
+
+from runwire.cli import accounts, check, listen, migrate, project, serve
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Runwire: a self-hosted, real-time server for AI agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # errors are ours to word; tracebacks belong to bugs only
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("dev")(serve.dev)
+app.command("serve")(serve.serve)
+app.command("new")(project.new)
+app.command("run")(listen.run)
+app.command("tail")(listen.tail)
+app.command("replay")(listen.replay)
+app.command("check")(check.check)
+app.command("migrate")(migrate.migrate)
+app.command("version")(project.version)
+app.add_typer(accounts.user, name="user", help="Add, list and disable users.")
+app.add_typer(accounts.token, name="token", help="Create API keys.")

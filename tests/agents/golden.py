@@ -1,0 +1,95 @@
+"""Agents of the mission-critical tests: each name shows one behaviour; marks go to the working folder."""
+
+import asyncio
+from pathlib import Path
+
+
+
+def _mark(name: str, text: str) -> None:
+    with Path(name).open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+async def look_up(query: str) -> dict[str, str]:
+    """Answer with what was asked, so that canaries travel the whole path."""
+    await asyncio.sleep(0.01)
+    return {"found": f"facts about {query}"}
+
+
+async def golden(ctx, message):
+    """Think, call one tool, stream an answer."""
+    await ctx.thinking(f"thinking about {message}")
+    found = await ctx.tool(look_up, query=message)
+    for word in f"I found {found['found']}".split():
+        yield word + " "
+        await asyncio.sleep(0.005)
+
+
+async def plain(ctx, message):
+    """Use no tools and return a string."""
+    return f"echo {message}"
+
+
+async def failing(ctx, message):
+    """Raise after a thought."""
+    await ctx.thinking("this will go wrong")
+    raise ValueError("the secret reason")
+
+
+async def broken_tool() -> None:
+    """Raise inside a tool."""
+    raise RuntimeError("tool broke")
+
+
+async def tool_fails(ctx, message):
+    """Let a tool raise and go on."""
+    try:
+        await ctx.tool(broken_tool)
+    except Exception as error:  # noqa: BLE001 - the agent shows how it looks from inside
+        return f"went on after {type(error).__name__}"
+    return "never"
+
+
+async def slow_tool(name: str, seconds: float) -> str:
+    """Leave a mark that it ran to its end."""
+    _mark(name, "begun")
+    await asyncio.sleep(seconds)
+    _mark(name, "ended")
+    return "done"
+
+
+async def steady(ctx, message):
+    """Stream and leave a mark for each piece, until told to stop."""
+    for n in range(2_000):
+        _mark(f"steady-{ctx.run}", str(n))
+        yield f"{n} "
+        await asyncio.sleep(0.01)
+
+
+async def journey(ctx, message):
+    """Deterministic: thoughts, three tools with side effects, and 60 numbered pieces of one message each time."""
+    for part in range(3):
+        await ctx.thinking(f"part {part} of {message}")
+        await ctx.tool(slow_tool, name=f"journey-{ctx.run}-{part}", seconds=0.05)
+        for n in range(40):
+            yield f"[{part}.{n}]"
+            await asyncio.sleep(0.02)
+
+
+async def flood(ctx, message):
+    """Stream much, fast: for readers that do not keep up."""
+    for n in range(int(message)):
+        await ctx.message(f"{n:06d} " + "x" * 4_000)
+        if n % 20 == 0:
+            await asyncio.sleep(0)
+
+
+agents = {
+    "golden": golden,
+    "plain": plain,
+    "failing": failing,
+    "tool_fails": tool_fails,
+    "steady": steady,
+    "journey": journey,
+    "flood": flood,
+}

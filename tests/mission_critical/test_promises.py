@@ -1,0 +1,180 @@
+"""What a person may rely on besides the events: offline runs, cancel, slow readers, withdrawn access, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import websockets
+
+from tests.mission_critical.deployment import Deployment
+from tests.outside import Outside, assert_one_run, http
+
+
+async def test_a_run_without_any_listener_is_whole_and_no_slower(deployment: Deployment) -> None:
+    key = await deployment.key("offline")
+    ann = Outside(deployment.url, key)
+    async with ann.connected():
+        sent = await ann.send("with me", agent="golden")
+        watched = (await ann.until_end(sent["run"]))[-1]["data"]["duration_ms"]
+    status, posted = await asyncio.to_thread(
+        http, "POST", deployment.url + "/v1/threads", {}, token=key
+    )
+    assert status in (200, 201)
+    thread = posted["thread"]
+    status, run = await asyncio.to_thread(
+        http, "POST", f"{deployment.url}/v1/threads/{thread}/messages", {"content": "alone", "agent": "golden"}, token=key
+    )
+    assert status == 202
+    while (await asyncio.to_thread(ann.http, "GET", f"/v1/runs/{run['run']}"))[1]["status"] != "completed":
+        pass  # each turn is a request: the deadline is the test's
+    async with ann.connected():
+        await ann.subscribe(thread, after=0)
+        events = await ann.until_end(run["run"])
+    assert_one_run(events, run["run"])
+    assert events[-1]["data"]["duration_ms"] < 3 * watched + 200
+
+
+async def test_cancel_stops_the_code_while_the_same_socket_streams(deployment: Deployment) -> None:
+    ann = Outside(deployment.url, await deployment.key("ann"))
+    async with ann.connected():
+        sent = await ann.send("go on", agent="steady")
+        probe: Path = deployment.probes / f"steady-{sent['run']}"
+        await ann.until(lambda e: e["type"] == "text_delta", timeout_s=10)
+        asked = time.monotonic()
+        reply = await ann.command("cancel", run=sent["run"])
+        assert reply["ok"], reply
+        assert reply["data"]["run"] == sent["run"]
+        held = ann.events[sent["thread"]]
+        events = held if held[-1]["type"] == "agent_cancelled" else await ann.until_end(sent["run"])
+        took_s = time.monotonic() - asked
+        marks = probe.read_text(encoding="utf-8")
+        assert events[-1]["type"] == "agent_cancelled"
+        assert events[-1]["data"]["by"] == "user"
+        assert took_s < 0.5, f"cancel took {took_s:.2f} s"
+        # The same socket goes on streaming another run, by whose end the cancelled code has left no new mark.
+        other = await ann.send("next", agent="golden")
+        await ann.until_end(other["run"])
+        assert probe.read_text(encoding="utf-8") == marks
+        again = await ann.command("cancel", run=sent["run"])
+        assert again["ok"]
+        assert again["data"]["status"] == "cancelled"
+    assert_one_run(ann.events[sent["thread"]], sent["run"])
+
+
+@pytest.mark.timeout(90)
+async def test_a_reader_that_never_reads_is_dropped_and_harms_nobody(own_deployment: Deployment) -> None:
+    server = own_deployment  # started with a short `slow_reader_s`
+    key = await server.key("ann")
+    stuck = Outside(server.url, key)
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    host, port = server.url.removeprefix("http://").split(":")
+    raw.connect((host, int(port)))
+    raw.settimeout(30)
+    raw.sendall(
+        f"GET /v1/ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Authorization: Bearer {key}\r\n\r\n".encode()
+    )
+    assert b"101" in raw.recv(4_096)
+    ann = Outside(server.url, key)
+    async with ann.connected():
+        flood = await ann.send("4000", agent="flood")  # 16 MB
+        body = json.dumps({"op": "subscribe", "id": "1", "thread": flood["thread"], "after": 0}).encode()
+        mask = b"\x00\x00\x00\x00"
+        raw.sendall(bytes([0x81, 0x80 | len(body)]) + mask + body)  # RFC 6455 §5.2, a masked text frame under 126 bytes
+        began = time.monotonic()
+        bob = Outside(server.url, await server.key("bob"))
+        async with bob.connected():  # somebody else, meanwhile, notices nothing
+            other = await bob.send("hello", agent="golden")
+            await bob.until_end(other["run"], timeout_s=10)
+        events = await ann.until_end(flood["run"], timeout_s=60)
+        assert events[-1]["type"] == "agent_completed"
+    dropped = await asyncio.to_thread(_drain_until_closed, raw)
+    assert time.monotonic() - began < 30
+    assert dropped, "the stuck socket was never ended"
+    metrics = await asyncio.to_thread(_metrics, server.url)
+    assert "4008" in metrics
+    async with stuck.connected():  # it comes back and has everything
+        await stuck.subscribe(flood["thread"], after=0)
+        assert await stuck.until_end(flood["run"], timeout_s=60) == events
+
+
+def _drain_until_closed(raw: socket.socket) -> bool:
+    """Read what is still in the buffers; the server must have ended the connection."""
+    try:
+        while raw.recv(65_536):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def _metrics(url: str) -> str:
+    import urllib.request
+
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        text: str = response.read().decode()
+    return text
+
+
+async def test_disabling_a_user_closes_its_sockets_in_a_second_and_nobody_elses(deployment: Deployment) -> None:
+    eve, ann = Outside(deployment.url, await deployment.key("eve")), Outside(deployment.url, await deployment.key("ann"))
+    async with ann.connected(), eve.connected():
+        mine = await eve.send("go on", agent="steady")
+        theirs = await ann.send("go on", agent="steady")
+        await eve.until(lambda e: e["type"] == "text_delta")
+        done = await deployment.disable("eve")
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            async with asyncio.timeout(10):
+                while True:
+                    eve.apply(await eve.frame())
+        took_s = time.monotonic() - done
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4507
+        assert took_s < 1, f"closed after {took_s:.2f} s"
+        await ann.until(lambda e: e["type"] == "text_delta")
+        await ann.command("cancel", run=theirs["run"])
+    # The run of the disabled user ends as revoked: its code may act for nobody.
+    probe = deployment.probes / f"steady-{mine['run']}"
+    seen = probe.read_text(encoding="utf-8")
+    async with ann.connected():
+        other = await ann.send("hello", agent="golden")
+        await ann.until_end(other["run"])
+    assert probe.read_text(encoding="utf-8").startswith(seen)
+    with pytest.raises((AssertionError, websockets.WebSocketException)):
+        async with eve.connected():
+            pass
+
+
+@pytest.mark.timeout(60)
+async def test_sigterm_tells_clients_to_come_back_and_the_run_goes_on(own_deployment: Deployment) -> None:
+    server = own_deployment
+    ann = Outside(server.url, await server.key("ann"))
+    async with ann.connected():
+        sent = await ann.send("drain me", agent="journey")
+        await ann.until(lambda e: e["type"] == "text_delta")
+        codes = []
+        async with asyncio.TaskGroup() as tasks:
+            stopping = tasks.create_task(server.stop())
+            with pytest.raises(websockets.ConnectionClosed):
+                while True:
+                    frame = await ann.frame()
+                    ann.apply(frame)
+                    if frame["op"] == "bye":
+                        codes.append((frame["code"], frame["reconnect"]))
+    assert stopping.result() in (0, -15)  # -15: ended by the signal, which supervisors count as clean
+    assert codes == [(4001, True)]
+    await server.start()
+    async with ann.connected():
+        await ann.subscribe(sent["thread"])
+        if ann.events[sent["thread"]][-1]["type"] != "agent_completed":
+            await ann.until_end(sent["run"])
+    assert_one_run(ann.events[sent["thread"]], sent["run"])
