@@ -126,7 +126,7 @@ class Fenced(_Value, frozen=True):
     """The attempt does not own the run any more, or the run has ended. Nothing was written."""
 
 
-class Unstorable(_Value):
+class Unstorable(_Value, frozen=True):
     """The database cannot hold this batch, however often it is sent. Nothing of it was written; end the run."""
 
     reason: str  # for the server's log, not for people

@@ -135,6 +135,7 @@ _QUEUED: Final = text("status = 'queued'")
 _RUNNING: Final = text("status = 'running'")
 _ACTIVE: Final = text("status IN ('running', 'waiting')")
 Index("run_queued", run.c.user_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
+Index("run_queued_of_thread", run.c.thread_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 Index("run_running", run.c.user_key, run.c.key, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
 # At most one active run per thread is the database's promise, not the code's.
 Index("run_one_active", run.c.thread_key, unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)

@@ -58,3 +58,224 @@ ROLLBACK TO job
 
 -- name: release_job
 RELEASE job
+
+-- Within a job: batches of one append.
+-- name: savepoint_batch
+SAVEPOINT batch
+
+-- name: rollback_batch
+ROLLBACK TO batch
+
+-- name: release_batch
+RELEASE batch
+
+-- The log -------------------------------------------------------------------------------------------
+
+-- The birthplace of every seq: nothing else moves a thread's head.
+-- name: move_head
+UPDATE thread SET head = head + ?1, updated_at = ?2 WHERE key = ?3
+RETURNING head, id, (SELECT id FROM user WHERE key = user_key)
+
+-- name: add_segment
+INSERT INTO segment (thread_key, first_seq, last_seq, run_key, attempt, ordinal, flags, events)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+
+-- Decides an append: only the holder of the attempt, only once, only while the run is not over.
+-- name: take_ordinal
+UPDATE run SET ordinal = ordinal + ?1
+WHERE id = ?2 AND attempt = ?3 AND ordinal = ?4 AND status = 'running' AND owner = ?5
+RETURNING key, thread_key
+
+-- name: stored_batch
+SELECT s.first_seq, s.last_seq
+FROM run r JOIN segment s ON s.thread_key = r.thread_key AND s.run_key = r.key
+WHERE r.id = ?1 AND r.attempt = ?2 AND r.ordinal >= ?3 + ?4
+  AND s.first_seq >= coalesce(r.started_seq, r.seq)
+  AND s.attempt = ?2 AND s.ordinal = ?3 AND s.last_seq - s.first_seq + 1 = ?4
+
+-- name: pin
+INSERT INTO pinned (run_key, data) VALUES (?1, ?2) ON CONFLICT DO NOTHING
+
+-- name: add_blob
+INSERT INTO blob (user_key, run_key, ref, data) SELECT user_key, key, ?2, ?3 FROM run WHERE key = ?1
+ON CONFLICT DO NOTHING
+
+-- name: mark_started
+UPDATE run SET started_seq = ?2 WHERE key = ?1 AND started_seq IS NULL
+
+-- name: end_run
+UPDATE run SET status = ?2, terminal_seq = ?3, error = ?4, ended_at = ?5, owner = NULL, worker = NULL
+WHERE key = ?1 AND terminal_seq IS NULL
+
+-- name: thread_bounds
+SELECT key, head, floor FROM thread WHERE id = ?1 AND deleted_at IS NULL
+
+-- name: read_segments
+SELECT s.first_seq, s.last_seq, r.id, s.attempt, s.events
+FROM segment s JOIN run r ON r.key = s.run_key
+WHERE s.thread_key = ?1
+  AND s.first_seq >= coalesce((SELECT max(first_seq) FROM segment WHERE thread_key = ?1 AND first_seq <= ?2 + 1), 0)
+ORDER BY s.first_seq
+
+-- name: run_bounds
+SELECT key, thread_key, seq, coalesce(started_seq, terminal_seq, 9223372036854775807) FROM run WHERE id = ?1
+
+-- Its message first; between that and its start may lie events of the runs that it queued behind.
+-- name: read_run
+SELECT first_seq, attempt, events FROM segment WHERE thread_key = ?2 AND first_seq = ?3 AND run_key = ?1
+UNION ALL
+SELECT first_seq, attempt, events FROM segment
+WHERE thread_key = ?2 AND first_seq >= ?4 AND first_seq <> ?3 AND run_key = ?1
+ORDER BY first_seq
+
+-- name: moved_heads
+SELECT t.id, t.head FROM json_each(?1) k CROSS JOIN thread t ON t.id = k.key
+WHERE t.head > k.value AND t.deleted_at IS NULL
+
+-- name: blob_of_user
+SELECT b.data
+FROM blob b JOIN user u ON u.key = b.user_key JOIN run r ON r.key = b.run_key JOIN thread t ON t.key = r.thread_key
+WHERE u.id = ?1 AND b.ref = ?2 AND t.deleted_at IS NULL
+LIMIT 1
+
+-- name: blob_of_run
+SELECT b.data FROM blob b JOIN run r ON r.key = b.run_key WHERE r.id = ?1 AND b.ref = ?2
+
+-- People and threads --------------------------------------------------------------------------------
+
+-- name: user_key
+SELECT key FROM user WHERE id = ?1
+
+-- name: add_user
+INSERT INTO user (id, iss, sub, created_at) VALUES (?1, ?2, ?3, ?4) RETURNING key
+
+-- name: add_thread
+INSERT INTO thread (id, user_key, title, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4) RETURNING key
+
+-- name: thread_of_user
+SELECT t.key, t.head FROM thread t JOIN user u ON u.key = t.user_key
+WHERE t.id = ?1 AND u.id = ?2 AND t.deleted_at IS NULL
+
+-- name: thread_row
+SELECT t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at
+FROM thread t JOIN user u ON u.key = t.user_key
+WHERE t.id = ?1 AND u.id = ?2 AND t.deleted_at IS NULL
+
+-- name: list_threads
+SELECT t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at
+FROM user u JOIN thread t ON t.user_key = u.key
+WHERE u.id = ?1 AND t.deleted_at IS NULL
+  AND (?2 IS NULL OR t.key < (SELECT b.key FROM thread b WHERE b.id = ?2 AND b.user_key = u.key))
+ORDER BY t.key DESC LIMIT ?3
+
+-- name: rename_thread
+UPDATE thread SET title = ?2, updated_at = ?3 WHERE key = ?1
+
+-- name: delete_thread
+UPDATE thread SET title = NULL, deleted_at = ?2, updated_at = ?2 WHERE key = ?1
+
+-- name: reset_from
+SELECT coalesce(
+  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('queued', 'running', 'waiting')
+   ORDER BY r.key LIMIT 1),
+  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key ORDER BY r.key DESC LIMIT 1),
+  0)
+FROM thread t WHERE t.id = ?1 AND t.deleted_at IS NULL
+
+-- Runs ----------------------------------------------------------------------------------------------
+
+-- name: run_by_idempotency_key
+SELECT t.id, r.id, r.message, r.seq, r.after, r.fingerprint, t.deleted_at
+FROM user u JOIN run r ON r.user_key = u.key JOIN thread t ON t.key = r.thread_key
+WHERE u.id = ?1 AND r.idempotency_key = ?2
+
+-- name: add_run
+INSERT INTO run (id, thread_key, user_key, agent, message, after, status, idempotency_key, fingerprint, created_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?8, ?9) RETURNING key
+
+-- name: place_run
+UPDATE run SET seq = ?2 WHERE key = ?1
+
+-- name: unfinished_of_thread
+SELECT key, id, thread_key, status, attempt FROM run
+WHERE thread_key = ?1 AND status IN ('queued', 'running', 'waiting') ORDER BY key
+
+-- name: unfinished_of_user
+SELECT r.key, r.id, r.thread_key, r.status, r.attempt, t.id
+FROM user u JOIN run r ON r.user_key = u.key JOIN thread t ON t.key = r.thread_key
+WHERE u.id = ?1 AND r.status IN ('queued', 'running', 'waiting') ORDER BY r.key
+
+-- name: run_to_cancel
+SELECT r.key, r.id, r.thread_key, r.status, r.attempt, t.id
+FROM run r JOIN user u ON u.key = r.user_key JOIN thread t ON t.key = r.thread_key
+WHERE r.id = ?1 AND (?2 IS NULL OR (u.id = ?2 AND t.deleted_at IS NULL))
+
+-- The first request stands.
+-- name: flag_cancel
+UPDATE run SET cancel_by = ?2, cancel_reason = ?3 WHERE key = ?1 AND cancel_by IS NULL
+
+-- What was running under another owner (a dead one, or nobody after a hand-over).
+-- name: lost_runs
+SELECT key FROM run WHERE status = 'running' AND owner IS NOT ?1 ORDER BY key LIMIT ?2
+
+-- Users in turn: each one's first candidate before anybody's second, and among these who was served longest ago.
+-- `waiting` steps from user to user through the index, so that one user's thousand queued runs cost nobody else.
+-- name: queued_runs
+WITH RECURSIVE waiting (user_key) AS (
+  SELECT min(user_key) FROM run WHERE status = 'queued'
+  UNION ALL
+  SELECT (SELECT min(q.user_key) FROM run q WHERE q.status = 'queued' AND q.user_key > waiting.user_key)
+  FROM waiting WHERE waiting.user_key IS NOT NULL
+)
+SELECT key FROM (
+  SELECT r.key, u.turn,
+    row_number() OVER (PARTITION BY u.key ORDER BY r.key) AS place,
+    (SELECT count(*) FROM run a WHERE a.user_key = u.key AND a.status = 'running') AS active
+  FROM waiting w JOIN user u ON u.key = w.user_key JOIN run r ON r.key IN (
+    SELECT q.key FROM run q
+    WHERE q.user_key = u.key AND q.status = 'queued'
+      AND NOT EXISTS (SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
+      AND NOT EXISTS (SELECT 1 FROM run o WHERE o.thread_key = q.thread_key AND o.status = 'queued' AND o.key < q.key)
+    ORDER BY q.key LIMIT ?1)
+)
+WHERE place + active <= ?1
+ORDER BY place, turn, key LIMIT ?2
+
+-- name: claimed_run
+SELECT r.id, t.id, u.id, r.agent, r.message, r.attempt + 1, r.ordinal, r.created_at, p.data,
+  r.cancel_by, r.cancel_reason, r.handed_over
+FROM run r JOIN thread t ON t.key = r.thread_key JOIN user u ON u.key = r.user_key
+  LEFT JOIN pinned p ON p.run_key = r.key
+WHERE r.key = ?1
+
+-- name: claim_run
+UPDATE run SET status = 'running', attempt = attempt + 1, owner = ?2, worker = ?3, handed_over = NULL WHERE key = ?1
+
+-- name: next_turn
+UPDATE meta SET turn = turn + 1 WHERE key = 1 RETURNING turn
+
+-- name: serve_user
+UPDATE user SET turn = ?2 WHERE key = (SELECT user_key FROM run WHERE key = ?1)
+
+-- name: release_run
+UPDATE run SET owner = NULL, worker = NULL, handed_over = ?4
+WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND owner = ?3
+
+-- name: signals
+SELECT id, attempt, cancel_by, cancel_reason FROM run
+WHERE status = 'running' AND owner = ?1 AND worker = ?2 AND cancel_by IS NOT NULL ORDER BY key
+
+-- name: run_row
+SELECT r.id, t.id, u.id, r.agent, r.status, r.attempt, r.message, r.seq, r.started_seq, r.terminal_seq, r.error,
+  r.created_at, r.ended_at
+FROM run r JOIN thread t ON t.key = r.thread_key JOIN user u ON u.key = r.user_key
+WHERE r.id = ?1 AND u.id = ?2 AND t.deleted_at IS NULL
+
+-- name: list_runs
+SELECT r.id, t.id, u.id, r.agent, r.status, r.attempt, r.message, r.seq, r.started_seq, r.terminal_seq, r.error,
+  r.created_at, r.ended_at
+FROM user u JOIN run r ON r.user_key = u.key JOIN thread t ON t.key = r.thread_key
+WHERE u.id = ?1 AND t.deleted_at IS NULL
+  AND (?2 IS NULL OR t.id = ?2) AND (?3 IS NULL OR r.status = ?3) AND (?4 IS NULL OR r.agent = ?4)
+  AND (?5 IS NULL OR r.key < (SELECT b.key FROM run b WHERE b.id = ?5 AND b.user_key = u.key))
+ORDER BY r.key DESC LIMIT ?6

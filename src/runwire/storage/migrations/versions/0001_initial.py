@@ -109,6 +109,7 @@ def _create_runs() -> None:
     op.create_index("run_of_user", "run", ["user_key", "key"])
     for name, columns, is_unique, where in (
         ("run_queued", ["user_key", "key"], False, "status = 'queued'"),
+        ("run_queued_of_thread", ["thread_key", "key"], False, "status = 'queued'"),
         ("run_running", ["user_key", "key"], False, "status = 'running'"),
         ("run_one_active", ["thread_key"], True, "status IN ('running', 'waiting')"),
     ):

@@ -1,0 +1,42 @@
+"""What both adapters say alike about a batch before anything is stored."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from runwire.protocol.events import TERMINAL_TYPES, EventType, pack
+from runwire.storage.base import MAX_BATCH_EVENTS, Batch, Unstorable
+
+__all__ = ["FLAG_STARTED", "FLAG_TERMINAL", "Frozen", "freeze"]
+
+FLAG_STARTED: Final = 1  # of `segment.flags`: the run's `agent_started` is in it
+FLAG_TERMINAL: Final = 2  # the run's terminal event is in it
+
+_TERMINALS: Final = tuple(TERMINAL_TYPES)
+
+
+class Frozen(NamedTuple):
+    """A batch with its events packed: what can be done in the caller's thread before the writer's."""
+
+    batch: Batch
+    size: int
+    flags: int
+    packed: bytes
+
+
+def freeze(batch: Batch) -> Frozen | Unstorable:
+    """Pack a batch's events, or say why no database can hold it."""
+    types = [event.type for event in batch.events]
+    if not 1 <= len(types) <= MAX_BATCH_EVENTS:
+        return Unstorable(reason=f"a batch has 1..{MAX_BATCH_EVENTS} events, this one {len(types)}")
+    terminals = sum(map(types.count, _TERMINALS))
+    if terminals != (batch.end is not None) or (terminals and types[-1] not in TERMINAL_TYPES):
+        return Unstorable(reason="a terminal event is the last of its batch and comes with the run's end, once")
+    try:
+        packed = pack(batch.events)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        return Unstorable(reason=f"its events cannot be packed ({type(error).__name__})")
+    started = FLAG_STARTED if types[0] == EventType.AGENT_STARTED else 0
+    return Frozen(batch, len(types), started | (FLAG_TERMINAL if terminals else 0), packed)

@@ -1,0 +1,96 @@
+"""The bus within one process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from runwire.storage.base import BusMessage
+
+__all__ = ["MAX_UNHEARD", "LocalBus"]
+
+MAX_UNHEARD: Final = 4_096  # messages a listener may be behind; about eight commits of the largest size
+
+
+class LocalBus:
+    """Hand messages to listeners of this process, each in its own event loop.
+
+    Each listener has a queue of `MAX_UNHEARD` messages. What finds it full is dropped: the listener's own
+    check of the log finds the rest.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: tuple[_Listener, ...] = ()  # replaced, never changed: `publish` reads it without a lock
+        self._registry = threading.Lock()
+
+    def publish(self, message: BusMessage) -> None:
+        """Hand a message over without waiting. Any thread may call."""
+        for listener in self._listeners:
+            listener.put(message)
+
+    def listen(self, hear: Callable[[BusMessage], None]) -> Callable[[], None]:
+        """Call `hear` in the running event loop for every message from now on; returns the way to stop.
+
+        After stopping, `hear` is not called again, not even for what is queued.
+        """
+        listener = _Listener(hear, asyncio.get_running_loop())
+        with self._registry:
+            self._listeners = (*self._listeners, listener)
+
+        def stop() -> None:
+            listener.stop()
+            with self._registry:
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return stop
+
+    async def close(self) -> None:
+        """Stop; later publishes are dropped. Idempotent."""
+        with self._registry:
+            listeners, self._listeners = self._listeners, ()
+        for listener in listeners:
+            listener.stop()
+
+
+class _Listener:
+    """One `hear`, its loop, and what it has not heard yet."""
+
+    def __init__(self, hear: Callable[[BusMessage], None], loop: asyncio.AbstractEventLoop) -> None:
+        self._hear = hear
+        self._loop = loop
+        self._unheard: deque[BusMessage] = deque()
+        self._lock = threading.Lock()
+        self._is_awake = False  # a call of `_deliver` is scheduled: no second wake-up is needed
+        self._is_stopped = False
+
+    def put(self, message: BusMessage) -> None:
+        with self._lock:
+            if self._is_stopped or len(self._unheard) >= MAX_UNHEARD:
+                return
+            self._unheard.append(message)
+            if self._is_awake:
+                return
+            self._is_awake = True
+        self._wake()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._is_stopped = True
+            self._unheard.clear()
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self.stop()
+
+    def _deliver(self) -> None:
+        # Cleared before the queue is taken: a message that comes now wakes again.
+        with self._lock:
+            self._is_awake = False
+            unheard, self._unheard = self._unheard, deque()
+        while unheard and not self._is_stopped:
+            self._hear(unheard.popleft())

@@ -1,0 +1,260 @@
+"""Runs in SQLite: a message becomes one, a worker claims it, somebody may call it off."""
+
+from __future__ import annotations
+
+import builtins
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from runwire.errors import Conflict, NotFound
+from runwire.protocol.events import UserMessage, new_event, pack
+from runwire.protocol.ids import new_id
+from runwire.storage.base import (
+    Cancelled,
+    CancelledBy,
+    CancelRequest,
+    Claim,
+    Committed,
+    NewMessage,
+    RunRow,
+    RunStatus,
+    Sent,
+    Signal,
+)
+from runwire.storage.clock import now_ms
+from runwire.storage.sql import load
+from runwire.storage.sqlite.cancelling import Unfinished, call_off
+from runwire.storage.sqlite.database import SqliteDatabase
+from runwire.storage.sqlite.log import Stretch, extend
+from runwire.storage.sqlite.threads import add_thread, find_thread, user_key
+
+__all__ = ["SqliteRuns"]
+
+_SQL: Final = load("sqlite.sql")
+_INTERRUPTED: Final = CancelRequest(by="policy", reason="interrupt")
+
+
+class SqliteRuns:
+    """Runs and who owns them, in one SQLite file; the owner is an incarnation, no clock decides anything."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    async def send(self, message: NewMessage) -> Sent:
+        """Store a message and its run in one write; see `Runs.send`."""
+        draft = _Draft(message)
+        log = self._database.log
+        return await self._database.write(lambda connection: _send(connection, log, draft))
+
+    async def claim(self, worker: str, *, agents: Sequence[str], limit: int, user_limit: int) -> builtins.list[Claim]:
+        """Take runs, lost ones first; see `Runs.claim`. Which agents a worker has decides nothing here."""
+        owner = self._database.incarnation
+
+        def work(connection: sqlite3.Connection) -> builtins.list[Claim]:
+            lost = connection.execute(_SQL["lost_runs"], (owner, limit)).fetchall()
+            claims = [_claim(connection, key, owner=owner, worker=worker) for (key,) in lost]
+            # After the lost ones were taken: they count against their users' limits.
+            for (key,) in connection.execute(_SQL["queued_runs"], (user_limit, limit - len(lost))).fetchall():
+                ((turn,),) = connection.execute(_SQL["next_turn"]).fetchall()
+                connection.execute(_SQL["serve_user"], (key, turn))
+                claims.append(_claim(connection, key, owner=owner, worker=worker))
+            return claims
+
+        return await self._database.write(work)
+
+    async def release(self, run: str, attempt: int, *, reason: Literal["drained", "deploy", "worker_lost"]) -> None:
+        """Give a run back at once; see `Runs.release`."""
+        values = (run, attempt, self._database.incarnation, reason)
+        await self._database.write(lambda connection: connection.execute(_SQL["release_run"], values).rowcount)
+
+    async def signals(self, worker: str) -> builtins.list[Signal]:
+        """Report this worker's runs that were cancelled; nobody else can take a run while this process lives."""
+        values = (self._database.incarnation, worker)
+        rows = await self._database.read(lambda connection: connection.execute(_SQL["signals"], values).fetchall())
+        return [
+            Signal(run=run, attempt=attempt, cancel=CancelRequest(by=by, reason=reason))
+            for run, attempt, by, reason in rows
+        ]
+
+    async def cancel(self, user: str | None, run: str, request: CancelRequest) -> Cancelled:
+        """Ask a run to end; see `Runs.cancel`."""
+        log = self._database.log
+
+        def work(connection: sqlite3.Connection) -> Cancelled:
+            row = connection.execute(_SQL["run_to_cancel"], (run, user)).fetchone()
+            if row is None:
+                raise _no_run()
+            return _cancel(connection, log, row, request)
+
+        return await self._database.write(work)
+
+    async def cancel_user(self, user: str, request: CancelRequest) -> builtins.list[Cancelled]:
+        """Cancel all unfinished runs of a user."""
+        log = self._database.log
+
+        def work(connection: sqlite3.Connection) -> builtins.list[Cancelled]:
+            rows = connection.execute(_SQL["unfinished_of_user"], (user,)).fetchall()
+            return [_cancel(connection, log, row, request) for row in rows]
+
+        return await self._database.write(work)
+
+    async def get(self, user: str, run: str) -> RunRow:
+        """Return a run of this user. Raises NotFound."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_SQL["run_row"], (run, user)).fetchone()
+        )
+        if row is None:
+            raise _no_run()
+        return _run_row(row)
+
+    async def list(
+        self,
+        user: str,
+        *,
+        thread: str | None = None,
+        status: RunStatus | None = None,
+        agent: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> builtins.list[RunRow]:
+        """List a user's runs, newest first."""
+        values = (user, thread, status, agent, before, limit)
+        rows = await self._database.read(lambda connection: connection.execute(_SQL["list_runs"], values).fetchall())
+        return [_run_row(row) for row in rows]
+
+
+class _Draft:
+    """A message with its new ids and its packed event: the same however often its write is executed."""
+
+    def __init__(self, message: NewMessage) -> None:
+        self.message = message
+        self.new_thread = new_id("th")
+        self.run = new_id("run")
+        self.id = new_id("msg")
+        self.now = now_ms()
+        data = UserMessage(message=self.id, content=message.content, metadata=message.metadata)
+        self.packed = pack([new_event(data, ts=self.now)])
+
+
+def _send(connection: sqlite3.Connection, log: str, draft: _Draft) -> Sent:
+    message = draft.message
+    earlier = _sent_earlier(connection, log, message)
+    if earlier is not None:
+        return earlier
+    owner_key = user_key(connection, message.user, now=draft.now)
+    if message.thread is None:
+        thread, after = draft.new_thread, 0
+        thread_key = add_thread(connection, owner_key, thread=thread, title=None, now=draft.now)
+    else:
+        thread = message.thread
+        thread_key, after = find_thread(connection, message.user, thread)
+    committed, stop = _make_way(connection, log, thread_key, message)
+    values = (draft.run, thread_key, owner_key, message.agent, draft.id, after)
+    ((run_key,),) = connection.execute(
+        _SQL["add_run"], (*values, message.key, message.fingerprint, draft.now)
+    ).fetchall()
+    (said,) = extend(connection, log, [Stretch(thread_key, run_key, draft.run, 0, None, 1, 0, draft.packed)])
+    connection.execute(_SQL["place_run"], (run_key, said.first_seq))
+    return Sent(
+        log=log,
+        thread=thread,
+        run=draft.run,
+        message=draft.id,
+        seq=said.first_seq,
+        after=after,
+        is_new=True,
+        committed=(*committed, said),
+        stop=tuple(stop),
+    )
+
+
+def _sent_earlier(connection: sqlite3.Connection, log: str, message: NewMessage) -> Sent | None:
+    """Return what this user's key stored before, if it did. Raises Conflict, NotFound."""
+    if message.key is None:
+        return None
+    found = connection.execute(_SQL["run_by_idempotency_key"], (message.user, message.key)).fetchone()
+    if found is None:
+        return None
+    thread, run, id_, seq, after, fingerprint, deleted_at = found
+    if fingerprint != message.fingerprint:
+        raise Conflict("This key was used with another message; take a new one.", field="key")
+    if deleted_at is not None:
+        raise NotFound("There is no such thread.", field="thread")
+    return Sent(log=log, thread=thread, run=run, message=id_, seq=seq, after=after, is_new=False, committed=())
+
+
+def _make_way(
+    connection: sqlite3.Connection, log: str, thread_key: int, message: NewMessage
+) -> tuple[builtins.list[Committed], builtins.list[str]]:
+    """Apply `on_active`; return what was committed for it and the runs whose holders must stop."""
+    if message.on_active == "enqueue":
+        return [], []
+    runs = [Unfinished(*row) for row in connection.execute(_SQL["unfinished_of_thread"], (thread_key,))]
+    if message.on_active == "interrupt":
+        committed = call_off(connection, log, runs, _INTERRUPTED)
+        return committed, [run.run for run in runs if run.status == "running"]
+    if runs:
+        raise Conflict("A run of this thread has not ended; wait for it, or interrupt it.", code="run_active")
+    return [], []
+
+
+def _claim(connection: sqlite3.Connection, key: int, *, owner: int, worker: str) -> Claim:
+    ((run, thread, user, agent, message, attempt, ordinal, created_at, pinned, by, reason, handed_over),) = (
+        connection.execute(_SQL["claimed_run"], (key,)).fetchall()
+    )
+    connection.execute(_SQL["claim_run"], (key, owner, worker))
+    return Claim(
+        run=run,
+        thread=thread,
+        user=user,
+        agent=agent,
+        message=message,
+        attempt=attempt,
+        ordinal=ordinal,
+        created_at=created_at,
+        pinned=pinned,
+        cancel=_request(by, reason),
+        handed_over=handed_over,
+    )
+
+
+def _request(by: CancelledBy | None, reason: str | None) -> CancelRequest | None:
+    return None if by is None else CancelRequest(by=by, reason=reason)
+
+
+def _cancel(connection: sqlite3.Connection, log: str, row: tuple[Any, ...], request: CancelRequest) -> Cancelled:
+    *values, thread = row
+    run = Unfinished(*values)
+    committed: builtins.list[Committed] = []
+    status = run.status
+    if status in ("queued", "running", "waiting"):
+        committed = call_off(connection, log, [run], request)
+    if committed:
+        status = "cancelled"
+    return Cancelled(run=run.run, thread=thread, status=status, committed=tuple(committed))
+
+
+def _run_row(row: tuple[Any, ...]) -> RunRow:
+    run, thread, user, agent, status, attempt, message, seq, started, terminal, error, created_at, ended_at = row
+    return RunRow(
+        run=run,
+        thread=thread,
+        user=user,
+        agent=agent,
+        status=status,
+        attempt=attempt,
+        message=message,
+        seq=seq,
+        started_seq=started,
+        terminal_seq=terminal,
+        error=None if error is None else msgspec.json.decode(error),
+        created_at=created_at,
+        ended_at=ended_at,
+    )
+
+
+def _no_run() -> NotFound:
+    return NotFound("There is no such run.", field="run")

@@ -1,0 +1,53 @@
+"""All ports of one SQLite file."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from runwire.storage.base import AuthStore
+from runwire.storage.sql import load
+from runwire.storage.sqlite.database import SqliteDatabase
+from runwire.storage.sqlite.log import SqliteEventLog
+from runwire.storage.sqlite.runs import SqliteRuns
+from runwire.storage.sqlite.threads import SqliteThreads
+
+__all__ = ["SqliteStorage"]
+
+_SQL: Final = load("sqlite.sql")
+
+
+class SqliteStorage:
+    """One data file, open; the embedded truth."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self.database: Final = database
+        self.events: Final = SqliteEventLog(database)
+        self.runs: Final = SqliteRuns(database)
+        self.threads: Final = SqliteThreads(database)
+
+    @classmethod
+    async def open(cls, path: Path) -> SqliteStorage:
+        """Open a data file; see `SqliteDatabase.open`."""
+        return cls(await SqliteDatabase.open(path))
+
+    @property
+    def log(self) -> str:
+        """Identity of the database's history."""
+        return self.database.log
+
+    @cached_property
+    def auth(self) -> AuthStore:
+        """Tables of the auth service and their log of changes."""
+        from runwire.storage.sqlite.auth import SqliteAuthStore
+
+        return SqliteAuthStore(self.database)
+
+    async def ping(self) -> None:
+        """Prove that the writer answers. Raises Unavailable."""
+        await self.database.write(lambda connection: connection.execute(_SQL["ping"]).fetchone())
+
+    async def close(self) -> None:
+        """Finish queued writes, then close. Idempotent."""
+        await self.database.close()
