@@ -131,20 +131,20 @@ class Replay:
         if not self._journal.has_started:
             return [Emit(started)]
         cut_off = [each for each in self._journal.open_tries if not self._journal.scope(each.scope).steps]
-        return [Emit(AgentRetrying(attempt=self._attempt, reason=reason)), *self._close_tries(cut_off)]
+        return [Emit(AgentRetrying(attempt=self._attempt, reason=reason)), *self._close_tries(cut_off, final=False)]
 
     def end_scope(self, scope: str) -> list[Emit]:
         """End a scope that returned or raised: what the log has beyond what it said is taken back.
 
-        Steps that an earlier attempt began in it and this one did not stand as they are; tries of them that
-        are still open were cut off and are closed here, since nothing will re-enter them.
+        Steps that an earlier attempt began in it and this one did not stand as they are. A try of them that is
+        still open waited to be re-entered; it is closed for good, because another try would repeat its steps.
         """
         voice = self._voice(scope)
         emits = self._close(voice)
         if voice.logged:
             emits += self._take_back(voice)
         left = [each for each in self._journal.open_tries if self._journal.is_inside(each.scope, scope)]
-        return emits + self._close_tries(reversed(left))
+        return emits + self._close_tries(reversed(left), final=True)
 
     def close_all(self, *, code: str, message: str) -> list[Emit]:
         """Close what is open, innermost first, before a terminal event: the run was unwound.
@@ -371,13 +371,13 @@ class Replay:
         sayings.clear()
         return [Emit(each, cut.scope) for each in superseded(taken, "try_closed")]
 
-    def _close_tries(self, cut_off: Iterable[Try]) -> list[Emit]:
+    def _close_tries(self, cut_off: Iterable[Try], *, final: bool) -> list[Emit]:
         error = EventError(code=RunFailure.WORKER_LOST, message="The worker was lost while the tool was running.")
         emits: list[Emit] = []
         for each in cut_off:
             # Taken back first: after a crash in between, the try is still open and only its end is missing.
             emits += self._take_back_all(each)
-            emits.append(Emit(each.complete(ok=False, final=False, error=error), each.parent))
+            emits.append(Emit(each.complete(ok=False, final=final, error=error), each.parent))
         return emits
 
     def _cut_streams(self, scope: str) -> list[Emit]:
