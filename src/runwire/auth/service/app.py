@@ -1,0 +1,186 @@
+"""The auth service: an ASGI app of its own, mounted in-process or run as a process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request, Response
+
+from runwire.auth import clock, tokens
+from runwire.auth.service.grants import Granted, Grants
+from runwire.auth.service.keyring import Keyring
+from runwire.auth.service.passwords import Passwords
+from runwire.auth.service.problems import add_problems, problem
+from runwire.auth.service.requests import bearer, form_of, read_sign_in
+from runwire.auth.service.settings import AuthSettings
+from runwire.auth.service.standing import Standing
+from runwire.errors import ProtocolError, RunwireError, Unauthenticated
+from runwire.protocol.codes import ErrorCode
+from runwire.storage.base import AuthStore
+
+__all__ = ["make_auth_app"]
+
+_JWKS_MAX_AGE_S: Final = 300
+
+
+def make_auth_app(
+    store: AuthStore,
+    settings: AuthSettings,
+    *,
+    changed: Callable[[], None] = lambda: None,
+    wall_s: Callable[[], float] = clock.wall_s,
+    monotonic_s: Callable[[], float] = clock.monotonic_s,
+) -> FastAPI:
+    """Make the auth service.
+
+    Args:
+        store: the auth tables.
+        settings: issuer, lifetimes, limits, service secrets.
+        changed: called after each committed change, to wake views: `bus.publish(Wake(topic="auth"))`.
+        wall_s: clock of tokens.
+        monotonic_s: clock of limits.
+    """
+    keyring, passwords = Keyring(store), Passwords(settings)
+    grants = Grants(
+        store,
+        settings,
+        keyring=keyring,
+        passwords=passwords,
+        wall_s=wall_s,
+        monotonic_s=monotonic_s,
+        changed=changed,
+    )
+    standing = Standing(store, settings, keyring=keyring, wall_s=wall_s, changed=changed)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        passwords.close()
+
+    app = FastAPI(title="Runwire auth", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    add_problems(app)
+    app.include_router(_sessions(grants, standing))
+    app.include_router(_oauth(grants, standing))
+    app.include_router(_well_known(keyring, settings))
+    return app
+
+
+def _sessions(grants: Grants, standing: Standing) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/auth/sessions", status_code=201, response_class=Response)
+    async def sign_in(request: Request) -> Response:
+        """Sign in with `{user, password}` or `{link}`."""
+        wanted = await read_sign_in(request)
+        address = request.client.host if request.client else ""
+        if wanted.link is not None:
+            return _tokens(await grants.by_link(wanted.link, address=address), status=201)
+        granted = await grants.by_password(wanted.user or "", wanted.password or "", address=address)
+        return _tokens(granted, status=201)
+
+    @router.delete("/auth/sessions/current", status_code=204, response_class=Response)
+    async def sign_out(request: Request) -> Response:
+        """End the session of the presented access token."""
+        await standing.sign_out(bearer(request))
+        return Response(status_code=204)
+
+    return router
+
+
+def _oauth(grants: Grants, standing: Standing) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/auth/token", response_class=Response)
+    async def token(request: Request) -> Response:
+        """Refresh: `grant_type=refresh_token&refresh_token=…` (RFC 6749 §6)."""
+        try:
+            return await _token(grants, await form_of(request))
+        except ProtocolError as error:
+            return problem(error, error="invalid_request")
+
+    @router.post("/auth/revoke", response_class=Response)
+    async def revoke(request: Request) -> Response:
+        """End what a token stands for: `token=…` (RFC 7009)."""
+        await standing.revoke(_required(await form_of(request), "token"))
+        return Response(status_code=200)
+
+    @router.post("/auth/introspect", response_class=Response)
+    async def introspect(request: Request) -> Response:
+        """Describe a token to a backend that knows the service secret: `token=…` (RFC 7662)."""
+        standing.check_service(bearer(request))
+        return _json(await standing.introspect(_required(await form_of(request), "token")))
+
+    return router
+
+
+async def _token(grants: Grants, parameters: dict[str, str]) -> Response:
+    grant_type = _required(parameters, "grant_type")
+    if grant_type == "client_credentials":
+        later = RunwireError("Service accounts are not built yet.", code=ErrorCode.UNSUPPORTED, field="grant_type")
+        return problem(later, error="unsupported_grant_type")
+    if grant_type != "refresh_token":
+        unknown = ProtocolError("The grant types are refresh_token and client_credentials.", field="grant_type")
+        return problem(unknown, error="unsupported_grant_type")
+    try:
+        return _tokens(await grants.refresh(_required(parameters, "refresh_token")), status=200)
+    except Unauthenticated as error:
+        # RFC 6749 §5.2: 400 for a grant that is not valid; 401 is for clients that fail to authenticate.
+        return problem(error, status=400, error="invalid_grant")
+
+
+def _well_known(keyring: Keyring, settings: AuthSettings) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/.well-known/jwks.json", response_class=Response)
+    async def jwks() -> Response:
+        """Show the public keys of access tokens (RFC 7517)."""
+        keys = [tokens.public_jwk(kid, key) for kid, key in (await keyring.keys()).items()]
+        return _json({"keys": keys}, cache=f"public, max-age={_JWKS_MAX_AGE_S}")
+
+    @router.get("/.well-known/oauth-authorization-server", response_class=Response)
+    async def metadata() -> Response:
+        """Say what this service offers (RFC 8414)."""
+        base = settings.issuer.rstrip("/")
+        return _json(
+            {
+                "issuer": settings.issuer,
+                "token_endpoint": f"{base}/auth/token",
+                "revocation_endpoint": f"{base}/auth/revoke",
+                "introspection_endpoint": f"{base}/auth/introspect",
+                "jwks_uri": f"{base}/.well-known/jwks.json",
+                "grant_types_supported": ["refresh_token"],
+                "response_types_supported": [],
+                "token_endpoint_auth_methods_supported": ["none"],
+                "revocation_endpoint_auth_methods_supported": ["none"],
+            }
+        )
+
+    return router
+
+
+def _required(parameters: dict[str, str], name: str) -> str:
+    value = parameters.get(name, "")
+    if not value:
+        raise ProtocolError(f"The parameter {name} is missing.", field=name)
+    return value
+
+
+def _tokens(granted: Granted, *, status: int) -> Response:
+    return _json(
+        {
+            "access_token": granted.access_token,
+            "token_type": "Bearer",
+            "expires_in": granted.expires_in,
+            "refresh_token": granted.refresh_token,
+            "user": granted.user,
+        },
+        status=status,
+    )
+
+
+def _json(content: dict[str, Any], *, status: int = 200, cache: str = "no-store") -> Response:
+    body = msgspec.json.encode(content)
+    return Response(body, status, media_type="application/json", headers={"cache-control": cache})

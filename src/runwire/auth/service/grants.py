@@ -1,0 +1,203 @@
+"""What the service gives for a credential: sign-in by password or link, refresh."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from runwire.auth import tokens
+from runwire.auth.service.keyring import Keyring
+from runwire.auth.service.passwords import Passwords
+from runwire.auth.service.settings import AuthSettings
+from runwire.auth.service.users import normal_name
+from runwire.auth.sessions import Turn, turn
+from runwire.errors import Conflict, ProtocolError, Unauthenticated, Unavailable
+from runwire.protocol.codes import ErrorCode
+from runwire.protocol.ids import new_id
+from runwire.resilience.limits import Buckets
+from runwire.storage.base import AuthStore, SessionRow, UserRow
+
+__all__ = ["CLIENT_ID", "Granted", "Grants"]
+
+CLIENT_ID: Final = "runwire"  # our own pages and command line; other clients come with external issuers
+
+_SCOPE: Final = "runwire"
+_REFRESH_TRIES: Final = 5  # a loser of the compare-and-set decides anew; twice in a row needs two other refreshes
+
+_log = structlog.get_logger("runwire.auth")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """A pair of tokens."""
+
+    user: str
+    session: str
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_in: int  # of the access token, seconds
+
+
+class Grants:
+    """Give tokens for credentials.
+
+    Args:
+        store: the auth tables.
+        settings: lifetimes and limits.
+        keyring: signs.
+        passwords: checks.
+        wall_s: clock of `iat` and `exp`.
+        monotonic_s: clock of the limits.
+        changed: called after each change that views must learn.
+    """
+
+    def __init__(
+        self,
+        store: AuthStore,
+        settings: AuthSettings,
+        *,
+        keyring: Keyring,
+        passwords: Passwords,
+        wall_s: Callable[[], float],
+        monotonic_s: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._keyring = keyring
+        self._passwords = passwords
+        self._wall_s = wall_s
+        self._monotonic_s = monotonic_s
+        self._changed = changed
+        self._accounts = Buckets(burst=settings.account_burst, refill_s=settings.account_refill_s)
+        self._addresses = Buckets(burst=settings.address_burst, refill_s=settings.address_refill_s)
+
+    async def by_password(self, name: str, password: str, *, address: str) -> Granted:
+        """Sign in; an unknown user and a wrong password are the same answer in the same time.
+
+        Raises:
+            Unauthenticated: wrong, whatever is wrong.
+            Unavailable: `rate_limited`: too many failures; `unavailable`: too many sign-ins at once.
+        """
+        # Only failures stay counted: a live session refreshes and signs in past any attack on its account.
+        self._take(name, address)
+        try:
+            holder = await self._holder(name, password)
+        except Unavailable:
+            self._give_back(name, address)
+            raise
+        if holder is None:
+            raise Unauthenticated("Name or password is wrong.")
+        granted = await self._sign_in(holder)
+        self._give_back(name, address)
+        return granted
+
+    async def by_link(self, link: str, *, address: str) -> Granted:
+        """Sign in by a link's secret; it is used up by this, also when the rest fails.
+
+        Raises:
+            Unauthenticated: unknown, used, or over its time.
+            Unavailable: `rate_limited`.
+        """
+        self._take("", address)
+        user = await self._store.consume_link(tokens.secret_hash(link))
+        holder = None if user is None else await self._store.user_by_id(user)
+        if holder is None:
+            raise Unauthenticated("This sign-in link was used already or is too old; ask for a new one.")
+        granted = await self._sign_in(holder)
+        self._give_back("", address)
+        return granted
+
+    async def refresh(self, text: str) -> Granted:
+        """Give the next pair of tokens for a refresh token (rotation, RFC 9700 §4.14).
+
+        Raises:
+            Unauthenticated: not genuine, over, revoked; or used before, and then the session ends.
+        """
+        token = tokens.read_refresh_token(text)
+        for _ in range(_REFRESH_TRIES):
+            row = await self._store.session(token.session)
+            if row is None or not token.is_genuine(row.refresh_key):
+                break
+            settings = self._settings
+            todo = turn(row, token.counter, idle_ttl_s=settings.refresh_ttl_s, window_s=settings.refresh_window_s)
+            if todo is Turn.ROTATE and await self._store.rotate_session(row.session, counter=row.counter):
+                return await self._granted(row, row.counter + 1)
+            if todo is Turn.REPEAT:
+                return await self._granted(row, row.counter)
+            if todo is Turn.REUSED:
+                await self._kill(row)
+            if todo is not Turn.ROTATE:
+                break
+        raise Unauthenticated("This refresh token is not valid any more; sign in again.")
+
+    async def _holder(self, name: str, password: str) -> UserRow | None:
+        try:
+            holder = await self._store.user_by_name(normal_name(name))
+        except ProtocolError:
+            holder = None
+        stored = None if holder is None else await self._store.password_hash(holder.user)
+        is_right = await self._passwords.verify(stored, password)
+        return holder if is_right and holder is not None and holder.status == "active" else None
+
+    async def _sign_in(self, holder: UserRow) -> Granted:
+        try:
+            row = await self._store.create_session(
+                holder.user,
+                session=new_id("ses"),
+                epoch=holder.epoch,
+                client=CLIENT_ID,
+                refresh_key=secrets.token_bytes(32),
+                ttl_s=self._settings.session_ttl_s,
+            )
+        except Conflict as error:
+            raise Unauthenticated(error.message) from None
+        _log.info("session_created", user=holder.user, session=row.session)
+        self._changed()
+        return await self._granted(row, row.counter)
+
+    async def _kill(self, row: SessionRow) -> None:
+        if await self._store.revoke_session(row.session, reason="refresh_reused"):
+            _log.warning("refresh_token_reused", user=row.holder.user, session=row.session)
+            self._changed()
+
+    async def _granted(self, row: SessionRow, counter: int) -> Granted:
+        kid, key = await self._keyring.newest()
+        now_s = int(self._wall_s())
+        claims = tokens.AccessToken(
+            iss=self._settings.issuer,
+            sub=row.holder.user,
+            aud=self._settings.audience,
+            exp=now_s + self._settings.access_ttl_s,
+            iat=now_s,
+            jti=new_id("jti"),
+            sid=row.session,
+            client_id=row.client,
+            scope=_SCOPE,
+            epo=row.epoch,
+        )
+        return Granted(
+            user=row.holder.user,
+            session=row.session,
+            access_token=tokens.mint(claims, kid=kid, key=key),
+            refresh_token=tokens.mint_refresh_token(row.session, counter, refresh_key=row.refresh_key),
+            expires_in=self._settings.access_ttl_s,
+        )
+
+    def _take(self, account: str, address: str) -> None:
+        now_s = self._monotonic_s()
+        wait_s = self._addresses.take(address, now_s=now_s)
+        if wait_s == 0 and account and (wait_s := self._accounts.take(account, now_s=now_s)) > 0:
+            self._addresses.give_back(address)
+        if wait_s > 0:
+            raise Unavailable(
+                "Too many failed sign-ins; wait before the next one.", code=ErrorCode.RATE_LIMITED, retry_after_s=wait_s
+            )
+
+    def _give_back(self, account: str, address: str) -> None:
+        self._accounts.give_back(account)
+        self._addresses.give_back(address)

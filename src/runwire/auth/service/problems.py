@@ -1,0 +1,88 @@
+"""Errors of the auth service as `application/problem+json` (RFC 9457), and the bounded request body."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+import structlog
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from runwire.errors import ProtocolError, RunwireError
+from runwire.protocol.codes import ErrorCode
+from runwire.protocol.ids import new_id
+
+__all__ = ["MAX_BODY_BYTES", "add_problems", "body_of", "problem"]
+
+MAX_BODY_BYTES: Final = 16_384
+
+_log = structlog.get_logger("runwire.auth")
+_CODE_OF_STATUS: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.BAD_REQUEST}
+
+
+async def body_of(request: Request) -> bytes:
+    """Read a request's body, at most 16 KiB. Raises ProtocolError `too_large`."""
+    parts: list[bytes] = []
+    size_bytes = 0
+    async for part in request.stream():
+        size_bytes += len(part)
+        if size_bytes > MAX_BODY_BYTES:
+            raise ProtocolError(f"The body is over {MAX_BODY_BYTES} bytes.", code=ErrorCode.TOO_LARGE)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def problem(fault: RunwireError, *, status: int | None = None, **members: Any) -> Response:
+    """Answer with an error; `members` are added to the problem, e.g. OAuth's `error`."""
+    code = ErrorCode(fault.code) if fault.code in set(ErrorCode) else _nearest(fault)
+    shown = {
+        "type": "about:blank",
+        "title": code.value.replace("_", " "),
+        "status": status or code.http_status,
+        "detail": fault.message,
+        "code": code.value,
+        "field": fault.field,
+        "retry_after_s": fault.retry_after_s,
+        **members,
+    }
+    headers = {"cache-control": "no-store"}
+    if fault.retry_after_s is not None:
+        headers["retry-after"] = str(math.ceil(fault.retry_after_s))
+    if shown["status"] == 401:
+        headers["www-authenticate"] = "Bearer"  # RFC 9110 §11.6.1
+    return Response(msgspec.json.encode(shown), shown["status"], media_type="application/problem+json", headers=headers)
+
+
+def _nearest(error: RunwireError) -> ErrorCode:
+    """Return the wire code for a code that is for the inside only, such as `revoked`."""
+    own = type(error).code
+    return ErrorCode(own) if own in set(ErrorCode) else ErrorCode.INTERNAL
+
+
+def add_problems(app: FastAPI) -> None:
+    """Make every error of an app a problem; nothing of an unexpected one is shown but its id."""
+    app.add_exception_handler(RunwireError, _ours)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _ours(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RunwireError)
+    return problem(error)
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODE_OF_STATUS.get(error.status_code, ErrorCode.BAD_REQUEST)
+    answer = problem(ProtocolError(str(error.detail), code=code), status=error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    error_id = new_id("err")
+    # The type only: the text of a foreign exception may quote what a person sent.
+    _log.error("auth_request_failed", error_id=error_id, error=type(error).__name__)
+    return problem(RunwireError("The auth service failed; try again."), error_id=error_id)
