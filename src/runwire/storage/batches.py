@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from runwire.protocol.events import TERMINAL_TYPES, EventType, pack
 from runwire.storage.base import MAX_BATCH_EVENTS, Batch, Unstorable
 
-__all__ = ["FLAG_STARTED", "FLAG_TERMINAL", "Frozen", "freeze"]
+__all__ = ["FLAG_STARTED", "FLAG_TERMINAL", "Frozen", "distinct", "freeze"]
 
 FLAG_STARTED: Final = 1  # of `segment.flags`: the run's `agent_started` is in it
 FLAG_TERMINAL: Final = 2  # the run's terminal event is in it
@@ -24,6 +25,17 @@ class Frozen(NamedTuple):
     size: int
     flags: int
     packed: bytes
+
+
+def distinct(batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Return the batches of one append, if there is at most one per run.
+
+    Raises:
+        ValueError: the caller's fault: of two batches of a run the second would depend on the first's outcome.
+    """
+    if len({batch.run for batch in batches}) != len(batches):
+        raise ValueError("an append takes at most one batch per run")
+    return batches
 
 
 def freeze(batch: Batch) -> Frozen | Unstorable:

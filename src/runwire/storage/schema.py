@@ -120,9 +120,7 @@ run: Final = Table(
     _whole("created_at"),
     _whole("ended_at", null=True),
     UniqueConstraint("id"),
-    CheckConstraint(
-        "status IN ('queued', 'running', 'waiting', 'completed', 'failed', 'cancelled')", name="status"
-    ),
+    CheckConstraint("status IN ('queued', 'running', 'waiting', 'completed', 'failed', 'cancelled')", name="status"),
     CheckConstraint(
         "(terminal_seq IS NULL) = (status IN ('queued', 'running', 'waiting'))", name="ends_with_its_event"
     ),

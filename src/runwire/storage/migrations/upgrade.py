@@ -26,9 +26,7 @@ def upgrade(path: Path) -> None:
     """
     # Autocommit plus an explicit BEGIN: the driver's own transactions would leave DDL outside, and a process
     # killed here would leave half a schema.
-    engine = create_engine(
-        "sqlite://", creator=lambda: sqlite3.connect(path, isolation_level=None), poolclass=NullPool
-    )
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path, isolation_level=None), poolclass=NullPool)
     event.listen(engine, "begin", _begin)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))

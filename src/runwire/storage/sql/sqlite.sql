@@ -71,20 +71,27 @@ RELEASE batch
 
 -- The log -------------------------------------------------------------------------------------------
 
--- The birthplace of every seq: nothing else moves a thread's head.
+-- The birthplace of every seq: nothing else moves a thread's head. ?1 is {thread key: how many events}.
 -- name: move_head
-UPDATE thread SET head = head + ?1, updated_at = ?2 WHERE key = ?3
-RETURNING head, id, (SELECT id FROM user WHERE key = user_key)
+UPDATE thread SET head = head + moved.value, updated_at = ?2
+FROM json_each(?1) moved
+WHERE thread.key = CAST(moved.key AS INTEGER)
+RETURNING key, head, id, (SELECT id FROM user WHERE key = user_key)
 
 -- name: add_segment
 INSERT INTO segment (thread_key, first_seq, last_seq, run_key, attempt, ordinal, flags, events)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 
 -- Decides an append: only the holder of the attempt, only once, only while the run is not over.
--- name: take_ordinal
-UPDATE run SET ordinal = ordinal + ?1
-WHERE id = ?2 AND attempt = ?3 AND ordinal = ?4 AND status = 'running' AND owner = ?5
-RETURNING key, thread_key
+-- ?1 is [[run, attempt, expected ordinal, how many events], ...]. The plus keeps the planner off the index of running
+-- runs, so that each run is found by its id.
+-- name: take_ordinals
+UPDATE run SET ordinal = ordinal + batch.size
+FROM (SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 2 AS expected, value ->> 3 AS size
+  FROM json_each(?1)) batch
+WHERE run.id = batch.id AND run.attempt = batch.attempt AND run.ordinal = batch.expected
+  AND +run.status = 'running' AND run.owner = ?2
+RETURNING id, key, thread_key
 
 -- name: stored_batch
 SELECT s.first_seq, s.last_seq

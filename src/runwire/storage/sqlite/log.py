@@ -14,7 +14,7 @@ import msgspec
 from runwire.errors import NotFound
 from runwire.protocol.events import StoredEvent, unpack
 from runwire.storage.base import AlreadyStored, Batch, Committed, Fenced, Outcome, Page, Stored, Unstorable
-from runwire.storage.batches import FLAG_STARTED, Frozen, freeze
+from runwire.storage.batches import FLAG_STARTED, Frozen, distinct, freeze
 from runwire.storage.clock import now_ms
 from runwire.storage.sql import load
 from runwire.storage.sqlite.database import SqliteDatabase
@@ -51,7 +51,7 @@ class SqliteEventLog:
         """Append events of runs to their threads; see `EventLog.append`."""
         outcomes: dict[int, Outcome] = {}
         frozen: dict[int, Frozen] = {}
-        for place, batch in enumerate(batches):
+        for place, batch in enumerate(distinct(batches)):
             packed = freeze(batch)
             if isinstance(packed, Unstorable):
                 outcomes[place] = packed
@@ -105,7 +105,7 @@ class SqliteEventLog:
 
     async def heads(self, known: Mapping[str, int]) -> dict[str, int]:
         """Return the heads that moved; see `EventLog.heads`."""
-        asked = msgspec.json.encode(known).decode()
+        asked = _text(known)
         return await self._database.read(lambda connection: dict(connection.execute(_SQL["moved_heads"], (asked,))))
 
     async def blob(self, user: str, ref: str) -> bytes:
@@ -138,45 +138,38 @@ class SqliteEventLog:
         return outcomes
 
     def _store(self, connection: sqlite3.Connection, ready: list[Frozen]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        owned: list[tuple[int, Frozen, int]] = []  # (place, batch, run key)
-        stretches: list[Stretch] = []
-        owner = self._database.incarnation
-        for place, one in enumerate(ready):
-            batch = one.batch
-            taken = connection.execute(
-                _SQL["take_ordinal"], (one.size, batch.run, batch.attempt, batch.ordinal, owner)
-            ).fetchall()
-            if not taken:
-                outcomes.append(_refusal(connection, one))
-                continue
-            run_key, thread_key = taken[0]
-            outcomes.append(_FENCED)  # until its seqs are known
-            owned.append((place, one, run_key))
-            stretches.append(
-                Stretch(thread_key, run_key, batch.run, batch.attempt, batch.ordinal, one.size, one.flags, one.packed)
-            )
-        for (place, one, run_key), committed in zip(
-            owned, extend(connection, self._database.log, stretches), strict=True
-        ):
-            _keep_beside(connection, one, run_key, committed)
-            outcomes[place] = Stored(committed=committed)
-        return outcomes
-
-
-_FENCED: Final = Fenced()
+        asked = _text([(one.batch.run, one.batch.attempt, one.batch.ordinal, one.size) for one in ready])
+        rows = connection.execute(_SQL["take_ordinals"], (asked, self._database.incarnation)).fetchall()
+        keys = {run: (thread_key, run_key) for run, run_key, thread_key in rows}
+        taken = [one for one in ready if one.batch.run in keys]
+        stretches = [
+            Stretch(*keys[batch.run], batch.run, batch.attempt, batch.ordinal, size, flags, packed)
+            for batch, size, flags, packed in taken
+        ]
+        stored: dict[str, Outcome] = {}
+        for one, committed in zip(taken, extend(connection, self._database.log, stretches), strict=True):
+            _keep_beside(connection, one, keys[committed.run][1], committed)
+            stored[committed.run] = Stored(committed=committed)
+        return [stored.get(one.batch.run) or _refusal(connection, one) for one in ready]
 
 
 def extend(connection: sqlite3.Connection, log: str, stretches: Sequence[Stretch]) -> list[Committed]:
     """Give packed events their seqs and store them, in this order: the one birthplace of a seq."""
-    now = now_ms()
+    moved: dict[int, int] = {}
+    for stretch in stretches:
+        moved[stretch.thread_key] = moved.get(stretch.thread_key, 0) + stretch.size
+    threads = {
+        key: (thread, user, head)
+        for key, head, thread, user in connection.execute(_SQL["move_head"], (_text(moved), now_ms())).fetchall()
+    }
     rows: list[tuple[object, ...]] = []
     committed: list[Committed] = []
     for thread_key, run_key, run, attempt, ordinal, size, flags, packed in stretches:
-        # fetchall: the statement is over only when all its rows were taken.
-        ((head, thread, user),) = connection.execute(_SQL["move_head"], (size, now, thread_key)).fetchall()
-        first = head - size + 1
-        rows.append((thread_key, first, head, run_key, attempt, ordinal, flags, packed))
+        thread, user, head = threads[thread_key]
+        last = head - moved[thread_key] + size  # what is still to be placed in this thread ends at its head
+        moved[thread_key] -= size
+        first = last - size + 1
+        rows.append((thread_key, first, last, run_key, attempt, ordinal, flags, packed))
         committed.append(
             Committed(
                 log=log,
@@ -185,12 +178,17 @@ def extend(connection: sqlite3.Connection, log: str, stretches: Sequence[Stretch
                 run=run,
                 attempt=attempt,
                 first_seq=first,
-                last_seq=head,
+                last_seq=last,
                 packed=packed,
             )
         )
     connection.executemany(_SQL["add_segment"], rows)
     return committed
+
+
+def _text(value: object) -> str:
+    """Return JSON for a statement that takes many rows at once."""
+    return msgspec.json.encode(value).decode()
 
 
 def _keep_beside(connection: sqlite3.Connection, one: Frozen, run_key: int, committed: Committed) -> None:
@@ -203,7 +201,7 @@ def _keep_beside(connection: sqlite3.Connection, one: Frozen, run_key: int, comm
     if one.flags & FLAG_STARTED:
         connection.execute(_SQL["mark_started"], (run_key, committed.first_seq))
     if batch.end is not None:
-        error = None if batch.end.error is None else msgspec.json.encode(batch.end.error).decode()
+        error = None if batch.end.error is None else _text(batch.end.error)
         values = (run_key, batch.end.status, committed.last_seq, error, now_ms())
         connection.execute(_SQL["end_run"], values)
 
@@ -211,7 +209,5 @@ def _keep_beside(connection: sqlite3.Connection, one: Frozen, run_key: int, comm
 def _refusal(connection: sqlite3.Connection, one: Frozen) -> Outcome:
     """Say why a batch was not taken: it is there already, or somebody else owns the run."""
     batch = one.batch
-    found = connection.execute(
-        _SQL["stored_batch"], (batch.run, batch.attempt, batch.ordinal, one.size)
-    ).fetchone()
-    return _FENCED if found is None else AlreadyStored(first_seq=found[0], last_seq=found[1])
+    found = connection.execute(_SQL["stored_batch"], (batch.run, batch.attempt, batch.ordinal, one.size)).fetchone()
+    return Fenced() if found is None else AlreadyStored(first_seq=found[0], last_seq=found[1])

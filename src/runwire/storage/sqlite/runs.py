@@ -103,9 +103,7 @@ class SqliteRuns:
 
     async def get(self, user: str, run: str) -> RunRow:
         """Return a run of this user. Raises NotFound."""
-        row = await self._database.read(
-            lambda connection: connection.execute(_SQL["run_row"], (run, user)).fetchone()
-        )
+        row = await self._database.read(lambda connection: connection.execute(_SQL["run_row"], (run, user)).fetchone())
         if row is None:
             raise _no_run()
         return _run_row(row)

@@ -84,9 +84,10 @@ class SqliteThreads:
 
 def user_key(connection: sqlite3.Connection, user: str, *, now: int) -> int:
     """Return the key of a user's row, made on first contact."""
-    found = connection.execute(_SQL["user_key"], (user,)).fetchall() or connection.execute(
-        _SQL["add_user"], (user, _ISSUER, user, now)
-    ).fetchall()
+    found = (
+        connection.execute(_SQL["user_key"], (user,)).fetchall()
+        or connection.execute(_SQL["add_user"], (user, _ISSUER, user, now)).fetchall()
+    )
     key: int = found[0][0]
     return key
 

@@ -145,9 +145,7 @@ def _create_log() -> None:
     op.create_index("segment_by_seq", "segment", ["thread_key", "first_seq"], unique=True)
     for name, where in (("segment_one_start", "(flags & 1) <> 0"), ("segment_one_terminal", "(flags & 2) <> 0")):
         condition = sa.text(where)
-        op.create_index(
-            name, "segment", ["run_key"], unique=True, sqlite_where=condition, postgresql_where=condition
-        )
+        op.create_index(name, "segment", ["run_key"], unique=True, sqlite_where=condition, postgresql_where=condition)
     op.create_table(
         "blob",
         sa.Column("key", _WHOLE, nullable=False),

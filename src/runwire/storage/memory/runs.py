@@ -1,0 +1,226 @@
+"""Runs in memory."""
+
+from __future__ import annotations
+
+import builtins
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from runwire.errors import Conflict, NotFound
+from runwire.protocol.events import UserMessage, new_event, pack
+from runwire.protocol.ids import new_id
+from runwire.storage.base import Cancelled, CancelRequest, Claim, Committed, NewMessage, RunRow, RunStatus, Sent, Signal
+from runwire.storage.clock import now_ms
+from runwire.storage.memory.state import UNFINISHED, Run, State, Thread
+
+__all__ = ["MemoryRuns"]
+
+_INTERRUPTED = CancelRequest(by="policy", reason="interrupt")
+
+
+class MemoryRuns:
+    """Runs and who owns them, in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def send(self, message: NewMessage) -> Sent:
+        """Store a message and its run in one write; see `Runs.send`."""
+        id_, now = new_id("msg"), now_ms()
+        data = UserMessage(message=id_, content=message.content, metadata=message.metadata)
+        packed = pack([new_event(data, ts=now)])
+        state = self._state
+        with state.lock:
+            earlier = self._sent_earlier(message)
+            if earlier is not None:
+                return earlier
+            if message.thread is None:
+                thread = state.add_thread(message.user, thread=new_id("th"), title=None, now=now)
+            else:
+                thread = state.thread_of(message.user, message.thread)
+            unfinished = [run for run in thread.runs if run.status in UNFINISHED]
+            if message.on_active == "reject" and unfinished:
+                raise Conflict("A run of this thread has not ended; wait for it, or interrupt it.", code="run_active")
+            way = unfinished if message.on_active == "interrupt" else []
+            stop = tuple(run.id for run in way if run.status == "running")
+            after = thread.head
+            committed = state.call_off(way, _INTERRUPTED)
+            run = self._add(message, thread, id_=id_, after=after, now=now)
+            said = state.extend(run, packed, 1, ordinal=None)
+            run.seq = said.first_seq
+            return _sent(state.log, run, committed=(*committed, said), stop=stop, is_new=True)
+
+    async def claim(self, worker: str, *, agents: Sequence[str], limit: int, user_limit: int) -> builtins.list[Claim]:
+        """Take runs, lost ones first; see `Runs.claim`."""
+        state = self._state
+        with state.lock:
+            lost = [run for run in state.runs.values() if run.status == "running" and run.owner != state.incarnation]
+            claims = [self._claim(run, worker) for run in lost[:limit]]
+            for run in self._in_turn(user_limit)[: limit - len(claims)]:
+                state.turn += 1
+                state.user(run.user).turn = state.turn
+                claims.append(self._claim(run, worker))
+            return claims
+
+    async def release(self, run: str, attempt: int, *, reason: Literal["drained", "deploy", "worker_lost"]) -> None:
+        """Give a run back at once; see `Runs.release`."""
+        with self._state.lock:
+            found = self._state.runs.get(run)
+            held = (attempt, "running", self._state.incarnation)
+            if found is not None and (found.attempt, found.status, found.owner) == held:
+                found.owner = found.worker = None
+                found.handed_over = reason
+
+    async def signals(self, worker: str) -> builtins.list[Signal]:
+        """Report this worker's runs that were cancelled."""
+        with self._state.lock:
+            return [
+                Signal(run=run.id, attempt=run.attempt, cancel=run.cancel)
+                for run in self._state.runs.values()
+                if run.status == "running"
+                and (run.owner, run.worker) == (self._state.incarnation, worker)
+                and run.cancel is not None
+            ]
+
+    async def cancel(self, user: str | None, run: str, request: CancelRequest) -> Cancelled:
+        """Ask a run to end; see `Runs.cancel`."""
+        with self._state.lock:
+            if user is not None:
+                return self._cancel(self._state.run_of(user, run), request)
+            if run not in self._state.runs:
+                raise NotFound("There is no such run.", field="run")
+            return self._cancel(self._state.runs[run], request)
+
+    async def cancel_user(self, user: str, request: CancelRequest) -> builtins.list[Cancelled]:
+        """Cancel all unfinished runs of a user."""
+        with self._state.lock:
+            theirs = [run for run in self._state.runs.values() if run.user == user and run.status in UNFINISHED]
+            return [self._cancel(run, request) for run in theirs]
+
+    async def get(self, user: str, run: str) -> RunRow:
+        """Return a run of this user. Raises NotFound."""
+        with self._state.lock:
+            return _run_row(self._state.run_of(user, run))
+
+    async def list(
+        self,
+        user: str,
+        *,
+        thread: str | None = None,
+        status: RunStatus | None = None,
+        agent: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> builtins.list[RunRow]:
+        """List a user's runs, newest first."""
+        with self._state.lock:
+            theirs = [run for run in reversed(self._state.runs.values()) if run.user == user]
+            if before is not None:
+                ids = [run.id for run in theirs]
+                theirs = theirs[ids.index(before) + 1 :] if before in ids else []
+            return [
+                _run_row(run)
+                for run in theirs
+                if not run.thread.is_deleted
+                and thread in (None, run.thread.id)
+                and status in (None, run.status)
+                and agent in (None, run.agent)
+            ][:limit]
+
+    def _sent_earlier(self, message: NewMessage) -> Sent | None:
+        user = self._state.users.get(message.user)
+        run = user.keys.get(message.key) if user and message.key is not None else None
+        if run is None:
+            return None
+        if run.fingerprint != message.fingerprint:
+            raise Conflict("This key was used with another message; take a new one.", field="key")
+        if run.thread.is_deleted:
+            raise NotFound("There is no such thread.", field="thread")
+        return _sent(self._state.log, run)
+
+    def _add(self, message: NewMessage, thread: Thread, *, id_: str, after: int, now: int) -> Run:
+        run = Run(
+            id=new_id("run"),
+            place=len(self._state.runs),
+            thread=thread,
+            user=message.user,
+            agent=message.agent,
+            message=id_,
+            after=after,
+            fingerprint=message.fingerprint,
+            created_at=now,
+        )
+        self._state.runs[run.id] = run
+        thread.runs.append(run)
+        if message.key is not None:
+            self._state.user(message.user).keys[message.key] = run
+        return run
+
+    def _in_turn(self, user_limit: int) -> builtins.list[Run]:
+        """Return the queued runs that may start, users in turn, who was served longest ago first."""
+        active = Counter(run.user for run in self._state.runs.values() if run.status == "running")
+        place: Counter[str] = Counter()
+        candidates: builtins.list[tuple[int, int, int, Run]] = []
+        for run in self._state.runs.values():
+            first = next((one for one in run.thread.runs if one.status in UNFINISHED), None)
+            if run.status == "queued" and first is run and active[run.user] + place[run.user] < user_limit:
+                place[run.user] += 1
+                candidates.append((place[run.user], self._state.user(run.user).turn, run.place, run))
+        return [run for *_, run in sorted(candidates, key=lambda one: one[:3])]
+
+    def _claim(self, run: Run, worker: str) -> Claim:
+        run.status, run.owner, run.worker = "running", self._state.incarnation, worker
+        run.attempt += 1
+        handed_over, run.handed_over = run.handed_over, None
+        return Claim(
+            run=run.id,
+            thread=run.thread.id,
+            user=run.user,
+            agent=run.agent,
+            message=run.message,
+            attempt=run.attempt,
+            ordinal=run.ordinal,
+            created_at=run.created_at,
+            pinned=run.pinned,
+            cancel=run.cancel,
+            handed_over=handed_over,
+        )
+
+    def _cancel(self, run: Run, request: CancelRequest) -> Cancelled:
+        committed = self._state.call_off([run], request) if run.status in UNFINISHED else []
+        return Cancelled(run=run.id, thread=run.thread.id, status=run.status, committed=tuple(committed))
+
+
+def _sent(
+    log: str, run: Run, *, committed: tuple[Committed, ...] = (), stop: tuple[str, ...] = (), is_new: bool = False
+) -> Sent:
+    return Sent(
+        log=log,
+        thread=run.thread.id,
+        run=run.id,
+        message=run.message,
+        seq=run.seq,
+        after=run.after,
+        is_new=is_new,
+        committed=committed,
+        stop=stop,
+    )
+
+
+def _run_row(run: Run) -> RunRow:
+    return RunRow(
+        run=run.id,
+        thread=run.thread.id,
+        user=run.user,
+        agent=run.agent,
+        status=run.status,
+        attempt=run.attempt,
+        message=run.message,
+        seq=run.seq,
+        started_seq=run.started_seq,
+        terminal_seq=run.terminal_seq,
+        error=run.error,
+        created_at=run.created_at,
+        ended_at=run.ended_at,
+    )

@@ -1,0 +1,152 @@
+"""What a database in memory holds. All access is under `lock`: ports may be called from any event loop."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from runwire.errors import NotFound
+from runwire.protocol.events import AgentCancelled, new_event, pack
+from runwire.storage.base import CancelRequest, Committed, RunStatus
+from runwire.storage.clock import now_ms
+
+__all__ = ["UNFINISHED", "Run", "Segment", "State", "Thread", "User"]
+
+UNFINISHED: frozenset[RunStatus] = frozenset({"queued", "running", "waiting"})
+
+
+class Segment(NamedTuple):
+    """What one append stored for one run."""
+
+    first_seq: int
+    last_seq: int
+    run: str
+    attempt: int
+    ordinal: int | None  # of the first event among those of the run's workers; None: by a gateway
+    packed: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class User:
+    """A person, made on first contact."""
+
+    id: str
+    turn: int = 0  # when a queued run of theirs was last claimed
+    keys: dict[str, Run] = field(default_factory=dict)  # by idempotency key
+
+
+@dataclass(slots=True, kw_only=True)
+class Thread:
+    """A conversation and its log."""
+
+    id: str
+    user: str
+    title: str | None
+    created_at: int
+    updated_at: int
+    head: int = 0
+    is_deleted: bool = False
+    segments: list[Segment] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A run; `place` is its rank in order of arrival."""
+
+    id: str
+    place: int
+    thread: Thread
+    user: str
+    agent: str
+    message: str
+    after: int
+    fingerprint: str
+    created_at: int
+    seq: int = 0
+    status: RunStatus = "queued"
+    attempt: int = 0
+    ordinal: int = 0
+    owner: int | None = None
+    worker: str | None = None
+    handed_over: str | None = None
+    cancel: CancelRequest | None = None
+    error: dict[str, Any] | None = None
+    started_seq: int | None = None
+    terminal_seq: int | None = None
+    ended_at: int | None = None
+    pinned: bytes | None = None
+    blobs: dict[str, bytes] = field(default_factory=dict)
+
+
+class State:
+    """All tables of one database."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.log = secrets.token_hex(6)
+        self.incarnation = 0
+        self.turn = 0
+        self.users: dict[str, User] = {}
+        self.threads: dict[str, Thread] = {}
+        self.runs: dict[str, Run] = {}
+
+    def user(self, user: str) -> User:
+        """Return a user's row, made on first contact."""
+        return self.users.setdefault(user, User(id=user))
+
+    def thread_of(self, user: str, thread: str) -> Thread:
+        """Return a thread of this user. Raises NotFound."""
+        found = self.threads.get(thread)
+        if found is None or found.is_deleted or found.user != user:
+            raise NotFound("There is no such thread.", field="thread")
+        return found
+
+    def run_of(self, user: str, run: str) -> Run:
+        """Return a run of this user. Raises NotFound."""
+        found = self.runs.get(run)
+        if found is None or found.thread.is_deleted or found.user != user:
+            raise NotFound("There is no such run.", field="run")
+        return found
+
+    def add_thread(self, user: str, *, thread: str, title: str | None, now: int) -> Thread:
+        """Insert an empty thread."""
+        self.user(user)
+        added = Thread(id=thread, user=user, title=title, created_at=now, updated_at=now)
+        self.threads[thread] = added
+        return added
+
+    def extend(self, run: Run, packed: bytes, size: int, *, ordinal: int | None) -> Committed:
+        """Give packed events of a run their seqs and store them."""
+        thread = run.thread
+        first, thread.head = thread.head + 1, thread.head + size
+        thread.updated_at = now_ms()
+        attempt = run.attempt
+        thread.segments.append(Segment(first, thread.head, run.id, attempt, ordinal, packed))
+        return Committed(
+            log=self.log,
+            user=run.user,
+            thread=thread.id,
+            run=run.id,
+            attempt=attempt,
+            first_seq=first,
+            last_seq=thread.head,
+            packed=packed,
+        )
+
+    def call_off(self, runs: Iterable[Run], request: CancelRequest) -> list[Committed]:
+        """End runs that are queued or parked, in order, and flag those that are running."""
+        now = now_ms()
+        packed = pack([new_event(AgentCancelled(by=request.by, reason=request.reason), ts=now)])
+        all_committed: list[Committed] = []
+        for run in runs:
+            run.cancel = run.cancel or request
+            if run.status in ("queued", "waiting"):
+                committed = self.extend(run, packed, 1, ordinal=None)
+                run.status, run.terminal_seq, run.ended_at = "cancelled", committed.last_seq, now
+                run.owner = run.worker = None
+                all_committed.append(committed)
+        return all_committed

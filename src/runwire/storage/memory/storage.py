@@ -1,0 +1,53 @@
+"""All ports of a database in memory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Final
+
+from runwire.errors import Unavailable
+from runwire.storage.base import AuthStore
+from runwire.storage.memory.log import MemoryEventLog
+from runwire.storage.memory.runs import MemoryRuns
+from runwire.storage.memory.state import State
+from runwire.storage.memory.threads import MemoryThreads
+
+__all__ = ["MemoryStorage"]
+
+
+class MemoryStorage:
+    """A database that lasts as long as the object."""
+
+    def __init__(self, state: State | None = None) -> None:
+        self._state = state or State()
+        with self._state.lock:
+            self._state.incarnation += 1
+        self._is_closed = False
+        self.events: Final = MemoryEventLog(self._state)
+        self.runs: Final = MemoryRuns(self._state)
+        self.threads: Final = MemoryThreads(self._state)
+
+    @property
+    def log(self) -> str:
+        """Identity of the database's history."""
+        return self._state.log
+
+    @cached_property
+    def auth(self) -> AuthStore:
+        """Tables of the auth service and their log of changes."""
+        from runwire.storage.memory.auth import MemoryAuthStore
+
+        return MemoryAuthStore()
+
+    def restarted(self) -> MemoryStorage:
+        """Return the same data as a new process would find it: every running run has lost its owner."""
+        return MemoryStorage(self._state)
+
+    async def ping(self) -> None:
+        """Prove that the database answers. Raises Unavailable."""
+        if self._is_closed:
+            raise Unavailable("The database is closed.")
+
+    async def close(self) -> None:
+        """Close; the data lives on in `restarted`. Idempotent."""
+        self._is_closed = True
