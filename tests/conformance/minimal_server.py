@@ -336,7 +336,7 @@ class MinimalServer:
         connection.subscriptions[thread.thread] = sub
         connection.put({"op": "subscribed", "id": frame["id"], "thread": thread.thread, "log": self.log, "view": view,
                         "after": after, "head": thread.head})  # fmt: skip
-        if after > thread.head or frame.get("log", self.log) != self.log:
+        if after > thread.head or (frame.get("log") or self.log) != self.log:
             sub.last = self.reset_from(thread)
             connection.put(
                 {"op": "reset", "thread": thread.thread, "log": self.log, "from": sub.last, "reason": "log_changed"}

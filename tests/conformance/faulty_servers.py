@@ -1,0 +1,352 @@
+"""Small wrong servers: each is the minimal one with one fault, and `FAULTS` says which case must name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.conformance.minimal_server import (
+    TERMINAL,
+    Agent,
+    Connection,
+    Frame,
+    MinimalServer,
+    Run,
+    Subscription,
+    Thread,
+    fresh,
+    with_tool,
+    without_tools,
+)
+from websockets.datastructures import Headers
+
+
+class Mute(MinimalServer):
+    """Accepts the upgrade and says nothing at all."""
+
+    def welcome(self, connection: Connection) -> None:
+        return
+
+
+class Silent(MinimalServer):
+    """Answers the send and never shows an event."""
+
+    def pull(self, sub: Subscription) -> list[Frame]:
+        return []
+
+
+class LosesOne(MinimalServer):
+    """Loses one event of each socket, the fourth; `prev` stays honest."""
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        return [] if frame.get("seq") == 4 and frame["op"] == "event" else [frame]
+
+
+class LosesTheEnd(MinimalServer):
+    """Stores the terminal event and never writes it to a socket."""
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        return [] if frame.get("type") in TERMINAL else [frame]
+
+
+class DoublesOne(MinimalServer):
+    """Writes the fourth event twice."""
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        return [frame, frame] if frame.get("seq") == 4 and frame["op"] == "event" else [frame]
+
+
+class SwapsTwo(MinimalServer):
+    """Writes the fifth event before the fourth."""
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        if frame["op"] == "event" and frame["seq"] == 4:
+            connection.state["held"] = frame
+            return []
+        return [frame, connection.state.pop("held")] if "held" in connection.state else [frame]
+
+
+class Canned(MinimalServer):
+    """Answers every message with the same recorded run: same ids, same times, same text."""
+
+    def start(self, thread: Thread, user: str, content: str) -> Frame:
+        thread = self.threads.setdefault("th_canned", Thread("th_canned", user, self.log))
+        if not thread.runs:
+            super().start(thread, user, "What is Runwire?")
+        run = thread.runs[0]
+        return {"thread": thread.thread, "log": self.log, "after": 0, "run": run.run, "message": run.message, "seq": 1}
+
+
+class CannedWithNewIds(MinimalServer):
+    """Takes new ids and times for each run, and plays the same recorded message and answer."""
+
+    def start(self, thread: Thread, user: str, content: str) -> Frame:
+        return super().start(thread, user, "What is Runwire?")
+
+
+class CannedFromThePast(MinimalServer):
+    """Plays events with the times of their recording."""
+
+    def append(self, run: Run, kind: str, data: Frame, *, attempt: int = 1) -> None:
+        super().append(run, kind, data, attempt=attempt)
+        run.thread.events[-1]["ts"] = 1_700_000_000_000 + run.thread.head
+
+
+class FabricatesTools(MinimalServer):
+    """Shows tool events that were recorded: the same call in every run."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        super().emitted(run, kind, {**data, "call": "call_recorded"} if "call" in data else data)
+
+
+class WrongPrev(MinimalServer):
+    """Gives one event the prev of the event before it: a hole in the chain."""
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        return [{**frame, "prev": frame["prev"] - 1}] if frame.get("seq") == 5 and frame["op"] == "event" else [frame]
+
+
+class TwoTerminals(MinimalServer):
+    """Ends each run twice."""
+
+    def end(self, run: Run, kind: str, data: Frame) -> None:
+        super().end(run, kind, data)
+        super().end(run, kind, data)
+
+
+class TalksAfterTheEnd(MinimalServer):
+    """Emits an event after the terminal one."""
+
+    def end(self, run: Run, kind: str, data: Frame) -> None:
+        super().end(run, kind, data)
+        self.append(run, "custom", {"name": "late", "value": 1})
+
+
+class UnpairedTool(MinimalServer):
+    """Never shows that the tool ended."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        if kind != "tool_completed":
+            super().emitted(run, kind, data)
+
+
+class WrongText(MinimalServer):
+    """Completes a message with another text than it streamed."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        super().emitted(run, kind, {**data, "content": "Something else."} if kind == "message_completed" else data)
+
+
+class WrongShape(MinimalServer):
+    """Gives a tool call no id."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        super().emitted(run, kind, {**data, "call": None} if kind == "tool_executing" else data)
+
+
+class EventsFirst(MinimalServer):
+    """Shows the first event of a run before the reply to its send."""
+
+    def reply(self, connection: Connection, frame: Frame, data: Frame) -> None:
+        if "run" in data and "seq" in data:
+            thread = self.threads[data["thread"]]
+            sub = connection.subscriptions.setdefault(thread.thread, Subscription(thread, "all", data["after"]))
+            connection.out.extend(self.pull(sub))
+        super().reply(connection, frame, data)
+
+
+class ForgetsTheAnswer(MinimalServer):
+    """Streams the answer and does not store it."""
+
+    def messages(self, thread: Thread) -> list[Frame]:
+        return [message for message in super().messages(thread) if message["role"] == "user"]
+
+
+class ForgetsKeys(MinimalServer):
+    """Starts a new run for a repeated send."""
+
+    def known(self, user: str, frame: Frame, body: str) -> Any:
+        return None
+
+
+class OtherHistoryOverHttp(MinimalServer):
+    """Shows another history over SSE than on the socket."""
+
+    async def sse(self, thread: Thread, query: dict[str, str], headers: Any) -> Any:
+        shadow = Thread(thread.thread, thread.user, thread.log, events=thread.events[:5] + thread.events[6:])
+        return await super().sse(shadow, query, headers)
+
+
+class OtherPage(MinimalServer):
+    """Shows another history in the JSON of the events than on the socket."""
+
+    def json(self, body: Frame) -> Any:
+        if "events" in body:
+            body = {**body, "events": body["events"][1:]}
+        return super().json(body)
+
+
+class ResumesWithAHole(MinimalServer):
+    """Goes on one event too late after a reconnect."""
+
+    def subscription(self, thread: Thread, view: str, after: int) -> Subscription:
+        return Subscription(thread, view, after + 1 if 0 < after < thread.head else after)
+
+
+class ResumesFromZero(MinimalServer):
+    """Begins again from the start after a reconnect."""
+
+    def subscribe(self, connection: Connection, frame: Frame) -> None:
+        super().subscribe(connection, frame)
+        connection.subscriptions[frame["thread"]].last = 0
+
+
+class RewritesHistory(MinimalServer):
+    """Shows other times in a replay than it showed live."""
+
+    def subscribe(self, connection: Connection, frame: Frame) -> None:
+        connection.state["is_replay"] = frame["after"] == 0
+        super().subscribe(connection, frame)
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        return [{**frame, "ts": frame["ts"] + 1}] if connection.state.get("is_replay") and "ts" in frame else [frame]
+
+
+class ThinLifecycle(MinimalServer):
+    """Leaves the thinking out of the view lifecycle."""
+
+    def history(self, sub: Subscription) -> list[Frame]:
+        return [e for e in super().history(sub) if sub.view == "all" or e["type"] != "agent_thinking"]
+
+
+class NeverResets(MinimalServer):
+    """Takes any position for one of its own."""
+
+    def reset_from(self, thread: Thread) -> int:
+        return thread.head
+
+    def subscribe(self, connection: Connection, frame: Frame) -> None:
+        super().subscribe(connection, {**frame, "log": None})
+        connection.out = [out for out in connection.out if out["op"] != "reset"]
+
+
+class ResetsToNowhere(MinimalServer):
+    """Resets to a place after the events that it should show."""
+
+    def reset_from(self, thread: Thread) -> int:
+        return super().reset_from(thread) + 2
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        return [{**frame, "from": frame["from"] - 2}] if frame["op"] == "reset" else [frame]
+
+
+class SseStartsOver(MinimalServer):
+    """Ignores Last-Event-ID."""
+
+    async def sse(self, thread: Thread, query: dict[str, str], headers: Any) -> Any:
+        return await super().sse(thread, query, Headers())
+
+
+class WrongPosition(MinimalServer):
+    """Says with each ping that nothing was written."""
+
+    def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
+        return [{**frame, "seq": 0}] if frame["op"] == "position" else [frame]
+
+
+class Hangs(MinimalServer):
+    """Stores the events of a run up to the tool, and never goes on."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        super().emitted(run, kind, data)
+        if kind == "tool_executing":
+            assert run.task
+            run.task.cancel()
+
+    def end(self, run: Run, kind: str, data: Frame) -> None:
+        return
+
+
+class Refuses(MinimalServer):
+    """Says that the token is none."""
+
+    def user_of(self, headers: Any) -> str | None:
+        return None
+
+
+class Drains(MinimalServer):
+    """Says goodbye as it drains."""
+
+    def command(self, connection: Connection, frame: Frame) -> None:
+        assert self.tasks
+        self.tasks.create_task(self.bye(connection.socket, 4001, "draining"))
+
+
+class Breaks(MinimalServer):
+    """Closes with 1011 at the first command."""
+
+    def command(self, connection: Connection, frame: Frame) -> None:
+        assert self.tasks
+        self.tasks.create_task(connection.socket.close(1011, "internal error"))
+
+
+async def fabricated(content: str, emit: Any) -> str:
+    """Emit the tool's two events the wrong way round."""
+    call = {"call": fresh("call"), "step": "count:1", "try": 1, "name": "count"}
+    await emit("agent_thinking", {"text": "…"})
+    await emit("tool_completed", {**call, "ok": True, "final": True, "result": 1, "duration_ms": 1})
+    await emit("tool_executing", {**call, "args": {}})
+    return "done"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A wrong server and the cases that must name it, and no other."""
+
+    server: type[MinimalServer]
+    names: tuple[str, ...]
+    agent: Agent = with_tool
+
+
+FAULTS = {
+    "golden_path": (
+        Fault(Mute, ("welcome",)),
+        Fault(Silent, ("ends",)),
+        Fault(LosesOne, ("no_hole",)),
+        Fault(LosesTheEnd, ("ends",)),
+        Fault(DoublesOne, ("once",)),
+        Fault(SwapsTwo, ("ordered",)),
+        Fault(Canned, ("fresh",)),
+        Fault(CannedWithNewIds, ("fresh",)),
+        Fault(CannedFromThePast, ("fresh",)),
+        Fault(FabricatesTools, ("fresh",)),
+        Fault(WrongPrev, ("no_hole",)),
+        Fault(TwoTerminals, ("lifecycle",)),
+        Fault(TalksAfterTheEnd, ("lifecycle",)),
+        Fault(UnpairedTool, ("tools_paired",)),
+        Fault(MinimalServer, ("tools_paired",), agent=fabricated),
+        Fault(MinimalServer, ("five",), agent=without_tools),
+        Fault(WrongText, ("text",)),
+        Fault(WrongShape, ("frames",)),
+        Fault(EventsFirst, ("reply_first",)),
+        Fault(ForgetsTheAnswer, ("snapshot_agrees",)),
+        Fault(ForgetsKeys, ("idempotent",)),
+        Fault(OtherHistoryOverHttp, ("sse_agrees",)),
+        Fault(OtherPage, ("page_agrees",)),
+        Fault(Hangs, ("ends",)),
+        Fault(Breaks, ("answered",)),
+    ),
+    "resume": (
+        Fault(Mute, ("cut_at_every_event",)),
+        Fault(Silent, ("cut_at_every_event",)),
+        Fault(LosesOne, ("cut_at_every_event",)),
+        Fault(ResumesWithAHole, ("cut_at_every_event",)),
+        Fault(ResumesFromZero, ("cut_at_every_event",)),
+        Fault(RewritesHistory, ("replay_is_live",)),
+        Fault(ThinLifecycle, ("views_agree",)),
+        Fault(NeverResets, ("beyond_the_end", "another_log")),
+        Fault(ResetsToNowhere, ("beyond_the_end", "another_log")),
+        Fault(SseStartsOver, ("sse_resumes",)),
+        Fault(WrongPosition, ("position_frame",)),
+    ),
+}
