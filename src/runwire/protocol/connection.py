@@ -66,15 +66,25 @@ class Connection:
         log: identity of the database's history.
         settings: times and sizes.
         now_s: monotonic.
+        has_credential: one came with the upgrade: no `hello` is waited for.
     """
 
-    def __init__(self, *, connection: str, server: str, log: str, settings: ConnectionSettings, now_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        connection: str,
+        server: str,
+        log: str,
+        settings: ConnectionSettings,
+        now_s: float,
+        has_credential: bool = False,
+    ) -> None:
         self.connection = connection
         self.log = log
         self.settings = settings
         self.closing: Closing | None = None
         self._server = server
-        self._phase: Literal["greeting", "deciding", "open", "closed"] = "greeting"
+        self._phase: Literal["greeting", "deciding", "open", "closed"] = "deciding" if has_credential else "greeting"
         self._user = ""
         self._credential: str | None = None
         self._held: list[frames.ClientFrame | Refused] = []

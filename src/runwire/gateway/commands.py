@@ -1,0 +1,107 @@
+"""What a person may ask for, over a socket or over HTTP: one way to do each thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from runwire.errors import NotFound, ProtocolError
+from runwire.gateway.tail import Tail
+from runwire.protocol import frames
+from runwire.storage.base import Bus, CancelRequest, Committed, NewMessage, Sent, Storage, Wake
+
+__all__ = ["Commands"]
+
+
+class Commands:
+    """Send and cancel, for a user that is proven.
+
+    Args:
+        storage: where truth lives.
+        bus: told after each write.
+        tail: this node's own; told directly, so that a dead bus does not delay the sender.
+        agents: names that may be asked.
+        default_agent: who answers when none is named.
+    """
+
+    def __init__(
+        self, *, storage: Storage, bus: Bus, tail: Tail, agents: Sequence[str], default_agent: str | None
+    ) -> None:
+        self._storage = storage
+        self._bus = bus
+        self._tail = tail
+        self.agents = tuple(agents)
+        self.default_agent = default_agent or (self.agents[0] if len(self.agents) == 1 else None)
+
+    async def send(self, user: str, body: frames.MessageBody, *, thread: str | None, key: str | None) -> Sent:
+        """Store a message and its run; call `announce` once the reply is on its way.
+
+        Raises:
+            ProtocolError: no such agent, or which one is not said.
+            NotFound: unknown or foreign thread.
+            Conflict: `conflict` or `run_active`.
+        """
+        message = NewMessage(
+            user=user,
+            thread=thread,
+            agent=self._agent(body.agent),
+            content=msgspec.to_builtins(body.content),
+            metadata=body.metadata,
+            on_active=body.on_active,
+            key=key,
+            fingerprint=frames.fingerprint(body, thread=thread),
+        )
+        try:
+            return await self._storage.runs.send(message)
+        except NotFound as error:
+            raise NotFound(error.message, field="thread") from error
+
+    def announce(self, sent: Sent) -> None:
+        """Tell everybody what a send has stored."""
+        self._tell(sent.committed)
+        self._bus.publish(Wake(topic="runs", thread=sent.thread))
+        if sent.stop:
+            self._bus.publish(Wake(topic="signals"))
+
+    async def cancel(self, user: str, run: str) -> frames.CancelData:
+        """Ask a run to end; its terminal event is the outcome.
+
+        Returns:
+            Status `requested`, or that of a run which has ended.
+
+        Raises:
+            NotFound: unknown or foreign run.
+        """
+        try:
+            cancelled = await self._storage.runs.cancel(user, run, CancelRequest(by="user"))
+        except NotFound as error:
+            raise NotFound(error.message, field="run") from error
+        self._tell(cancelled.committed)
+        self._bus.publish(Wake(topic="signals"))
+        # What waited behind a queued run that ended may go on.
+        self._bus.publish(Wake(topic="runs", thread=cancelled.thread))
+        is_ended = cancelled.status in ("completed", "failed", "cancelled")
+        return frames.CancelData(run=run, status=cancelled.status if is_ended else "requested")
+
+    async def delete_thread(self, user: str, thread: str) -> None:
+        """Delete a thread and cancel its runs. Raises NotFound."""
+        stopped = await self._storage.threads.delete(user, thread)
+        deleted = Wake(topic="deleted", thread=thread)
+        self._tail.hear(deleted)
+        self._bus.publish(deleted)
+        if stopped:
+            self._bus.publish(Wake(topic="signals"))
+
+    def _tell(self, committed: Iterable[Committed]) -> None:
+        for segment in committed:
+            self._tail.hear(segment)
+            self._bus.publish(segment)
+
+    def _agent(self, name: str | None) -> str:
+        chosen = self.default_agent if name is None else name
+        if chosen is None or chosen not in self.agents:
+            what = f"There is no agent {name!r}" if name is not None else "Say which agent"
+            known = ", ".join(self.agents) or "none is served here"
+            raise ProtocolError(f"{what[:120]}: {known}.", field="agent")
+        return chosen

@@ -1,0 +1,42 @@
+"""A thread as it stands: its log folded by the same reducer that clients use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from runwire.protocol.view import ThreadView
+from runwire.storage.base import Storage
+
+__all__ = ["History", "fold"]
+
+_PAGE_EVENTS: Final = 500  # folded between two reads: others have the loop in between
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What a thread shows after its event `seq`."""
+
+    log: str
+    seq: int
+    view: ThreadView
+
+
+async def fold(storage: Storage, thread: str) -> History:
+    """Fold a thread's log up to its head as of the last read; exact at `seq`.
+
+    The caller has checked that the thread is the user's.
+
+    Raises:
+        NotFound: deleted meanwhile.
+        Unavailable: the database does not answer.
+    """
+    view = ThreadView()
+    through = 0
+    while True:
+        page = await storage.events.read(thread, after=through, limit=_PAGE_EVENTS)
+        for event in page.events:
+            view.apply(event)
+        through = page.through
+        if through >= page.head:
+            return History(log=page.log, seq=through, view=view)

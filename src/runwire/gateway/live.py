@@ -1,0 +1,101 @@
+"""Who is connected to this node: the local index of sockets and streams."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Final, Protocol
+
+from runwire.auth.identity import Identity
+from runwire.errors import Unavailable
+from runwire.gateway.identities import Standing
+from runwire.protocol.codes import CloseCode
+
+__all__ = ["Listener", "Live"]
+
+_GONE_S: Final = 5.0  # a drain waits so long for the sockets to close
+
+
+class Listener(Protocol):
+    """A socket, or a stream over HTTP."""
+
+    @property
+    def identity(self) -> Identity:
+        """Whose it is."""
+        ...
+
+    def announce_drain(self) -> None:
+        """Say that the server is about to go away."""
+        ...
+
+    def end(self, code: CloseCode, reason: str, *, after_s: float | None = None) -> None:
+        """Say bye and close."""
+        ...
+
+
+class Live:
+    """Sockets and streams of this node.
+
+    Args:
+        standing: asked about everybody after each change.
+        per_user: how many listeners one user may have here; the next one is refused.
+    """
+
+    def __init__(self, standing: Standing, *, per_user: int) -> None:
+        self._standing = standing
+        self._per_user = per_user
+        self._listeners: set[Listener] = set()
+        self._of_user: Counter[str] = Counter()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def add(self, listener: Listener) -> None:
+        """Take a listener in. Check its identity only afterwards: a revocation in between then finds it.
+
+        Raises:
+            Unavailable: with `rate_limited`; the user has too many.
+        """
+        user = listener.identity.user
+        if self._of_user[user] >= self._per_user:
+            raise Unavailable(f"You have {self._per_user} connections here; close one.", code="rate_limited")
+        self._listeners.add(listener)
+        self._of_user[user] += 1
+        self._is_empty.clear()
+
+    def discard(self, listener: Listener) -> None:
+        """Forget a listener. Idempotent."""
+        if listener not in self._listeners:
+            return
+        self._listeners.discard(listener)
+        user = listener.identity.user
+        self._of_user[user] -= 1
+        if not self._of_user[user]:
+            del self._of_user[user]
+        if not self._listeners:
+            self._is_empty.set()
+
+    def recheck(self) -> None:
+        """End everybody whose access was withdrawn. Called after each change of anybody's standing."""
+        for listener in tuple(self._listeners):
+            if not self._standing.is_current(listener.identity):
+                listener.end(CloseCode.REVOKED, "Your access was withdrawn.")
+
+    async def drain(self, *, spread_s: float) -> None:
+        """Send everybody away, to come back elsewhere within `spread_s`; ends when they are gone, or soon."""
+        self.is_draining = True
+        for listener in tuple(self._listeners):
+            listener.announce_drain()
+        chance = random.SystemRandom()
+        for listener in tuple(self._listeners):
+            # Each its own delay: all at once would be a herd at the door of the next server.
+            listener.end(CloseCode.DRAINING, "The server is restarting.", after_s=round(chance.uniform(0, spread_s), 2))
+        try:
+            async with asyncio.timeout(_GONE_S):
+                await self._is_empty.wait()
+        except TimeoutError:
+            pass  # whoever is left is closed by the server itself

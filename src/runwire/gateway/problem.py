@@ -1,0 +1,28 @@
+"""Errors over HTTP: `application/problem+json` (RFC 9457) with PROTOCOL's code, field and retry_after_s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runwire.errors import RunwireError
+from runwire.protocol.codes import ErrorCode
+
+__all__ = ["problem"]
+
+
+def problem(error: RunwireError) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body of an error."""
+    try:
+        status = ErrorCode(error.code).http_status
+    except ValueError:  # a code of one run, which no request has
+        status = ErrorCode.INTERNAL.http_status
+    body = {
+        "type": "about:blank",
+        "title": error.code.replace("_", " "),
+        "status": status,
+        "detail": error.message,
+        "code": error.code,
+        "field": error.field,
+        "retry_after_s": error.retry_after_s,
+    }
+    return status, body

@@ -1,0 +1,148 @@
+"""Recent events of one thread with a listener: what all its subscriptions on this node share."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from runwire.protocol import events, frames
+from runwire.protocol.events import StoredEvent, View
+
+__all__ = ["Entry", "Ring"]
+
+_VIEWS: Final[tuple[View, ...]] = ("all", "lifecycle")
+_OVERHEAD_BYTES: Final = 200  # of an event besides its data, roughly: ids, type, objects
+
+
+class Entry:
+    """An event in a ring, with its frame per view, encoded when first asked for."""
+
+    __slots__ = ("_encoded", "_prevs", "event")
+
+    def __init__(self, event: StoredEvent, prevs: dict[View, int | None]) -> None:
+        self.event = event
+        self._prevs = prevs
+        self._encoded: dict[View, bytes] = {}
+
+    def is_in(self, view: View) -> bool:
+        """Return whether the event is in the view."""
+        return view in self._prevs
+
+    def frame(self, thread: str, view: View, prev: int) -> bytes:
+        """Return the event's frame; the same bytes for all whose last event was the one before it."""
+        if self._prevs[view] != prev:
+            return frames.encode_event(thread, self.event, prev)
+        encoded = self._encoded.get(view)
+        if encoded is None:
+            encoded = self._encoded[view] = frames.encode_event(thread, self.event, prev)
+        return encoded
+
+
+class Ring:
+    """The last events of a thread, without a hole from `start` to `through`.
+
+    Bounded by number and bytes; at the limit the oldest go, and a subscription that still wants them
+    reads the log. Used by one event loop.
+
+    Args:
+        user: owner of the thread; what the bus says about another's is not taken.
+        thread: id of the thread.
+        limit_events: how many events are kept.
+        limit_bytes: how many bytes of events are kept.
+    """
+
+    def __init__(self, *, user: str, thread: str, limit_events: int, limit_bytes: int) -> None:
+        self.user = user
+        self.thread = thread
+        self.log = ""
+        self.is_open = False  # `start` is known
+        self.is_deleted = False
+        self.is_filling = False  # somebody reads the log for it, or is about to
+        self.wants_fill = False  # asked for since that read began
+        self.start = 0  # events after this seq and up to `through` are here
+        self.through = 0
+        self.seen = 0  # the highest seq heard of; beyond `through` there is something to be filled
+        self.unfinished: set[str] | None = None  # ids of runs that go on; None: not known yet
+        self.listeners: set[Callable[[], None]] = set()
+        self._entries: list[Entry] = []
+        self._bytes = 0
+        self._last: dict[View, int | None] = dict.fromkeys(_VIEWS)  # last seq of each view; None: not known
+        self._limit_events = limit_events
+        self._limit_bytes = limit_bytes
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether the thread has an unfinished run, or may have one."""
+        return self.unfinished is None or bool(self.unfinished)
+
+    @property
+    def has_hole(self) -> bool:
+        """Return whether events are known to exist that are not here."""
+        return self.is_open and not self.is_deleted and self.seen > self.through
+
+    def open(self, *, at: int, log: str) -> None:
+        """Begin after this seq, unless the ring has begun already."""
+        if not self.is_open:
+            self.is_open = True
+            self.restart(at=at, log=log)
+
+    def restart(self, *, at: int, log: str) -> None:
+        """Forget what is here and begin after this seq; subscriptions behind it read the log."""
+        if log != self.log:
+            self.seen = 0
+            self.log = log
+        self.start = self.through = at
+        self.seen = max(self.seen, at)
+        self._entries.clear()
+        self._bytes = 0
+        self._last = dict.fromkeys(_VIEWS, 0 if at == 0 else None)
+
+    def extend(self, stored: Iterable[StoredEvent], *, through: int) -> None:
+        """Take events that continue the ring; those already here are skipped."""
+        for event in stored:
+            if event.seq > self.through:
+                self._append(event)
+        self.through = max(self.through, through)
+        self.seen = max(self.seen, self.through)
+        self._trim()
+
+    def after(self, seq: int) -> Sequence[Entry]:
+        """Return the entries after this seq, which must not be before `start`."""
+        return self._entries[bisect_right(self._entries, seq, key=lambda entry: entry.event.seq) :]
+
+    def wake(self) -> None:
+        """Tell all listeners to look."""
+        for listener in tuple(self.listeners):
+            listener()
+
+    def _append(self, event: StoredEvent) -> None:
+        prevs: dict[View, int | None] = {}
+        for view in _VIEWS:
+            if events.view_has(view, event.type):
+                prevs[view] = self._last[view]
+                self._last[view] = event.seq
+        self._entries.append(Entry(event, prevs))
+        self._bytes += len(event.data) + _OVERHEAD_BYTES
+        self._follow(event)
+
+    def _follow(self, event: StoredEvent) -> None:
+        if self.unfinished is None:
+            return
+        if event.type == events.EventType.USER_MESSAGE:
+            self.unfinished.add(event.run)
+        elif event.type in events.TERMINAL_TYPES:
+            self.unfinished.discard(event.run)
+
+    def _trim(self) -> None:
+        if len(self._entries) <= self._limit_events and self._bytes <= self._limit_bytes:
+            return
+        # A quarter more than needed: cutting the front of a list costs its length.
+        gone = 0
+        while gone < len(self._entries) and (
+            len(self._entries) - gone > self._limit_events * 3 // 4 or self._bytes > self._limit_bytes * 3 // 4
+        ):
+            self._bytes -= len(self._entries[gone].event.data) + _OVERHEAD_BYTES
+            gone += 1
+        self.start = self._entries[gone - 1].event.seq
+        del self._entries[:gone]

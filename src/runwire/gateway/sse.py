@@ -1,0 +1,259 @@
+"""Events over HTTP: a stream (SSE) or one answer, both from the same `Subscription` as a socket's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from runwire.auth.identity import Identity
+from runwire.errors import Unavailable
+from runwire.gateway.clock import wall_ms
+from runwire.gateway.identities import Standing
+from runwire.gateway.live import Live
+from runwire.gateway.subscription import Opened, Subscription, Subscriptions, Taken
+from runwire.protocol import events, frames
+from runwire.protocol.codes import CloseCode
+
+__all__ = ["EventStream", "StreamSettings", "poll"]
+
+_TAKE_BYTES: Final = 65_536  # of one chunk
+_RETRY_S: Final = 0.25  # after the database did not answer
+_POLL_BYTES: Final = 262_144  # of one JSON answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """Times of a stream."""
+
+    heartbeat_s: float = 15.0  # a comment so often, against proxies that close what is silent
+    stall_s: float = 20.0  # a chunk that is not taken for so long ends the stream
+
+
+class EventStream:
+    """One SSE response: an ASGI app, and a listener in the index of live ones.
+
+    Holds a cursor and one chunk: a reader that does not read stops it, and ends it after `stall_s`.
+
+    Args:
+        identity: whose it is.
+        opened: where it begins.
+        subscriptions: to end it.
+        live: index to be in.
+        standing: asked before every chunk.
+        settings: times.
+        wake: set by the subscription when there may be more.
+        is_from_now: the client does not know its position yet: tell it first.
+        until: run whose terminal event ends the stream.
+        until_seq: seq of that event, if it is known.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        opened: Opened,
+        subscriptions: Subscriptions,
+        live: Live,
+        standing: Standing,
+        settings: StreamSettings,
+        wake: asyncio.Event,
+        is_from_now: bool,
+        until: str | None,
+        until_seq: int | None,
+    ) -> None:
+        self._identity = identity
+        self._opened = opened
+        self._subscription: Subscription = opened.subscription
+        self._subscriptions = subscriptions
+        self._live = live
+        self._standing = standing
+        self._settings = settings
+        self._wake = wake
+        self._is_from_now = is_from_now
+        self._until = until
+        self._until_seq = until_seq
+        self._is_done = False
+        self._bye: frames.Bye | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Whose it is."""
+        return self._identity
+
+    def announce_drain(self) -> None:
+        """Nothing: `bye` follows."""
+
+    def end(self, code: CloseCode, reason: str, *, after_s: float | None = None) -> None:
+        """Say bye and end the response."""
+        if self._bye is None:
+            self._bye = frames.Bye(code=code, reconnect=code.may_reconnect, after_s=after_s, reason=reason)
+        self._wake.set()
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Serve the response until its end."""
+        try:
+            try:
+                self._live.add(self)  # first in the index, then checked: before each chunk
+            except Unavailable as error:
+                self.end(CloseCode.TOO_MANY_CONNECTIONS, error.message)
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(self._watch(receive))
+                try:
+                    await self._stream(send)
+                finally:
+                    watcher.cancel()
+        finally:
+            self._live.discard(self)
+            self._subscriptions.close(self._subscription)
+
+    async def _watch(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass  # a body nobody asked for
+        self._is_done = True
+        self._wake.set()
+
+    async def _stream(self, send: Callable[[MutableMapping[str, Any]], Awaitable[None]]) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        chunk = self._beginning()
+        try:
+            while not self._is_done:
+                if chunk:
+                    async with asyncio.timeout(self._settings.stall_s):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                chunk = b"" if self._is_done else await self._next()
+            async with asyncio.timeout(self._settings.stall_s):
+                await send({"type": "http.response.body", "body": chunk, "more_body": False})
+        except TimeoutError:
+            return  # the server closes what is unfinished
+
+    def _beginning(self) -> bytes:
+        reset = self._opened.reset
+        if reset:
+            self._until_passed(reset.from_)
+            return _record(frames.encode(reset), position=f"{reset.log}:{reset.from_}")
+        if self._is_from_now:
+            position = frames.Position(thread=self._subscription.thread, seq=self._opened.after)
+            return _record(frames.encode(position), position=f"{self._subscription.log}:{self._opened.after}")
+        return b": here\n\n"  # proxies and clients see at once that the stream stands
+
+    async def _next(self) -> bytes:
+        """Wait for the next chunk; sets `_is_done` with the last one."""
+        while not self._is_done:
+            self._wake.clear()  # before looking
+            now_ms = wall_ms()
+            expires_at = self._identity.expires_at
+            if not self._standing.is_current(self._identity):
+                self.end(CloseCode.REVOKED, "Your access was withdrawn.")
+            elif expires_at is not None and expires_at <= now_ms:
+                self.end(CloseCode.TOKEN_EXPIRED, "The token has expired; refresh it and come back.")
+            if self._bye:
+                self._is_done = True
+                return _record(frames.encode(self._bye))
+            try:
+                taken = await self._subscription.take(size_bytes=_TAKE_BYTES)
+                # While that read the log, access may have been withdrawn.
+                if taken and self._standing.is_current(self._identity):
+                    return self._chunk(taken)
+                patience_s = self._settings.heartbeat_s if taken is None else 0.0
+            except Unavailable:
+                patience_s = _RETRY_S
+            if not await self._wait(patience_s, now_ms):
+                return b": heartbeat\n\n"
+        return b""
+
+    async def _wait(self, patience_s: float, now_ms: int) -> bool:
+        """Wait to be woken; return False if a heartbeat is due instead."""
+        expires_at = self._identity.expires_at
+        left_s = float("inf") if expires_at is None else max(0.0, (expires_at - now_ms) / 1000)
+        try:
+            async with asyncio.timeout(min(patience_s, left_s)):
+                await self._wake.wait()
+        except TimeoutError:
+            return patience_s < self._settings.heartbeat_s or left_s < patience_s
+        return True
+
+    def _chunk(self, taken: Taken) -> bytes:
+        self._subscription.advance(taken)
+        if taken.is_deleted:
+            self._is_done = True
+            return b""
+        if taken.reset:
+            self._until_passed(taken.reset.from_)
+            return _record(frames.encode(taken.reset), position=f"{taken.reset.log}:{taken.reset.from_}")
+        records = []
+        for event, encoded in zip(taken.events, taken.encoded, strict=True):
+            records.append(_record(encoded, position=f"{self._subscription.log}:{event.seq}"))
+            if event.run == self._until and event.type in events.TERMINAL_TYPES:
+                self._is_done = True
+                break
+        return b"".join(records)
+
+    def _until_passed(self, seq: int) -> None:
+        if self._until_seq is not None and self._until_seq <= seq:
+            self._is_done = True
+
+
+async def poll(
+    subscription: Subscription, *, reset: frames.Reset | None, after: int, wake: asyncio.Event, wait_s: float
+) -> bytes:
+    """Return the JSON answer: what there is, or what comes within `wait_s`.
+
+    Raises:
+        NotFound: the thread was deleted.
+        Unavailable: the database does not answer.
+    """
+    encoded: list[bytes] = []
+    size = 0
+    deadline_s = asyncio.get_running_loop().time() + wait_s
+    while reset is None and size < _POLL_BYTES:
+        wake.clear()  # before looking
+        taken = await subscription.take(size_bytes=_TAKE_BYTES)
+        if taken is None or taken.is_deleted:
+            if encoded or (taken and taken.is_deleted) or not await _is_woken(wake, deadline_s):
+                break
+            continue
+        if taken.reset and encoded:
+            break  # the next poll gets it: an answer has either
+        subscription.advance(taken)
+        reset = taken.reset
+        encoded.extend(taken.encoded)
+        size += sum(map(len, taken.encoded))
+    if reset:
+        return msgspec.json.encode({"reset": reset})
+    answer = {
+        "thread": subscription.thread,
+        "log": subscription.log,
+        "after": after,
+        "through": subscription.through,
+        "events": [msgspec.Raw(frame) for frame in encoded],
+    }
+    return msgspec.json.encode(answer)
+
+
+async def _is_woken(wake: asyncio.Event, deadline_s: float) -> bool:
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            await wake.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _record(encoded: bytes, *, position: str | None = None) -> bytes:
+    """Make one SSE record; a frame is one line, for JSON escapes line ends."""
+    head = f"id: {position}\n".encode() if position else b""
+    return head + b"data: " + encoded + b"\n\n"

@@ -1,0 +1,224 @@
+"""A subscription is a cursor: over the ring while that has what is next, else over the log.
+
+Live, resume, second tab, SSE and long poll are this one thing with another starting position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Literal
+
+from runwire.errors import NotFound
+from runwire.gateway.ring import Ring
+from runwire.gateway.tail import Tail
+from runwire.protocol import events, frames
+from runwire.protocol.events import StoredEvent, View
+from runwire.storage.base import Storage
+
+__all__ = ["Opened", "Subscription", "Subscriptions", "Taken"]
+
+_PAGE_EVENTS: Final = 500  # of one read of the log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What comes next in a subscription. Nothing has happened until `Subscription.advance` is given it."""
+
+    through: int  # the cursor after it
+    position: int  # seq of the last event of this view up to there
+    events: list[StoredEvent] = field(default_factory=list)  # of this view, in order
+    encoded: list[bytes] = field(default_factory=list)  # their frames
+    reset: frames.Reset | None = None  # the history is not to be had: what follows begins after its `from`
+    is_deleted: bool = False  # the thread is gone: nothing follows
+
+
+class Subscription:
+    """Events of one thread in one view, from a position on.
+
+    Args:
+        storage: the log.
+        ring: of the thread.
+        listener: what the ring calls for this subscription.
+        view: which events.
+        position: seq of the last event of this view that the reader has.
+        log: the history that this position is about.
+    """
+
+    def __init__(
+        self, *, storage: Storage, ring: Ring, listener: Callable[[], None], view: View, position: int, log: str
+    ) -> None:
+        self.thread = ring.thread
+        self.view: View = view
+        self.position = position
+        self.log = log
+        self._storage = storage
+        self._ring = ring
+        self._listener = listener
+        self._sent_seq = position
+
+    @property
+    def through(self) -> int:
+        """Return the seq up to which everything has been looked at."""
+        return self._sent_seq
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether `take` has something now."""
+        ring = self._ring
+        return ring.is_deleted or ring.log != self.log or self._sent_seq < ring.through
+
+    async def take(self, *, size_bytes: int) -> Taken | None:
+        """Return what comes next, about so many bytes of it; None: nothing yet.
+
+        Raises:
+            Unavailable: the database does not answer; ask again.
+        """
+        ring = self._ring
+        if ring.is_deleted:
+            return Taken(through=self._sent_seq, position=self.position, is_deleted=True)
+        if ring.log != self.log:
+            return await self._reset(log=ring.log, reason="log_changed")
+        if self._sent_seq >= ring.through:
+            return None
+        if self._sent_seq >= ring.start:
+            return self._take_from_ring(size_bytes)
+        return await self._take_from_log(size_bytes)
+
+    def leave(self, tail: Tail) -> None:
+        """End it. Idempotent."""
+        tail.leave(self._ring, self._listener)
+
+    def advance(self, taken: Taken) -> None:
+        """Move the cursor behind what was taken."""
+        self._sent_seq = taken.through
+        self.position = taken.position
+        if taken.reset:
+            self.log = taken.reset.log
+
+    def _take_from_ring(self, size_bytes: int) -> Taken:
+        through, position, size = self._sent_seq, self.position, 0
+        shown: list[StoredEvent] = []
+        encoded: list[bytes] = []
+        for entry in self._ring.after(self._sent_seq):
+            if size >= size_bytes:
+                return Taken(through=through, position=position, events=shown, encoded=encoded)
+            through = entry.event.seq
+            if entry.is_in(self.view):
+                frame = entry.frame(self.thread, self.view, position)
+                position = through
+                size += len(frame)
+                shown.append(entry.event)
+                encoded.append(frame)
+        return Taken(through=self._ring.through, position=position, events=shown, encoded=encoded)
+
+    async def _take_from_log(self, size_bytes: int) -> Taken:
+        try:
+            page = await self._storage.events.read(
+                self.thread, after=self._sent_seq, limit=_PAGE_EVENTS, size_bytes=size_bytes
+            )
+        except NotFound:
+            return Taken(through=self._sent_seq, position=self.position, is_deleted=True)
+        if page.log != self.log:
+            return await self._reset(log=page.log, reason="log_changed")
+        if page.floor > self._sent_seq:
+            return await self._reset(log=page.log, reason="trimmed")
+        position = self.position
+        shown: list[StoredEvent] = []
+        encoded: list[bytes] = []
+        for event in page.events:
+            if events.view_has(self.view, event.type):
+                shown.append(event)
+                encoded.append(frames.encode_event(self.thread, event, position))
+                position = event.seq
+        return Taken(through=page.through, position=position, events=shown, encoded=encoded)
+
+    async def _reset(self, *, log: str, reason: Literal["log_changed", "too_far_behind", "trimmed"]) -> Taken:
+        try:
+            start = await self._storage.threads.reset_from(self.thread)
+        except NotFound:
+            return Taken(through=self._sent_seq, position=self.position, is_deleted=True)
+        reset = frames.Reset(thread=self.thread, log=log, from_=start, reason=reason)
+        return Taken(through=start, position=start, reset=reset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A subscription that has begun."""
+
+    subscription: Subscription
+    after: int  # where it was asked to begin, -1 resolved
+    head: int  # of the thread at that moment
+    reset: frames.Reset | None  # it begins elsewhere
+
+
+class Subscriptions:
+    """Begin and end subscriptions of this node.
+
+    Args:
+        storage: the log.
+        tail: its rings.
+        replay_events: a position further behind the head gets a reset.
+    """
+
+    def __init__(self, storage: Storage, tail: Tail, *, replay_events: int) -> None:
+        self._storage = storage
+        self._tail = tail
+        self._replay_events = replay_events
+
+    async def open(
+        self, *, user: str, thread: str, after: int, log: str | None, view: View, wake: Callable[[str], None]
+    ) -> Opened:
+        """Begin after a position of the user's own thread: every missing event follows, or a reset.
+
+        Raises:
+            NotFound: unknown or foreign thread.
+            Unavailable: the database does not answer.
+        """
+        # Listen before the head is read: what is committed in between is heard of.
+        listener = partial(wake, thread)  # its own, so that ending an older subscription leaves this one awake
+        ring = self._tail.listen(user=user, thread=thread, wake=listener)
+        try:
+            row = await self._storage.threads.get(user, thread)
+            current = self._storage.log
+            ring.open(at=row.head, log=current)
+            self._tail.complete(ring, head=row.head)
+            start = row.head if after == -1 else after
+            subscription = Subscription(
+                storage=self._storage, ring=ring, listener=listener, view=view, position=start, log=current
+            )
+            reason = self._reason_to_reset(start, log=log if after != -1 else None, head=row.head, floor=row.floor)
+            reset = None
+            if reason:
+                start_again = await self._storage.threads.reset_from(thread)
+                reset = frames.Reset(thread=thread, log=current, from_=start_again, reason=reason)
+                subscription.advance(Taken(through=start_again, position=start_again, reset=reset))
+        except BaseException:
+            self._tail.leave(ring, listener)
+            raise
+        return Opened(subscription=subscription, after=start, head=row.head, reset=reset)
+
+    def open_after_send(
+        self, *, user: str, thread: str, after: int, log: str, view: View, wake: Callable[[str], None]
+    ) -> Subscription:
+        """Begin from before the first event of a send of this user."""
+        listener = partial(wake, thread)
+        ring = self._tail.listen(user=user, thread=thread, wake=listener)
+        ring.open(at=after, log=log)
+        # A worker may have been quicker than this line, and the send may have been an old one.
+        self._tail.complete(ring)
+        return Subscription(storage=self._storage, ring=ring, listener=listener, view=view, position=after, log=log)
+
+    def close(self, subscription: Subscription) -> None:
+        """End a subscription. Idempotent."""
+        subscription.leave(self._tail)
+
+    def _reason_to_reset(
+        self, after: int, *, log: str | None, head: int, floor: int
+    ) -> Literal["log_changed", "too_far_behind", "trimmed"] | None:
+        if after > head or (log is not None and log != self._storage.log):
+            return "log_changed"
+        if after < floor:
+            return "trimmed"
+        return "too_far_behind" if head - after > self._replay_events else None

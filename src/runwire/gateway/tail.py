@@ -1,0 +1,238 @@
+"""One tail per node: it keeps a ring for every thread that somebody here listens to.
+
+Rings are fed by the bus and completed from the log: a committed segment is taken iff it continues the
+ring; anything else is only a reason to look. Whatever the bus loses, the periodic check finds, with one
+query for all threads: those with an unfinished run each 2 s while the node hears its own beacon on the
+bus, else each 100 ms; idle threads each 10 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from runwire.errors import NotFound, RunwireError
+from runwire.gateway.ring import Ring
+from runwire.protocol import events
+from runwire.protocol.ids import new_id
+from runwire.storage.base import Bus, BusMessage, Committed, Storage, Wake
+
+__all__ = ["Tail", "TailSettings"]
+
+_log: Final = structlog.get_logger(__name__)
+_UNFINISHED: Final = frozenset({"queued", "running", "waiting"})
+_KNOWN_RUNS: Final = 50  # of a thread, looked at once to learn whether one is unfinished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailSettings:
+    """How the tail looks after its rings."""
+
+    beacon_s: float = 0.1  # time between beacons on the bus
+    beacon_fresh_s: float = 0.2  # a younger beacon proves that the bus works
+    blind_check_s: float = 0.1  # check of threads with an unfinished run without a fresh beacon
+    active_check_s: float = 2.0  # check of threads with an unfinished run with a fresh beacon
+    idle_check_s: float = 10.0  # check of all threads
+    ring_events: int = 2_000  # events kept per thread
+    ring_bytes: int = 1_048_576  # bytes of events kept per thread
+    fills: int = 8  # rings filled from the log at a time
+
+
+class Tail:
+    """Recent events of all threads with a listener on this node.
+
+    Limits: one ring per thread with a listener, each bounded; a ring waits at most once to be filled.
+
+    Args:
+        storage: the log.
+        bus: hints about it.
+        settings: times and sizes.
+    """
+
+    def __init__(self, storage: Storage, bus: Bus, settings: TailSettings | None = None) -> None:
+        self._storage = storage
+        self._bus = bus
+        self._settings = settings or TailSettings()
+        self._node = new_id("node")
+        self._rings: dict[tuple[str, str], Ring] = {}  # (user, thread): who asks for a foreign thread gets its own
+        self._of_thread: dict[str, list[Ring]] = {}
+        self._to_fill: asyncio.Queue[Ring] = asyncio.Queue()  # each ring at most once (`is_filling`)
+        self._beacon_at_s = float("-inf")
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads have a listener here."""
+        return len(self._rings)
+
+    def bus_age_s(self) -> float:
+        """Return how old the last beacon is that came back over the bus."""
+        return asyncio.get_running_loop().time() - self._beacon_at_s
+
+    # ── listeners ───────────────────────────────────────────────────────────────────────────────────────
+
+    def listen(self, *, user: str, thread: str, wake: Callable[[], None]) -> Ring:
+        """Return the thread's ring and call `wake()` whenever there may be something new in it.
+
+        Call it before reading the thread's head: what is committed in between is then heard of.
+        """
+        ring = self._rings.get((user, thread))
+        if ring is None:
+            settings = self._settings
+            ring = Ring(user=user, thread=thread, limit_events=settings.ring_events, limit_bytes=settings.ring_bytes)
+            self._rings[user, thread] = ring
+            self._of_thread.setdefault(thread, []).append(ring)
+        ring.listeners.add(wake)
+        return ring
+
+    def leave(self, ring: Ring, wake: Callable[[], None]) -> None:
+        """Stop listening; the last one to leave takes the ring with it. Idempotent."""
+        ring.listeners.discard(wake)
+        if ring.listeners or self._rings.get((ring.user, ring.thread)) is not ring:
+            return
+        del self._rings[ring.user, ring.thread]
+        rings = self._of_thread[ring.thread]
+        rings.remove(ring)
+        if not rings:
+            del self._of_thread[ring.thread]
+
+    def complete(self, ring: Ring, *, head: int | None = None) -> None:
+        """Have the ring filled from the log if its thread's head is beyond it, or not known."""
+        if head is None:
+            ring.seen = max(ring.seen, ring.through)
+        else:
+            ring.seen = max(ring.seen, head)
+            if not ring.has_hole:
+                return
+        ring.wants_fill = True
+        if ring.is_open and not ring.is_filling and not ring.is_deleted:
+            ring.is_filling = True
+            self._to_fill.put_nowait(ring)
+
+    # ── the bus ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def hear(self, message: BusMessage) -> None:
+        """Take a message of the bus, or what this node itself has just committed."""
+        if isinstance(message, Committed):
+            for ring in self._of_thread.get(message.thread, ()):
+                self._continue(ring, message)
+        elif message.topic == "beacon" and message.node == self._node:
+            self._beacon_at_s = asyncio.get_running_loop().time()
+        elif message.topic == "deleted" and message.thread:
+            for ring in self._of_thread.get(message.thread, ()):
+                self.complete(ring)  # a hint proves nothing: the log says whether the thread is gone
+
+    def _continue(self, ring: Ring, committed: Committed) -> None:
+        is_ours = committed.log == ring.log and committed.user == ring.user
+        if not ring.is_open:
+            ring.seen = max(ring.seen, committed.last_seq)
+        elif not is_ours:
+            self.complete(ring)
+        elif committed.first_seq == ring.through + 1:
+            ring.extend(
+                events.unpack(
+                    committed.packed, first_seq=committed.first_seq, run=committed.run, attempt=committed.attempt
+                ),
+                through=committed.last_seq,
+            )
+            ring.wake()
+        else:
+            self.complete(ring, head=committed.last_seq)
+
+    # ── loops ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Feed the rings until cancelled."""
+        stop = self._bus.listen(self.hear)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._beat())
+                group.create_task(self._check())
+                for _ in range(self._settings.fills):
+                    group.create_task(self._fill_all())
+        finally:
+            stop()
+
+    async def _beat(self) -> None:
+        while True:
+            self._bus.publish(Wake(topic="beacon", node=self._node))
+            await asyncio.sleep(self._settings.beacon_s)
+
+    async def _check(self) -> None:
+        clock = asyncio.get_running_loop().time
+        active_at_s = idle_at_s = clock()
+        while True:
+            now_s = clock()
+            is_blind = now_s - self._beacon_at_s > self._settings.beacon_fresh_s
+            if now_s >= idle_at_s:
+                await self._look_at(list(self._rings.values()), all_heads=True)
+                active_at_s = now_s + self._settings.active_check_s
+                idle_at_s = now_s + self._settings.idle_check_s
+            elif now_s >= active_at_s or is_blind:
+                await self._look_at([ring for ring in self._rings.values() if ring.is_active], all_heads=False)
+                active_at_s = now_s + self._settings.active_check_s
+            await asyncio.sleep(self._settings.blind_check_s)
+
+    async def _look_at(self, due: list[Ring], *, all_heads: bool) -> None:
+        """Ask for the heads of these threads, all at once, and have those filled that moved.
+
+        With `all_heads` a thread that is not among the answers is gone.
+        """
+        due = [ring for ring in due if ring.is_open and not ring.is_deleted]
+        if not due:
+            return
+        try:
+            heads = await self._storage.events.heads({ring.thread: -1 if all_heads else ring.through for ring in due})
+            for ring in due:
+                if ring.thread in heads:
+                    self.complete(ring, head=heads[ring.thread])
+                elif all_heads:
+                    self.complete(ring)  # a read proves that it is gone
+                if ring.unfinished is None:
+                    await self._learn_unfinished(ring)
+        except Exception as error:  # top of a worker loop: the next check comes
+            _log.warning("tail_check_failed", threads=len(due), error=type(error).__name__)
+
+    async def _learn_unfinished(self, ring: Ring) -> None:
+        through = ring.through
+        rows = await self._storage.runs.list(ring.user, thread=ring.thread, limit=_KNOWN_RUNS)
+        if ring.through == through:  # else a run may have ended meanwhile: the next check asks again
+            ring.unfinished = {row.run for row in rows if row.status in _UNFINISHED}
+
+    async def _fill_all(self) -> None:
+        while True:
+            ring = await self._to_fill.get()
+            try:
+                while ring.wants_fill and ring.listeners:
+                    # Arm before looking: who asks again while this reads gets another read.
+                    ring.wants_fill = False
+                    await self._fill(ring)
+            except NotFound:
+                ring.is_deleted = True
+                ring.wake()
+            except RunwireError as error:
+                _log.warning("tail_fill_failed", thread=ring.thread, error=error.code)
+            except Exception as error:  # top of a worker loop: the next check asks again
+                _log.exception("tail_fill_failed", thread=ring.thread, error=type(error).__name__)
+            finally:
+                ring.is_filling = False
+
+    async def _fill(self, ring: Ring) -> None:
+        if ring.seen - ring.through > self._settings.ring_events:
+            # More than the ring holds: begin anew, and let those who are behind read the log themselves.
+            ring.restart(at=ring.seen, log=ring.log)
+            ring.wake()
+        while True:
+            page = await self._storage.events.read(ring.thread, after=ring.through)
+            if page.log != ring.log:
+                ring.restart(at=page.head, log=page.log)
+            elif page.floor > ring.through:
+                ring.restart(at=page.floor, log=page.log)
+            else:
+                ring.extend(page.events, through=page.through)
+            ring.wake()
+            if ring.through >= max(page.head, ring.seen) or page.through >= page.head:
+                break

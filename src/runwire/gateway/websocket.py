@@ -1,0 +1,384 @@
+"""One socket: the shell around `protocol.connection.Connection`. Feed, take, write; no protocol decisions.
+
+One task reads, one writes, and each command runs in its own, so that a slow command delays neither
+events nor `cancel`. The writer alone touches the transport: what one turn has becomes one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from runwire.auth.identity import Identity
+from runwire.errors import NotFound, ProtocolError, RunwireError, Unavailable
+from runwire.gateway.clock import wall_ms
+from runwire.gateway.commands import Commands
+from runwire.gateway.identities import Identities
+from runwire.gateway.live import Live
+from runwire.gateway.metrics import Metrics
+from runwire.gateway.server import SocketTransport
+from runwire.gateway.subscription import Subscription, Subscriptions, Taken
+from runwire.protocol import frames
+from runwire.protocol.codes import CloseCode, ErrorCode
+from runwire.protocol.connection import Connection
+
+__all__ = ["Prove", "Receive", "Socket", "SocketServices"]
+
+Prove = Callable[[], Awaitable[Identity]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_log: Final = structlog.get_logger(__name__)
+_TAKE_BYTES: Final = 65_536  # of one thread at a time: a long history does not starve a live one
+_SAMPLE_S: Final = 0.5  # while bytes are unsent, they are looked at so often
+_RETRY_S: Final = 0.25  # after the database did not answer
+_PROVE_S: Final = 10.0  # to decide an identity, then 4013
+_CLOSE_REASON_BYTES: Final = 120  # a close frame has room for 123 (RFC 6455 §5.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketServices:
+    """What all sockets of a node share."""
+
+    identities: Identities  # who somebody is
+    commands: Commands  # what may be asked for
+    subscriptions: Subscriptions  # what is listened to
+    live: Live  # who is connected
+    metrics: Metrics  # figures
+    abort_s: float  # after a close, the peer has so long to answer
+
+
+class Socket:
+    """Carry one WebSocket from the upgrade to its end.
+
+    Holds cursors, not events: at most `limits.subscriptions` of them, and what one turn fetched.
+
+    Args:
+        connection: what may happen.
+        transport: where bytes go, without waiting.
+        receive: the next ASGI event.
+        services: shared by all sockets.
+    """
+
+    def __init__(
+        self, connection: Connection, transport: SocketTransport, receive: Receive, services: SocketServices
+    ) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._receive = receive
+        self._services = services
+        self._identity: Identity | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+        self._woken: dict[str, None] = {}  # threads that may have something new, in the order they were woken
+        self._wake = asyncio.Event()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._is_gone = False
+        self._retry_at_s = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._timer: asyncio.TimerHandle | None = None
+        transport.on_drained(self._wake.set)
+
+    @property
+    def identity(self) -> Identity:
+        """Whose it is; known once it is in the index of live listeners."""
+        assert self._identity is not None, "only a signed-in socket is in the index"
+        return self._identity
+
+    def announce_drain(self) -> None:
+        """Say that the server is about to go away."""
+        self._connection.notice("draining")
+        self._wake.set()
+
+    def end(self, code: CloseCode, reason: str, *, after_s: float | None = None) -> None:
+        """Say bye and close."""
+        self._connection.close(code, reason, after_s=after_s)
+        self._wake.set()
+
+    async def run(self, prove: Prove | None) -> None:
+        """Serve the socket until it ends.
+
+        Args:
+            prove: proves the credential that came with the upgrade; None: `hello` brings one.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                if prove:
+                    group.create_task(self._sign_in(prove, group))
+                reader = group.create_task(self._read(group))
+                try:
+                    await self._write()
+                finally:
+                    reader.cancel()
+                # Commands that run are not cut off: what a `send` has stored must still be announced.
+        except Exception as error:  # top of a connection
+            _log.exception("socket_failed", connection=self._connection.connection, error=type(error).__name__)
+            self._connection.close(CloseCode.INTERNAL, "Something went wrong here; come back.")
+            self._flush()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._services.live.discard(self)
+        for subscription in self._subscriptions.values():
+            self._services.subscriptions.close(subscription)
+        if self._timer:
+            self._timer.cancel()
+        closing = self._connection.closing
+        if closing and not self._is_gone:
+            self._services.metrics.closes.labels(code=int(closing.code)).inc()
+            reason = closing.reason.encode()[:_CLOSE_REASON_BYTES].decode(errors="ignore")
+            self._transport.close(closing.code, reason, abort_after_s=self._services.abort_s)
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._may_read.wait()
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._is_gone = True
+                self._wake.set()
+                return
+            text = message.get("text")
+            self._connection.receive(
+                message.get("bytes") or b"" if text is None else text, is_binary=text is None, now_s=self._clock()
+            )
+            credential = self._connection.take_credential()
+            if credential is not None:
+                group.create_task(self._sign_in(partial(self._services.identities.authenticate, credential), group))
+            self._start_commands(group)
+            self._wake.set()
+
+    async def _sign_in(self, prove: Prove, group: asyncio.TaskGroup) -> None:
+        connection = self._connection
+        try:
+            async with asyncio.timeout(_PROVE_S):
+                identity = await prove()
+        except (Unavailable, TimeoutError):
+            connection.close(CloseCode.UNAVAILABLE, "Your identity cannot be proven now; come back.")
+        except RunwireError as error:
+            connection.close(CloseCode.UNAUTHENTICATED, error.message)
+        else:
+            self._welcome(identity)
+            self._start_commands(group)
+        self._wake.set()
+
+    def _welcome(self, identity: Identity) -> None:
+        connection, services = self._connection, self._services
+        self._identity = identity
+        try:
+            services.live.add(self)
+        except Unavailable as error:
+            connection.close(CloseCode.TOO_MANY_CONNECTIONS, error.message)
+            return
+        # In the index first, checked then: a revocation between the proof and this line is seen by one of the two.
+        self._check_standing()
+        if services.live.is_draining:
+            connection.close(CloseCode.DRAINING, "The server is restarting.", after_s=1.0)
+        connection.signed_in(
+            identity.user, expires_at=identity.expires_at, expires_in_s=_expires_in_s(identity), now_s=self._clock()
+        )
+
+    # ── commands ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_commands(self, group: asyncio.TaskGroup) -> None:
+        for command in self._connection.take_commands():
+            group.create_task(self._run_command(command, group))
+
+    async def _run_command(self, command: frames.Command, group: asyncio.TaskGroup) -> None:
+        outcome = "ok"
+        try:
+            if self._check_standing():
+                await self._do(command)
+        except RunwireError as error:
+            outcome = error.code
+            self._connection.failed(command, error)
+        self._services.metrics.commands.labels(op=command.__struct_config__.tag, code=outcome).inc()
+        if isinstance(command, frames.Send) and command.thread:
+            self._listen_to(command.thread)  # its events were held back until the reply
+        self._start_commands(group)
+        self._wake.set()
+
+    async def _do(self, command: frames.Command) -> None:
+        match command:
+            case frames.Subscribe():
+                await self._subscribe(command)
+            case frames.Unsubscribe():
+                self._drop(command.thread)
+                self._connection.unsubscribed(command)
+            case frames.Send():
+                await self._send(command)
+            case frames.Cancel():
+                data = await self._services.commands.cancel(self.identity.user, command.run)
+                self._connection.replied(command, data)
+            case frames.Refresh():
+                await self._refresh(command)
+            case frames.Answer():
+                raise ProtocolError("This server cannot take answers yet.", code=ErrorCode.UNSUPPORTED)
+
+    async def _subscribe(self, command: frames.Subscribe) -> None:
+        try:
+            opened = await self._services.subscriptions.open(
+                user=self.identity.user,
+                thread=command.thread,
+                after=command.after,
+                log=command.log,
+                view=command.view,
+                wake=self._listen_to,
+            )
+        except NotFound as error:
+            raise NotFound(error.message, field="thread") from error
+        # From here to the answer nothing awaits: no frame of an older subscription can follow `subscribed`.
+        subscription = opened.subscription
+        self._drop(command.thread)
+        self._subscriptions[command.thread] = subscription
+        answer = frames.Subscribed(
+            id=command.id,
+            thread=command.thread,
+            log=subscription.log,
+            view=command.view,
+            after=opened.after,
+            head=opened.head,
+        )
+        self._connection.subscribed(command, answer, opened.reset)
+        self._listen_to(command.thread)
+
+    async def _send(self, command: frames.Send) -> None:
+        services = self._services
+        user = self.identity.user
+        sent = await services.commands.send(user, command, thread=command.thread, key=command.key)
+        # The reply goes into the queue before anything of the write can: it is announced only after that.
+        if sent.thread not in self._subscriptions:
+            self._subscriptions[sent.thread] = services.subscriptions.open_after_send(
+                user=user, thread=sent.thread, after=sent.after, log=sent.log, view="all", wake=self._listen_to
+            )
+        data = frames.SendData(
+            thread=sent.thread, log=sent.log, after=sent.after, run=sent.run, message=sent.message, seq=sent.seq
+        )
+        self._connection.sent(command, data)
+        services.commands.announce(sent)
+
+    async def _refresh(self, command: frames.Refresh) -> None:
+        identity = await self._services.identities.authenticate(command.token)
+        self._connection.refreshed(
+            command,
+            identity.user,
+            expires_at=identity.expires_at,
+            expires_in_s=_expires_in_s(identity),
+            now_s=self._clock(),
+        )
+        if identity.user == self.identity.user:
+            self._identity = identity
+            self._check_standing()
+
+    def _check_standing(self) -> bool:
+        """Return whether the identity stands; end the connection if it does not."""
+        if self._identity is None or self._services.identities.view.is_current(self._identity):
+            return True
+        self._connection.close(CloseCode.REVOKED, "Your access was withdrawn.")
+        return False
+
+    # ── writing ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _listen_to(self, thread: str) -> None:
+        """Look into a thread in the next turn."""
+        self._woken[thread] = None
+        self._wake.set()
+
+    def _drop(self, thread: str) -> None:
+        subscription = self._subscriptions.pop(thread, None)
+        if subscription:
+            self._services.subscriptions.close(subscription)
+
+    async def _write(self) -> None:
+        connection = self._connection
+        while not self._is_gone:
+            # Arm before looking: what comes while this turn looks is seen in the next one.
+            self._wake.clear()
+            now_s = self._clock()
+            connection.unsent(self._transport.buffered_amount(), now_s=now_s)
+            connection.tick(now_s)
+            if now_s >= self._retry_at_s:
+                await self._pull()
+            self._check_standing()  # last before the bytes leave
+            self._flush()
+            if connection.is_closed:
+                return
+            if connection.wants_input:
+                self._may_read.set()
+            else:
+                self._may_read.clear()
+            await self._rest()
+
+    async def _pull(self) -> None:
+        """Fetch what listened-to threads have, in turns, until enough is queued."""
+        connection = self._connection
+        while self._woken and connection.may_pull:
+            thread = next(iter(self._woken))
+            del self._woken[thread]
+            subscription = self._subscriptions.get(thread)
+            if subscription is None or not connection.may_deliver(thread):
+                continue
+            try:
+                taken = await subscription.take(size_bytes=_TAKE_BYTES)
+            except Unavailable:
+                self._woken[thread] = None
+                self._retry_at_s = self._clock() + _RETRY_S
+                return
+            # While that read the log, the subscription may have been replaced, or a send may have begun.
+            if taken and self._subscriptions.get(thread) is subscription and connection.may_deliver(thread):
+                self._deliver(subscription, taken)
+
+    def _deliver(self, subscription: Subscription, taken: Taken) -> None:
+        thread = subscription.thread
+        if taken.is_deleted:
+            self._drop(thread)
+            self._connection.deleted(thread)
+            return
+        subscription.advance(taken)
+        if taken.reset:
+            self._connection.reset(taken.reset)
+        else:
+            self._connection.deliver(thread, taken.encoded, position=taken.position)
+        if subscription.has_more:
+            self._woken[thread] = None  # behind the others
+
+    def _flush(self) -> None:
+        metrics = self._services.metrics
+        while (message := self._connection.take_message()) is not None:
+            self._transport.write(message)
+            metrics.messages.inc()
+            metrics.sent.inc(len(message))
+        self._connection.unsent(self._transport.buffered_amount(), now_s=self._clock())
+
+    async def _rest(self) -> None:
+        """Wait until there may be something to do."""
+        now_s = self._clock()
+        at_s = self._connection.next_tick_s
+        if self._transport.buffered_amount():
+            at_s = min(at_s, now_s + _SAMPLE_S)
+        if self._woken and self._connection.may_pull:
+            if now_s >= self._retry_at_s:
+                await asyncio.sleep(0)  # one turn is done; others have theirs
+                return
+            at_s = min(at_s, self._retry_at_s)
+        self._wake_at(at_s, now_s)
+        await self._wake.wait()
+
+    def _wake_at(self, at_s: float, now_s: float) -> None:
+        # A timer that comes too early is left alone: most turns need no timer of their own.
+        if self._timer and now_s < self._timer.when() <= at_s and not self._timer.cancelled():
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at_s, self._wake.set) if at_s < float("inf") else None
+
+
+def _expires_in_s(identity: Identity) -> float | None:
+    return None if identity.expires_at is None else (identity.expires_at - wall_ms()) / 1000
