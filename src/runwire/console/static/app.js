@@ -1,0 +1,544 @@
+// The page: signs in, keeps a link, and shows one thread at a time.
+
+import { Subscription } from "./client.js";
+import { safeLink } from "./markdown.js";
+import { Session, SignInFailed, takeLink } from "./session.js";
+import { Link } from "./socket.js";
+import { Timeline, make } from "./timeline.js";
+import { View } from "./view.js";
+
+const link = takeLink(); // before anything else: a link in the address could be copied or logged
+const root = new URL(".", document.baseURI);
+const at = (id) => document.getElementById(id);
+
+const CAUGHT_UP_MS = 4000;
+const QUIET_MS = 700; // a catch-up is over when nothing came for this long: the last seqs may be in no view
+const NEAR_BOTTOM_PX = 96;
+const EVENTS_SHOWN = 400;
+const RESET_REASON = {
+  log_changed: "The server's history has changed, perhaps it was restored from a backup. This is what it has now.",
+  too_far_behind: "This thread is long: only its latest run is shown.",
+  trimmed: "Older events of this thread are no longer kept.",
+};
+const STOPPED = {
+  4500: "The server did not understand this page: reload it",
+  4503: "Access was refused",
+  4504: "Too many connections: close another tab, then reload",
+  4506: "This page does not fit the server: reload it",
+};
+const GUIDE_IDEAS = ["How does resume work?", "What happens when I kill -9 the server?", "How do I write my own agent?", "How do I create an API key?"];
+
+class Page {
+  constructor() {
+    this.session = new Session(root);
+    this.link = new Link({
+      root,
+      session: this.session,
+      on: {
+        state: (state) => this.#showState(state),
+        welcome: () => this.#welcome(),
+        frame: (frame) => this.#frame(frame),
+        lost: () => this.#lost(),
+      },
+    });
+    this.view = new View();
+    this.timeline = new Timeline(at("timeline"), {
+      link: (href) => this.#linkTo(href),
+      blob: (ref) => this.session.get(`v1/blobs/${ref}`),
+    });
+    this.events = []; // raw events of the thread, as they were applied
+    this.pending = new Map(); // id -> a send that is not acknowledged, or not yet in the view
+    this.sub = null;
+    this.catchUp = null;
+    this.agents = [];
+    this.titles = readTitles();
+    this.sticks = true;
+    this.#wire();
+  }
+
+  async begin() {
+    if (link !== null) {
+      try {
+        await this.session.signIn({ link });
+      } catch (error) {
+        if (!this.session.isSignedIn) return this.#askToSignIn(messageOf(error));
+      }
+    }
+    if (!this.session.isSignedIn) return this.#askToSignIn();
+    this.#signedIn();
+  }
+
+  // ---- signing in
+
+  #askToSignIn(error = "") {
+    at("sign-in").hidden = false;
+    at("frame").inert = true;
+    at("sign-in-error").hidden = error === "";
+    at("sign-in-error").textContent = error;
+    at("sign-out").hidden = true;
+    this.#status("expired", this.lastUser ? "Session expired: sign in" : "Signed out");
+    at("user").focus();
+  }
+
+  #signedIn() {
+    at("sign-in").hidden = true;
+    at("frame").inert = false;
+    at("sign-out").hidden = false;
+    if (this.lastUser && this.lastUser !== this.session.user) history.replaceState(null, "", location.pathname);
+    this.lastUser = this.session.user;
+    if (this.sub === null || this.sub.thread !== threadInAddress()) this.#show(threadInAddress());
+    this.link.start();
+    this.#loadAgents();
+    this.#loadThreads();
+    if (matchMedia("(min-width: 720px)").matches) at("message").focus();
+  }
+
+  async #signIn() {
+    const button = at("sign-in-form").querySelector("button");
+    button.disabled = true;
+    try {
+      await this.session.signIn({ user: at("user").value.trim(), password: at("password").value });
+      at("password").value = "";
+      this.#signedIn();
+    } catch (error) {
+      this.#askToSignIn(messageOf(error));
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  async #signOut() {
+    this.link.stop();
+    await this.session.signOut();
+    this.lastUser = null;
+    history.replaceState(null, "", location.pathname);
+    this.#show(null);
+    at("threads").replaceChildren();
+    this.#askToSignIn();
+  }
+
+  // ---- the link
+
+  #welcome() {
+    if (this.sub) this.#subscribe();
+    for (const item of this.pending.values()) item.isInFlight = false;
+    this.#flush();
+  }
+
+  #lost() {
+    this.sub?.disconnected();
+    this.#finishCatchUp(false);
+  }
+
+  #subscribe() {
+    this.link.send(this.sub.subscribe(this.link.nextId()));
+  }
+
+  #frame(frame) {
+    if (frame.op === "reply" && this.pending.has(frame.id)) return this.#sendAnswered(frame);
+    if (frame.op === "notice" && frame.kind === "draining") return this.#status("reconnecting", "The server is being restarted");
+    const isAnswer = frame.op === "reply" && this.sub?.waiting === frame.id;
+    if (!this.sub || (frame.thread !== this.sub.thread && !isAnswer)) return undefined;
+    const verdict = this.sub.receive(frame, (event) => this.view.fits(event));
+    switch (verdict) {
+      case "apply":
+      case "skip":
+        return this.#applied(frame, verdict === "apply");
+      case "resubscribe":
+        return this.#closeGap();
+      case "begun":
+        return this.#begun(frame);
+      case "reset":
+        this.#clear();
+        this.#tell(RESET_REASON[frame.reason] ?? "The view was reset.");
+        return this.#drawSoon();
+      case "refused":
+        return this.#refused(frame.error);
+      case "deleted":
+        this.#open(null);
+        return this.#tell("This thread was deleted.");
+      default:
+        return undefined;
+    }
+  }
+
+  #applied(event, isShown) {
+    if (isShown) this.view.apply(event);
+    this.events.push(event);
+    this.gaps = 0;
+    if (this.catchUp) {
+      this.catchUp.count += 1;
+      clearTimeout(this.catchUp.timer);
+      if (event.seq >= this.catchUp.head) this.#finishCatchUp(true);
+      else this.catchUp.timer = setTimeout(() => this.#finishCatchUp(true), QUIET_MS);
+    }
+    if (event.type === "user_message") this.#nameThread(event);
+    if (event.type === "agent_completed") this.#announceAnswer(event);
+    this.#drawSoon();
+  }
+
+  #begun(frame) {
+    this.#finishCatchUp(false);
+    if (frame.head > frame.after) {
+      this.catchUp = { head: frame.head, count: 0, timer: setTimeout(() => this.#finishCatchUp(true), 3000) };
+    }
+    this.#drawSoon();
+  }
+
+  #closeGap() {
+    // The same gap again and again would be a fault of the server: ask ever more slowly.
+    this.gaps = (this.gaps ?? 0) + 1;
+    const frame = this.sub.subscribe(this.link.nextId());
+    if (this.gaps < 3) this.link.send(frame);
+    else setTimeout(() => { if (this.sub?.waiting === frame.id) this.link.send(frame); }, Math.min(10000, 100 * 2 ** this.gaps));
+  }
+
+  #finishCatchUp(isDone) {
+    if (!this.catchUp) return;
+    clearTimeout(this.catchUp.timer);
+    const { count } = this.catchUp;
+    this.catchUp = null;
+    if (!isDone || count === 0) return;
+    this.#status("caught-up", `Caught up ${count} event${count === 1 ? "" : "s"}`);
+    clearTimeout(this.caughtUpTimer);
+    this.caughtUpTimer = setTimeout(() => { if (this.link.isWelcome) this.#status("live", "Live"); }, CAUGHT_UP_MS);
+  }
+
+  #refused(error) {
+    if (error.code === "not_found") {
+      this.#open(null);
+      this.#tell("There is no such thread, or it is not yours.");
+    } else {
+      this.#tell(error.message);
+    }
+  }
+
+  // ---- sending
+
+  #send(text) {
+    const item = { key: randomKey(), text, thread: this.sub?.thread ?? null, shown: this.shown, agent: at("agent").value || null };
+    const id = this.link.nextId();
+    this.pending.set(id, item);
+    this.sticks = true;
+    this.#tell("");
+    this.#flush();
+    this.#drawSoon();
+  }
+
+  /** Send what waits; after a new socket everything unanswered again, with its key, so nothing starts twice. */
+  #flush() {
+    for (const [id, item] of this.pending) {
+      if (item.isInFlight || item.message) continue;
+      if (item.thread === null && item.shown === this.shown && this.sub) item.thread = this.sub.thread;
+      // The second message of a new thread waits until the first one has made it.
+      if (item.thread === null && [...this.pending.values()].some((other) => other.isInFlight && other.shown === item.shown && !other.message)) return;
+      const { key, thread, agent, text: content } = item;
+      item.isInFlight = this.link.send({ op: "send", id, key, thread, agent, content });
+    }
+  }
+
+  #sendAnswered(frame) {
+    const item = this.pending.get(frame.id);
+    if (!frame.ok) {
+      this.pending.delete(frame.id);
+      this.#tell(frame.error.message);
+      if (!at("message").value) this.#write(item.text);
+    } else if (item.shown !== this.shown) {
+      this.pending.delete(frame.id); // another thread is shown by now; it has the message
+    } else {
+      item.message = frame.data.message;
+      if (this.sub === null) {
+        this.sub = new Subscription(frame.data.thread);
+        history.pushState(null, "", `#${frame.data.thread}`);
+      }
+      if (this.sub.sent(frame.data) === "resubscribe") this.#subscribe();
+      this.#loadThreads();
+    }
+    this.#flush();
+    this.#drawSoon();
+  }
+
+  #cancel() {
+    const run = this.view.activeRun;
+    if (run) this.link.send({ op: "cancel", id: this.link.nextId(), run: run.run });
+  }
+
+  // ---- threads
+
+  #open(thread) {
+    history.pushState(null, "", thread ? `#${thread}` : location.pathname);
+    this.#show(thread);
+  }
+
+  #show(thread) {
+    if (this.sub?.isLive) this.link.send({ op: "unsubscribe", id: this.link.nextId(), thread: this.sub.thread });
+    this.shown = (this.shown ?? 0) + 1;
+    this.#finishCatchUp(false);
+    this.#clear();
+    this.sub = thread ? new Subscription(thread) : null;
+    this.sticks = true;
+    this.#tell("");
+    if (this.sub && this.link.isWelcome) this.#subscribe();
+    this.#markThread();
+    this.#toggleSide(false);
+    this.#drawSoon();
+  }
+
+  #clear() {
+    this.view.clear();
+    this.events = [];
+    this.gaps = 0;
+    this.eventsDrawn = 0;
+    at("events-list").replaceChildren();
+  }
+
+  async #loadThreads() {
+    const page = await this.session.get("v1/threads?limit=50");
+    if (!page) return;
+    const items = page.items.map((item) => {
+      const id = item.thread ?? item.id;
+      const name = item.title || this.titles[id] || new Date(item.created_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+      return make("li", {}, make("a", { href: `#${id}`, text: name, title: name }));
+    });
+    at("threads").replaceChildren(...items);
+    this.#markThread();
+  }
+
+  #markThread() {
+    for (const anchor of at("threads").querySelectorAll("a")) {
+      if (anchor.hash === `#${this.sub?.thread}`) anchor.setAttribute("aria-current", "page");
+      else anchor.removeAttribute("aria-current");
+    }
+  }
+
+  #nameThread(event) {
+    const { thread } = this.sub;
+    if (this.titles[thread]) return;
+    const row = this.view.rows.find((found) => found.kind === "user");
+    if (!row || row.seq !== event.seq) return;
+    this.titles[thread] = row.text.slice(0, 80);
+    sessionStorage.setItem("runwire.titles", JSON.stringify(this.titles));
+    this.#loadThreads();
+  }
+
+  async #loadAgents() {
+    const found = await this.session.get("v1/agents");
+    const items = found?.items ?? found?.agents ?? [];
+    this.agents = items.map((item) => (typeof item === "string" ? { name: item } : item));
+    at("agent-pick").hidden = this.agents.length < 2;
+    at("agent").replaceChildren(...(this.agents.length < 2 ? [] : this.agents.map(({ name, default: isDefault }) =>
+      make("option", { value: name, text: name, selected: isDefault === true }))));
+    const isGuide = this.agents.some(({ name }) => /guide/i.test(name));
+    if (isGuide) {
+      at("empty-title").textContent = "Ask Runwire about itself.";
+      at("empty-text").textContent = "The guide answers from the documentation and says so when it has no answer. Watch it think, search and read; reload or cut the network in the middle, and it goes on.";
+      at("message").placeholder = "Ask about Runwire";
+    }
+    at("ideas").replaceChildren(...(isGuide ? GUIDE_IDEAS : []).map((idea) => {
+      const button = make("button", { type: "button", class: "idea", text: idea });
+      button.addEventListener("click", () => this.#send(idea));
+      return button;
+    }));
+  }
+
+  // ---- drawing
+
+  #drawSoon() {
+    if (this.isDrawing) return;
+    this.isDrawing = true;
+    const draw = () => {
+      this.isDrawing = false;
+      this.#draw();
+    };
+    // A hidden tab has no animation frames.
+    if (document.hidden) setTimeout(draw, 200);
+    else requestAnimationFrame(draw);
+  }
+
+  #draw() {
+    for (const [id, item] of this.pending) if (item.message && this.view.byKey.has(`m:${item.message}`)) this.pending.delete(id);
+    this.timeline.draw(this.view);
+    const here = [...this.pending.values()].filter((item) => item.shown === this.shown);
+    at("pending").replaceChildren(...here.map((item) => make("li", {}, make("p", { class: "said", text: item.text }), make("span", { class: "who", text: this.link.isWelcome ? "Sending" : "Waits for the connection" }))));
+    const run = this.view.activeRun;
+    at("stop").hidden = run === null;
+    at("timeline").setAttribute("aria-busy", String(run !== null));
+    document.body.classList.toggle("is-running", run !== null);
+    at("empty").hidden = this.sub !== null || here.length > 0;
+    at("scroll").hidden = !at("empty").hidden;
+    if (!at("events").hidden) this.#drawEvents();
+    at("events-count").textContent = this.events.length ? `${this.events.length}` : "";
+    if (this.sticks) this.#toLatest();
+  }
+
+  #drawEvents() {
+    const list = at("events-list");
+    const from = Math.max(this.eventsDrawn ?? 0, this.events.length - EVENTS_SHOWN);
+    const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_BOTTOM_PX;
+    for (const event of this.events.slice(from)) {
+      const time = new Date(event.ts).toLocaleTimeString([], { hour12: false });
+      list.append(make("details", { class: "event" },
+        make("summary", {}, make("span", { class: "event-seq", text: `${event.seq}` }), make("span", { class: "event-type", text: event.type }), make("time", { text: time })),
+        make("pre", { text: JSON.stringify(event, null, 2) })));
+    }
+    while (list.childElementCount > EVENTS_SHOWN) list.firstChild.remove();
+    this.eventsDrawn = this.events.length;
+    if (isAtEnd) list.scrollTop = list.scrollHeight;
+  }
+
+  #toLatest() {
+    const scroll = at("scroll");
+    scroll.scrollTop = scroll.scrollHeight;
+    at("jump").hidden = true;
+  }
+
+  #showState(state) {
+    clearInterval(this.countdown);
+    clearTimeout(this.caughtUpTimer);
+    at("try-now").hidden = state.name !== "reconnecting" || state.untilMs === null;
+    if (state.name === "live") return this.#status("live", "Live");
+    if (state.name === "connecting") return this.#status("connecting", "Connecting");
+    if (state.name === "expired") {
+      this.#drawSoon();
+      return this.#askToSignIn(state.code === 4507 ? "Access was withdrawn." : "");
+    }
+    if (state.name === "stopped") return this.#status("stopped", STOPPED[state.code] ?? state.reason ?? "The server ended the connection");
+    this.#status("reconnecting", `Reconnecting, attempt ${state.attempt}`);
+    if (state.untilMs !== null) {
+      const tick = () => {
+        const seconds = Math.ceil((state.untilMs - performance.now()) / 1000);
+        at("status").dataset.countdown = seconds > 0 ? `in ${seconds} s` : "";
+      };
+      tick();
+      this.countdown = setInterval(tick, 250);
+    }
+    return this.#drawSoon();
+  }
+
+  #status(state, text) {
+    at("status").dataset.state = state;
+    delete at("status").dataset.countdown;
+    if (at("status-text").textContent !== text) at("status-text").textContent = text;
+  }
+
+  /** Say something about the last command, above the message field; empty takes it away. */
+  #tell(text) {
+    let line = at("told");
+    if (!line && text) at("composer").prepend((line = make("p", { id: "told", class: "told", role: "alert" })));
+    if (line) text ? (line.textContent = text) : line.remove();
+  }
+
+  #announceAnswer(event) {
+    // Words of a stream are no live region; the whole answer is said once.
+    const message = this.view.rows.findLast((row) => row.run === event.run && row.kind === "message");
+    if (message && !this.catchUp) at("announce").textContent = `Answer: ${message.text}`;
+  }
+
+  #linkTo(href) {
+    // The guide's links are absolute in the server; below a path prefix they are not absolute in the address.
+    return safeLink(href.startsWith("/docs/") ? href.slice(1) : href, root);
+  }
+
+  #write(text) {
+    const field = at("message");
+    field.value = text;
+    fit(field);
+  }
+
+  #toggleSide(isOpen) {
+    document.body.classList.toggle("side-open", isOpen);
+    at("menu").setAttribute("aria-expanded", String(isOpen));
+  }
+
+  #toggleEvents(isOpen) {
+    at("events").hidden = !isOpen;
+    at("events-toggle").setAttribute("aria-expanded", String(isOpen));
+    document.body.classList.toggle("events-open", isOpen);
+    if (!isOpen) return at("events-toggle").focus();
+    this.eventsDrawn = 0;
+    at("events-list").replaceChildren();
+    this.#drawEvents();
+    at("events-list").scrollTop = at("events-list").scrollHeight;
+    return undefined;
+  }
+
+  #wire() {
+    const field = at("message");
+    at("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = field.value.trim();
+      if (!text) return;
+      this.#write("");
+      this.#send(text);
+    });
+    field.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        at("composer").requestSubmit();
+      }
+    });
+    field.addEventListener("input", () => fit(field));
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || event.isComposing) return;
+      if (document.body.classList.contains("side-open")) this.#toggleSide(false);
+      else if (!at("events").hidden && at("events").contains(document.activeElement)) this.#toggleEvents(false);
+      else this.#cancel();
+    });
+    at("stop").addEventListener("click", () => this.#cancel());
+    at("new-thread").addEventListener("click", () => {
+      this.#open(null);
+      field.focus();
+    });
+    at("menu").addEventListener("click", () => this.#toggleSide(!document.body.classList.contains("side-open")));
+    at("events-toggle").addEventListener("click", () => this.#toggleEvents(at("events").hidden));
+    at("events-close").addEventListener("click", () => this.#toggleEvents(false));
+    at("events-copy").addEventListener("click", () => navigator.clipboard?.writeText(this.events.map((event) => JSON.stringify(event)).join("\n")));
+    at("try-now").addEventListener("click", () => this.link.now());
+    at("sign-out").addEventListener("click", () => this.#signOut());
+    at("sign-out-narrow").addEventListener("click", () => this.#signOut());
+    at("sign-in-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#signIn();
+    });
+    at("jump").addEventListener("click", () => {
+      this.sticks = true;
+      this.#toLatest();
+    });
+    at("scroll").addEventListener("scroll", () => {
+      const { scrollHeight, scrollTop, clientHeight } = at("scroll");
+      this.sticks = scrollHeight - scrollTop - clientHeight < NEAR_BOTTOM_PX;
+      at("jump").hidden = this.sticks;
+    }, { passive: true });
+    addEventListener("popstate", () => {
+      if (this.session.isSignedIn && threadInAddress() !== (this.sub?.thread ?? null)) this.#show(threadInAddress());
+    });
+  }
+}
+
+function threadInAddress() {
+  return /^#([A-Za-z0-9_]{1,64})$/.exec(location.hash)?.[1] ?? null;
+}
+
+function readTitles() {
+  try {
+    return JSON.parse(sessionStorage.getItem("runwire.titles")) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function randomKey() {
+  // crypto.randomUUID is missing where the page is served over plain HTTP from another machine.
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function messageOf(error) {
+  return error instanceof SignInFailed ? error.message : "Something went wrong in this page; see its console.";
+}
+
+function fit(field) {
+  field.style.height = "auto";
+  field.style.height = `${Math.min(field.scrollHeight, innerHeight * 0.4)}px`;
+}
+
+new Page().begin();

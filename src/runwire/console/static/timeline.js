@@ -1,0 +1,230 @@
+// Rows of a View as DOM: each row is made once and changed in place.
+
+import { renderBlock, splitBlocks } from "./markdown.js";
+import { contentText, isReference } from "./view.js";
+
+const CLIPPED_CHARS = 4000;
+const STATUS_WORD = {
+  preparing: "preparing", running: "running", ok: "done", failed: "failed", repeated: "cut off, will be repeated",
+};
+
+/** Make an element: `make("p", {class: "x", text: "…"}, child, …)`. */
+export function make(tag, { class: className, text, ...properties } = {}, ...children) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  Object.assign(element, properties);
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** `1.2 s`, `340 ms`, `2 min 5 s`. */
+export function duration(ms) {
+  if (ms === null || ms === undefined || ms < 0) return "";
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 60000) return `${(ms / 1000).toFixed(1)} s`;
+  return `${Math.floor(ms / 60000)} min ${Math.round((ms % 60000) / 1000)} s`;
+}
+
+export class Timeline {
+  /**
+   * @param {HTMLElement} list where rows go
+   * @param {{link: (href: string) => string|null, blob: (ref: string) => Promise<unknown>}} services
+   */
+  constructor(list, services) {
+    this.list = list;
+    this.services = services;
+    this.drawn = new Map(); // key -> {element, rev, update}
+  }
+
+  /** Bring the list up to date with the view. */
+  draw(view) {
+    const gone = new Set(this.drawn.keys());
+    let before = null;
+    for (const row of view.rows) {
+      gone.delete(row.key);
+      let drawn = this.drawn.get(row.key);
+      if (drawn && drawn.kind !== row.kind) {
+        drawn.element.remove();
+        drawn = undefined;
+      }
+      if (!drawn) {
+        drawn = { kind: row.kind, rev: -1, ...this.#row(row) };
+        this.drawn.set(row.key, drawn);
+      }
+      const place = before ? before.nextSibling : this.list.firstChild;
+      if (drawn.element !== place) this.list.insertBefore(drawn.element, place);
+      if (drawn.rev !== row.rev) {
+        drawn.rev = row.rev;
+        drawn.update(row);
+      }
+      before = drawn.element;
+    }
+    for (const key of gone) {
+      this.drawn.get(key).element.remove();
+      this.drawn.delete(key);
+    }
+  }
+
+  #row(row) {
+    const element = make("li", { class: `row row-${row.kind}` });
+    element.append(make("span", { class: "seq", text: `${row.seq}`, title: `seq ${row.seq}` }), make("span", { class: "node", ariaHidden: "true" }));
+    const body = make("div", { class: "body" });
+    element.append(body);
+    const parts = { element, body };
+    const update = {
+      user: userRow, run: runRow, thinking: thinkingRow, tool: toolRow, message: messageRow, note: noteRow, custom: customRow, end: endRow,
+    }[row.kind](parts, this.services);
+    return { element, update };
+  }
+}
+
+function userRow({ body }) {
+  const text = make("p", { class: "said", dir: "auto" });
+  body.append(make("span", { class: "who", text: "You" }), text);
+  return (row) => { text.textContent = row.text; };
+}
+
+function runRow({ body }) {
+  const name = make("strong");
+  body.append(make("p", { class: "line" }, name, " started"));
+  return (row) => { name.textContent = row.agent; };
+}
+
+function thinkingRow({ element, body }) {
+  const label = make("span", { class: "label" });
+  const text = make("div", { class: "thought", dir: "auto" });
+  const details = make("details", { open: true }, make("summary", {}, label), text);
+  let isTouched = false;
+  details.querySelector("summary").addEventListener("click", () => { isTouched = true; });
+  body.append(details);
+  return (row) => {
+    element.classList.toggle("is-open", row.isOpen === true);
+    label.textContent = row.isOpen ? "Thinking" : row.durationMs > 50 ? `Thought for ${duration(row.durationMs)}` : "Thought";
+    text.textContent = row.text;
+    if (!isTouched && !row.isOpen && row.text.length > 240) details.open = false;
+  };
+}
+
+function toolRow({ element, body }, services) {
+  const name = make("code", { class: "tool-name" });
+  const status = make("span", { class: "tool-status" });
+  const time = make("span", { class: "tool-time" });
+  const brief = make("span", { class: "tool-brief" });
+  const inside = make("div", { class: "tool-inside" });
+  const details = make("details", { class: "tool" }, make("summary", {}, name, brief, status, time), inside);
+  body.append(details);
+  return (row) => {
+    element.dataset.status = row.status;
+    name.textContent = row.name;
+    status.textContent = STATUS_WORD[row.status] ?? row.status;
+    time.textContent = duration(row.durationMs);
+    brief.textContent = row.args === undefined ? "" : briefly(row.args);
+    const parts = [];
+    if (row.args !== undefined) parts.push(value("Arguments", row.args, services));
+    else if (row.argsText) parts.push(value("Arguments", row.argsText, services));
+    if (row.error) parts.push(make("p", { class: "error", text: `${row.error.code}: ${row.error.message}` }));
+    if (row.hasResult) parts.push(value("Result", row.result, services));
+    inside.replaceChildren(...parts);
+  };
+}
+
+function messageRow({ element, body }, services) {
+  const text = make("div", { class: "prose", dir: "auto" });
+  const foot = make("div", { class: "message-foot" });
+  body.append(text, foot);
+  let drawn = [];
+  let whole = null; // a large content that was fetched
+  return function update(row) {
+    element.classList.toggle("is-open", row.isOpen === true);
+    const blocks = splitBlocks(whole ?? row.text);
+    let same = 0;
+    while (same < blocks.length && same < drawn.length && blocks[same] === drawn[same]) same += 1;
+    while (text.childNodes.length > same) text.lastChild.remove();
+    for (const block of blocks.slice(same)) text.append(renderBlock(block, services.link));
+    drawn = blocks;
+    foot.replaceChildren();
+    if (!row.isOpen && row.isComplete === false) foot.append(make("span", { class: "cut", text: "The run ended inside this message." }));
+    if (row.reference && whole === null) {
+      foot.append(more(`Show all (${row.reference.bytes} bytes)`, async () => {
+        whole = contentText(await services.blob(row.reference.$ref));
+        update(row);
+      }));
+    }
+    if (!row.isOpen && row.text) foot.append(copyButton(() => whole ?? row.text));
+  };
+}
+
+function noteRow({ body }) {
+  const text = make("p", { class: "line" });
+  body.append(text);
+  return (row) => { text.textContent = row.text; };
+}
+
+function customRow({ body }, services) {
+  const inside = make("div");
+  body.append(inside);
+  return (row) => inside.replaceChildren(value(row.name, row.value, services));
+}
+
+function endRow({ element, body }, services) {
+  return (row) => {
+    element.dataset.status = row.status;
+    const parts = [];
+    if (row.status === "completed") {
+      parts.push(make("p", { class: "line", text: `Completed${row.durationMs === null ? "" : ` in ${duration(row.durationMs)}`}` }));
+      if (row.output !== undefined && row.output !== null) parts.push(value("Output", row.output, services));
+    } else if (row.status === "cancelled") {
+      const by = { user: "by you", operator: "by an operator", policy: "by a rule", revoked: "because access was withdrawn" }[row.by] ?? "";
+      parts.push(make("p", { class: "line", text: `Cancelled ${by}${row.message ? `: ${row.message}` : ""}` }));
+    } else {
+      parts.push(make("p", { class: "line failed", text: row.message ?? "The run failed." }));
+      const facts = make("p", { class: "facts" }, make("code", { text: row.code ?? "failed" }));
+      if (row.errorId) facts.append(" · error id ", make("code", { text: row.errorId }));
+      parts.push(facts);
+    }
+    body.replaceChildren(...parts);
+  };
+}
+
+/** A labelled JSON value; a long one is clipped, one that was put aside is fetched when asked for. */
+function value(label, content, services) {
+  const pre = make("pre", { tabIndex: 0 });
+  const box = make("div", { class: "value" }, make("span", { class: "value-label", text: label }), pre);
+  const show = (shown) => {
+    const text = typeof shown === "string" ? shown : JSON.stringify(shown, null, 2) ?? "null";
+    pre.textContent = text.length > CLIPPED_CHARS ? `${text.slice(0, CLIPPED_CHARS)}…` : text;
+    if (text.length > CLIPPED_CHARS) box.append(more("Show all", () => { pre.textContent = text; }));
+  };
+  if (isReference(content)) {
+    pre.textContent = `${content.head}…`;
+    box.append(more(`Show all (${content.bytes} bytes)`, async () => show(await services.blob(content.$ref))));
+  } else show(content);
+  return box;
+}
+
+function more(label, act) {
+  const button = make("button", { type: "button", class: "more", text: label });
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    await act();
+    button.remove();
+  });
+  return button;
+}
+
+function copyButton(text) {
+  const button = make("button", { type: "button", class: "quiet copy-answer", text: "Copy" });
+  button.addEventListener("click", async () => {
+    await navigator.clipboard?.writeText(text());
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+  return button;
+}
+
+function briefly(args) {
+  if (isReference(args)) return "…";
+  if (typeof args !== "object" || args === null) return contentText(args);
+  return Object.entries(args).map(([name, given]) => `${name}: ${typeof given === "string" ? given : JSON.stringify(given)}`).join(", ");
+}
