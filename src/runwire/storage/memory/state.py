@@ -12,6 +12,7 @@ from runwire.errors import NotFound
 from runwire.protocol.events import AgentCancelled, new_event, pack
 from runwire.storage.base import CancelRequest, Committed, RunStatus
 from runwire.storage.clock import now_ms
+from runwire.storage.memory.auth import MemoryAuthStore
 
 __all__ = ["UNFINISHED", "Run", "Segment", "State", "Thread", "User"]
 
@@ -93,6 +94,7 @@ class State:
         self.users: dict[str, User] = {}
         self.threads: dict[str, Thread] = {}
         self.runs: dict[str, Run] = {}
+        self.auth = MemoryAuthStore()  # has its own lock
 
     def user(self, user: str) -> User:
         """Return a user's row, made on first contact."""

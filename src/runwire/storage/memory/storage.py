@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Final
 
 from runwire.errors import Unavailable
@@ -32,12 +31,10 @@ class MemoryStorage:
         """Identity of the database's history."""
         return self._state.log
 
-    @cached_property
+    @property
     def auth(self) -> AuthStore:
         """Tables of the auth service and their log of changes."""
-        from runwire.storage.memory.auth import MemoryAuthStore
-
-        return MemoryAuthStore()
+        return self._state.auth
 
     def restarted(self) -> MemoryStorage:
         """Return the same data as a new process would find it: every running run has lost its owner."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from runwire.storage.base import AuthStore
 from runwire.storage.sql import load
+from runwire.storage.sqlite.auth import SqliteAuthStore
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.log import SqliteEventLog
 from runwire.storage.sqlite.runs import SqliteRuns
@@ -26,6 +25,7 @@ class SqliteStorage:
         self.events: Final = SqliteEventLog(database)
         self.runs: Final = SqliteRuns(database)
         self.threads: Final = SqliteThreads(database)
+        self.auth: Final = SqliteAuthStore(database)
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStorage:
@@ -36,13 +36,6 @@ class SqliteStorage:
     def log(self) -> str:
         """Identity of the database's history."""
         return self.database.log
-
-    @cached_property
-    def auth(self) -> AuthStore:
-        """Tables of the auth service and their log of changes."""
-        from runwire.storage.sqlite.auth import SqliteAuthStore
-
-        return SqliteAuthStore(self.database)
 
     async def ping(self) -> None:
         """Prove that the writer answers. Raises Unavailable."""
