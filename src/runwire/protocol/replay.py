@@ -143,8 +143,7 @@ class Replay:
         emits = self._close(voice)
         if voice.logged:
             emits += self._take_back(voice)
-        left = [each for each in self._journal.open_tries if self._journal.is_inside(each.scope, scope)]
-        return emits + self._close_tries(reversed(left), final=True)
+        return emits + self._close_tries(reversed(self._unfinished(scope)), final=True)
 
     def close_all(self, *, code: str, message: str) -> list[Emit]:
         """Close what is open, innermost first, before a terminal event: the run was unwound.
@@ -355,15 +354,19 @@ class Replay:
 
         What finished steps said stands: their results are what this attempt goes on with.
         """
-        first = voice.log.sayings[voice.said]
+        begun_after = self._unfinished(voice.scope, after=voice.log.sayings[voice.said].seq)
         taken = voice.log.sayings[voice.said :]
         del voice.log.sayings[voice.said :]
-        for each in self._journal.open_tries:
-            if each.seq > first.seq and self._journal.is_inside(each.scope, voice.scope):
-                sayings = self._journal.scope(each.scope).sayings
-                taken += sayings
-                sayings.clear()
+        for each in begun_after:
+            sayings = self._journal.scope(each.scope).sayings
+            taken += sayings
+            sayings.clear()
         return [Emit(each, voice.scope) for each in superseded(taken, "differs")]
+
+    def _unfinished(self, scope: str, *, after: int = 0) -> list[Try]:
+        """Return the open tries inside a scope that began after a seq, in the order they began."""
+        tries = self._journal.open_tries
+        return [each for each in tries if each.seq >= after and self._journal.is_inside(each.scope, scope)]
 
     def _take_back_all(self, cut: Try) -> list[Emit]:
         sayings = self._journal.scope(cut.scope).sayings
