@@ -1,0 +1,281 @@
+"""Who is this? The backend's side of identity: tokens checked here, standing from the log, keys by the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+import httpx2
+
+from runwire.auth import clock, tokens
+from runwire.auth.background import Background
+from runwire.auth.follower import Follower
+from runwire.auth.identity import Identity
+from runwire.auth.remote import Introspected, Jwks, Remote
+from runwire.auth.view import AuthView, Freshness
+from runwire.errors import Unauthenticated, Unavailable
+from runwire.storage.base import AuthStore, Bus, TicketRow
+
+__all__ = ["TICKET_TTL_S", "AuthClient", "AuthClientSettings"]
+
+TICKET_TTL_S: Final = 30
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthClientSettings:
+    """What a backend must know of the auth service."""
+
+    # the only accepted `iss`
+    issuer: str = "http://127.0.0.1:8000"
+    # the only accepted `aud`
+    audience: str = "runwire"
+    # proves this backend to the service
+    service_secret: str = field(default="", repr=False)
+    # time between reads of the log without a wake-up, seconds
+    poll_s: float = 0.25
+    # how long a read of the log may take, and how long a decision waits for one, seconds
+    read_deadline_s: float = 0.5
+    # age of a read up to which the view is fresh, seconds
+    fresh_s: float = 1.0
+    # age after which sockets must not go on, seconds
+    expired_s: float = 30.0
+    # deadline of one request to the service, seconds
+    request_deadline_s: float = 3.0
+    # least time between two reads of the public keys because of an unknown kid, seconds
+    kid_refetch_s: float = 10.0
+    # how long an introspected API key is believed while nothing in the view speaks against it, seconds
+    key_cache_s: float = 60.0
+    # how many API keys are remembered; past it the one used longest ago is asked for again
+    key_cache_size: int = 1024
+
+
+class AuthClient:
+    """Prove credentials and follow everybody's standing. One event loop.
+
+    Args:
+        http: a client with the service's base URL; in-process: `AsyncClient(transport=ASGITransport(app), …)`.
+        store: the log of auth changes and the tickets.
+        bus: wakes the view.
+        settings: what to accept, how long to wait.
+        wall_s: clock of tokens.
+        monotonic_s: clock of freshness and caches.
+    """
+
+    def __init__(
+        self,
+        *,
+        http: httpx2.AsyncClient,
+        store: AuthStore,
+        bus: Bus,
+        settings: AuthClientSettings,
+        wall_s: Callable[[], float] = clock.wall_s,
+        monotonic_s: Callable[[], float] = clock.monotonic_s,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._wall_s = wall_s
+        self._monotonic_s = monotonic_s
+        self._view = AuthView(fresh_s=settings.fresh_s, expired_s=settings.expired_s)
+        self._background = Background()
+        self._follower = Follower(
+            self._view,
+            store=store,
+            bus=bus,
+            background=self._background,
+            poll_s=settings.poll_s,
+            read_deadline_s=settings.read_deadline_s,
+            fresh_s=settings.fresh_s,
+            monotonic_s=monotonic_s,
+        )
+        self._remote = Remote(
+            http,
+            background=self._background,
+            service_secret=settings.service_secret,
+            deadline_s=settings.request_deadline_s,
+        )
+        self._jwks = Jwks(
+            self._remote.jwks,
+            background=self._background,
+            refetch_s=settings.kid_refetch_s,
+            monotonic_s=monotonic_s,
+        )
+        self._asking: dict[bytes, asyncio.Future[Introspected]] = {}  # one request per key, however many wait
+        self._asked: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()  # hash of key -> (who, until)
+
+    @property
+    def view(self) -> AuthView:
+        """Everybody's standing as this process knows it; `is_current` is asked before every use."""
+        return self._view
+
+    def freshness(self) -> Freshness:
+        """Return how far the view may be behind; `expired`: sockets must not go on (4013)."""
+        return self._view.freshness(self._monotonic_s())
+
+    async def run(self) -> None:
+        """Follow the log until cancelled. Everything else needs this to run."""
+        await self._background.run(self._follower.run())
+
+    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back in this event loop after something was withdrawn or re-scoped; returns the way to stop."""
+        return self._follower.on_change(callback)
+
+    async def check(self) -> None:
+        """Prove that the log, the service and its secret are right: for the start and for readiness.
+
+        Raises:
+            Unavailable: which of them is not, and why.
+        """
+        await self._background.until_running()
+        await self._follower.confirm(since_s=self._monotonic_s())
+        await self._jwks.keys()
+        await self._remote.introspect("-")
+
+    async def authenticate(self, credential: str) -> Identity:
+        """Prove an access token or an API key.
+
+        Register the socket before calling, and ask `view.is_current` once more before accepting it: a
+        revocation in between then finds it.
+
+        Raises:
+            Unauthenticated: it proves nothing; code `revoked`: it did once.
+            Unavailable: it cannot be decided now; doubt means no.
+        """
+        if len(credential) > tokens.MAX_CREDENTIAL_BYTES:
+            raise _refused()
+        if tokens.is_api_key(credential):
+            return await self._of_key(credential)
+        return await self._standing(await self._of_token(credential))
+
+    async def issue_ticket(self, identity: Identity, origin: str | None) -> str:
+        """Make a ticket for one socket: single use, 30 s, bound to the user and the Origin.
+
+        Raises:
+            Unauthenticated: the identity is not current any more.
+            Unavailable: the database does not answer.
+        """
+        current = await self._standing(identity)
+        ticket = tokens.mint_secret(secrets.token_bytes(32))
+        row = TicketRow(
+            user=current.user,
+            session=current.session,
+            key=current.key,
+            epoch=current.epoch,
+            origin=origin,
+            ends_at=current.expires_at,
+        )
+        await self._bounded(self._store.create_ticket(row, secret_hash=tokens.secret_hash(ticket), ttl_s=TICKET_TTL_S))
+        return ticket
+
+    async def redeem_ticket(self, ticket: str, origin: str | None) -> Identity:
+        """Use up a ticket; presented from another Origin it is used up too, and proves nothing.
+
+        Raises:
+            Unauthenticated: unknown, used, too old, from another Origin, or its identity was withdrawn.
+            Unavailable: the database does not answer.
+        """
+        row = await self._bounded(self._store.consume_ticket(tokens.secret_hash(ticket)))
+        if row is None or row.origin != origin or _is_over(row.ends_at, self._wall_s()):
+            raise _refused()
+        return await self._standing(
+            _proved(user=row.user, session=row.session, key=row.key, epoch=row.epoch, expires_at=row.ends_at)
+        )
+
+    async def _of_token(self, token: str) -> Identity:
+        keys = await self._jwks.keys()
+        try:
+            claims = self._verified(token, keys)
+        except tokens.UnknownKid:
+            claims = self._verified(token, await self._jwks.after_unknown_kid())
+        return _proved(
+            user=claims.sub, session=claims.sid, key=None, epoch=claims.epo, expires_at=int(claims.exp * 1000)
+        )
+
+    def _verified(self, token: str, keys: tokens.PublicKeys) -> tokens.AccessToken:
+        return tokens.verify(
+            token,
+            keys,
+            issuer=self._settings.issuer,
+            audience=self._settings.audience,
+            now_s=self._wall_s(),
+        )
+
+    async def _of_key(self, text: str) -> Identity:
+        tokens.read_api_key(text)  # a mistyped one costs no request
+        digest = tokens.secret_hash(text)
+        known, until_s = self._asked.get(digest, (None, 0.0))
+        if known is not None and self._monotonic_s() < until_s and not _is_over(known.expires_at, self._wall_s()):
+            self._asked.move_to_end(digest)
+            with contextlib.suppress(Unauthenticated):
+                return await self._standing(known)
+            # The epoch moved, or the key is gone: the service knows which.
+        self._asked.pop(digest, None)
+        identity = await self._standing(self._introspected(await self._ask(digest, text)))
+        self._remember(digest, identity)
+        return identity
+
+    async def _ask(self, digest: bytes, text: str) -> Introspected:
+        flight = self._asking.get(digest)
+        if flight is None or flight.done():
+            flight = self._asking[digest] = self._background.start(lambda: self._remote.introspect(text))
+            flight.add_done_callback(lambda _: self._asking.pop(digest, None))
+        return await asyncio.shield(flight)
+
+    def _introspected(self, answer: Introspected) -> Identity:
+        if not answer.active or answer.sub is None or answer.key is None or answer.epo is None:
+            raise _refused()
+        expires_at = None if answer.exp is None else answer.exp * 1000
+        return _proved(user=answer.sub, session=None, key=answer.key, epoch=answer.epo, expires_at=expires_at)
+
+    def _remember(self, digest: bytes, identity: Identity) -> None:
+        self._asked[digest] = (identity, self._monotonic_s() + self._settings.key_cache_s)
+        if len(self._asked) > self._settings.key_cache_size:
+            self._asked.popitem(last=False)
+
+    async def _standing(self, proved: Identity) -> Identity:
+        """Return an identity with today's name and roles, if it is current by a fresh view."""
+        await self._follower.be_fresh()
+        if self._view.is_behind(proved):
+            # Made by a change that this view has not seen, or withdrawn: a read that begins now tells.
+            await self._follower.confirm(since_s=self._monotonic_s())
+        holder = self._view.user(proved.user)
+        if holder is None:
+            raise _refused()
+        if not self._view.is_current(proved):
+            raise Unauthenticated("This access was withdrawn; sign in again.", code="revoked")
+        return replace(proved, name=holder.name, roles=frozenset(holder.roles))
+
+    async def _bounded(self, call: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._settings.request_deadline_s):
+                return await call
+        except TimeoutError:
+            raise Unavailable("The database does not answer; try again.", retry_after_s=1.0) from None
+
+
+def _proved(*, user: str, session: str | None, key: str | None, epoch: int, expires_at: int | None) -> Identity:
+    """Return what a credential proved; name and roles are the view's to say."""
+    return Identity(
+        user=user,
+        name="",
+        roles=frozenset(),
+        kind="session" if key is None else "key",
+        session=session,
+        key=key,
+        epoch=epoch,
+        expires_at=expires_at,
+    )
+
+
+def _is_over(expires_at: int | None, now_s: float) -> bool:
+    return expires_at is not None and expires_at <= now_s * 1000
+
+
+def _refused() -> Unauthenticated:
+    return Unauthenticated("This credential is not valid; sign in again.")

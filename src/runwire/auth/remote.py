@@ -1,0 +1,177 @@
+"""The auth service as seen from a backend: two requests, bounded in time, size and number."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import httpx2
+import msgspec
+import structlog
+
+from runwire.auth.background import Background, Shared
+from runwire.auth.tokens import PublicKeys, read_jwks
+from runwire.errors import Unavailable
+
+__all__ = ["Introspected", "Jwks", "Remote"]
+
+_MAX_RESPONSE_BYTES: Final = 1_048_576
+_MAX_REQUESTS: Final = 256  # at a time; one more is Unavailable at once
+_JWKS_MAX_AGE_S: Final = 300.0  # then it is read again beside the traffic; the last good one goes on
+_JWKS_RETRY_S: Final = 1.0  # after a failed first read
+
+_log = structlog.get_logger("runwire.auth")
+
+T = TypeVar("T")
+
+
+class Introspected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service says about a token (RFC 7662 §2.2)."""
+
+    active: bool
+    sub: str | None = None
+    key: str | None = None  # id of the API key
+    epo: int | None = None
+    exp: int | None = None  # s UTC
+
+
+class Remote:
+    """Requests to the auth service. Each is a task of its own.
+
+    Args:
+        http: a client with the service's base URL; in-process its transport is the ASGI app.
+        background: where requests run.
+        service_secret: proves this backend to the service.
+        deadline_s: of one request.
+    """
+
+    def __init__(
+        self, http: httpx2.AsyncClient, *, background: Background, service_secret: str, deadline_s: float
+    ) -> None:
+        self._http = http
+        self._background = background
+        self._service_secret = service_secret
+        self._deadline_s = deadline_s
+        self._open = 0
+
+    async def jwks(self) -> PublicKeys:
+        """Read the public keys of access tokens. Raises Unavailable."""
+        status, body = await self._request("GET", "/.well-known/jwks.json")
+        try:
+            if status == 200:
+                return read_jwks(body)
+        except ValueError:
+            pass
+        raise Unavailable("The auth service shows no usable keys; try again.", retry_after_s=1.0)
+
+    async def introspect(self, token: str) -> Introspected:
+        """Ask what a token is good for. Raises Unavailable, also when the service secret is refused."""
+        headers = {"authorization": f"Bearer {self._service_secret}"}
+        status, body = await self._request("POST", "/auth/introspect", headers=headers, data={"token": token})
+        if status == 401:
+            _log.error("service_secret_refused")
+            raise Unavailable("The auth service refuses this backend's service secret; set the one it knows.")
+        try:
+            if status == 200:
+                return msgspec.json.decode(body, type=Introspected)
+        except msgspec.DecodeError:
+            pass
+        raise Unavailable("The auth service gives no answer; try again.", retry_after_s=1.0)
+
+    async def _request(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, data: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        return await asyncio.shield(self._background.start(lambda: self._bounded(method, path, headers, data)))
+
+    async def _bounded(
+        self, method: str, path: str, headers: dict[str, str] | None, data: dict[str, str] | None
+    ) -> tuple[int, bytes]:
+        if self._open >= _MAX_REQUESTS:
+            raise Unavailable("Too many sign-ins at the moment; try again.", retry_after_s=1.0)
+        self._open += 1
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._read(method, path, headers, data)
+        except (httpx2.HTTPError, TimeoutError):
+            # Without its text, which may quote a URL or a header.
+            raise Unavailable("The auth service does not answer; try again.", retry_after_s=1.0) from None
+        finally:
+            self._open -= 1
+
+    async def _read(
+        self, method: str, path: str, headers: dict[str, str] | None, data: dict[str, str] | None
+    ) -> tuple[int, bytes]:
+        body = b""
+        async with self._http.stream(method, path, headers=headers, data=data, follow_redirects=False) as response:
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > _MAX_RESPONSE_BYTES:
+                    raise Unavailable("The auth service answers too much.")
+            return response.status_code, body
+
+
+class Jwks:
+    """The public keys of access tokens, cached.
+
+    Single flight; an unknown kid leads to at most one read in `refetch_s`, however many ask; the last good
+    keys go on when a later read fails.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[PublicKeys]],
+        *,
+        background: Background,
+        refetch_s: float,
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._read = read
+        self._refetch_s = refetch_s
+        self._monotonic_s = monotonic_s
+        self._reading = Shared(background, self._load)
+        self._keys: PublicKeys = {}
+        self._loaded_s = 0.0
+        self._failed_s: float | None = None  # when the last read failed; None: it did not
+        self._refetched_s: float | None = None
+
+    async def keys(self) -> PublicKeys:
+        """Return the keys; the first call reads them. Raises Unavailable."""
+        now_s = self._monotonic_s()
+        if not self._keys:
+            if self._failed_s is not None and now_s - self._failed_s < _JWKS_RETRY_S:
+                raise _no_keys()
+            await self._reading.outcome()
+        elif now_s - self._loaded_s > _JWKS_MAX_AGE_S and not self._failed_within(now_s, self._refetch_s):
+            self._reading.start()  # nobody waits for it
+        return self._keys
+
+    async def after_unknown_kid(self) -> PublicKeys:
+        """Return the keys, read again if that has not been done lately.
+
+        Raises:
+            Unavailable: that read failed, so nothing can be said about the kid.
+        """
+        now_s = self._monotonic_s()
+        if self._refetched_s is None or now_s - self._refetched_s >= self._refetch_s:
+            self._refetched_s = now_s
+            await self._reading.outcome()
+        elif self._failed_s is not None:
+            raise _no_keys()
+        return self._keys
+
+    def _failed_within(self, now_s: float, seconds: float) -> bool:
+        return self._failed_s is not None and now_s - self._failed_s < seconds
+
+    async def _load(self) -> None:
+        try:
+            self._keys = await self._read()
+        except Unavailable:
+            self._failed_s = self._monotonic_s()
+            raise
+        self._failed_s = None
+        self._loaded_s = self._monotonic_s()
+
+
+def _no_keys() -> Unavailable:
+    return Unavailable("The auth service shows no usable keys; try again.", retry_after_s=1.0)
