@@ -1,0 +1,359 @@
+"""What the user's code sees of its run: one `Context`, given to `agent(ctx, message)`.
+
+Whatever is said here goes, in order: checked and made plain (`payload`), matched against the log of earlier
+attempts (`protocol.replay`), into the run's bounded buffer (`runtime.outbox`). The runtime stands behind the
+small port `Attempt`, so that this room knows no worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+
+from runwire.agents.payload import MAX_VALUE_BYTES, check_text, plain, put_aside
+from runwire.errors import Fenced, PayloadError, RunFailed, RunwireError
+from runwire.protocol.events import EventError
+from runwire.protocol.ids import new_id
+from runwire.protocol.replay import Emit, Replay, Step
+
+__all__ = ["Attempt", "Context", "RunEnded", "Speech", "ToolFailed", "User"]
+
+Speech = Callable[[Replay], list[Emit]]
+
+# A delta is never put aside (PROTOCOL §2), so its text is cut below 64 KiB of JSON: at most six bytes a character.
+_PIECE_CHARS: Final = 8192
+
+_log = structlog.get_logger(__name__)
+
+
+class ToolFailed(RunwireError):
+    """Tell the agent that a tool failed.
+
+    A tool may raise it itself: then its sentence is shown to the person and kept for a replay. Of any other
+    exception only the type's name and an error id are; the text stays in the server's log.
+    """
+
+    code = "tool_error"
+
+
+class RunEnded(Fenced):
+    """Tell code that outlived its run: nothing it says counts any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Who started the run, as it was when the run started."""
+
+    id: str
+    name: str = ""
+    roles: frozenset[str] = field(default_factory=frozenset)
+
+
+class Attempt(Protocol):
+    """What a Context needs of the attempt it belongs to; `runtime.run.Run` is one. Agent loop only."""
+
+    async def say(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+        """Emit what the speech adds to the log; waits only for room in the run's buffer.
+
+        Raises:
+            RunEnded: the run is over for this code.
+            RunFailed: used from another task, or it differs where it may not.
+        """
+        ...
+
+    async def begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
+        """Begin a step; returns once its beginning is committed, or at once if its result is recorded."""
+        ...
+
+    async def end_step(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+        """Emit the end of a step."""
+        ...
+
+    async def resolve(self, value: Any) -> Any:
+        """Return a recorded field as it was given, read back if it was put aside."""
+        ...
+
+    def seconds_left(self) -> float:
+        """Return how long the run may still run."""
+        ...
+
+
+class Context:
+    """Everything an agent can do in its run. Use it from the agent's own task only.
+
+    ::
+
+        async def agent(ctx, message):
+            await ctx.thinking("Let me look that up")
+            found = await ctx.tool(search, query=message)
+            yield f"I found {found}"
+    """
+
+    def __init__(
+        self, attempt: Attempt, *, run: str, thread: str, user: User, history: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        self._attempt = attempt
+        self._run = run
+        self._thread = thread
+        self._user = user
+        self._history = [dict(message) for message in history]
+        self._scope = ""  # "" the run, else the try of the tool that is running
+        self._step: Step | None = None
+        self._open_bytes = 0  # of the message that `write` streams into
+
+    @property
+    def run(self) -> str:
+        """Id of this run."""
+        return self._run
+
+    @property
+    def thread(self) -> str:
+        """Id of the conversation."""
+        return self._thread
+
+    @property
+    def user(self) -> User:
+        """Who started the run: `.id`, `.name`, `.roles`, as they were when it started."""
+        return self._user
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The conversation up to and with this run's message: `[{"role": "user", "content": "…"}, …]`."""
+        return self._history
+
+    @property
+    def deadline(self) -> float:
+        """Seconds this run may still run before it fails."""
+        return self._attempt.seconds_left()
+
+    @property
+    def idempotency_key(self) -> str:
+        """Within a tool: a key that stays the same when a crash repeats the call; outside: the run's id."""
+        return self._run if self._step is None else f"{self._run}:{self._step.key}"
+
+    async def thinking(self, text: str | AsyncIterable[str]) -> None:
+        """Show a thought: a whole text, or a stream of pieces.
+
+        Raises:
+            PayloadError: not text, NUL, a lone surrogate, over 8 MiB.
+        """
+        self._open_bytes = 0
+        scope = self._scope
+        if not isinstance(text, AsyncIterable):
+            blobs: dict[str, bytes] = {}
+            thought = put_aside(_text(text), blobs)
+            await self._attempt.say(lambda replay: replay.thinking(scope, thought), blobs)
+            return
+        size = 0
+        async for part in text:
+            size = _grown(size, _text(part))
+            for piece in _pieces(part):
+                await self._think(scope, piece)
+        await self._attempt.say(lambda replay: replay.end_thinking(scope))
+
+    async def message(self, text: str | AsyncIterable[str]) -> None:
+        """Write one message: a whole text, or a stream of pieces.
+
+        Raises:
+            PayloadError: not text, NUL, a lone surrogate, over 8 MiB.
+        """
+        scope = self._scope
+        self._open_bytes = 0
+        if not isinstance(text, AsyncIterable):
+            content = _text(text)
+            await self._attempt.say(lambda replay: replay.message(scope, content))
+            return
+        await self._close_message(scope)
+        try:
+            async for part in text:
+                await self.write(part)
+        except Exception:  # the user's own stream broke: what it said stays one message
+            await self._close_message(scope)
+            raise
+        await self._close_message(scope)
+
+    async def write(self, text: str) -> None:
+        """Go on with the open message, or open one: what a `yield` of text does.
+
+        Raises:
+            PayloadError: not text, NUL, a lone surrogate, over 8 MiB together.
+        """
+        scope = self._scope
+        self._open_bytes = _grown(self._open_bytes, _text(text))
+        for piece in _pieces(text):
+            await self._write(scope, piece)
+
+    async def custom(self, name: str, value: Any) -> None:
+        """Show whatever the agent's author wants to show, e.g. `ctx.custom("progress", {"done": 3})`.
+
+        Raises:
+            PayloadError: the value has no JSON form, or is over 8 MiB.
+        """
+        self._open_bytes = 0
+        scope = self._scope
+        blobs: dict[str, bytes] = {}
+        label = _text(name)
+        shown = put_aside(plain(value), blobs)
+        await self._attempt.say(lambda replay: replay.custom(scope, label, shown), blobs)
+
+    async def tool(self, fn: Callable[..., Any], /, **args: Any) -> Any:
+        """Call a function as a tool, once: after a crash a finished call returns its recorded result.
+
+        An async function runs in the agent's task; any other runs in its own thread. The call is committed
+        to the log before the function is called.
+
+        Returns:
+            The function's result as JSON gives it back (a tuple is a list).
+
+        Raises:
+            ToolFailed: the function raised, or its result has no JSON form.
+            PayloadError: the arguments have no JSON form.
+        """
+        self._open_bytes = 0
+        blobs: dict[str, bytes] = {}
+        given = put_aside(plain(args), blobs)
+        step = await self._attempt.begin_step(self._scope, _tool_name(fn), given, blobs)
+        if step.recorded is None:
+            return await self._call(step, fn, args)
+        if step.recorded.ok:
+            result = step.recorded.result
+            return None if result is msgspec.UNSET else await self._attempt.resolve(result)
+        error = step.recorded.error
+        if error is msgspec.UNSET:  # cannot happen: a failed step is stored with its error
+            raise ToolFailed("the tool failed")
+        raise ToolFailed(error.message, code=error.code)
+
+    async def _call(self, step: Step, fn: Callable[..., Any], args: dict[str, Any]) -> Any:
+        """Run the function inside its try's scope and journal how it ended."""
+        outer = self._scope, self._step
+        self._scope, self._step = step.scope, step
+        began_s = time.monotonic()
+        blobs: dict[str, bytes] = {}
+        try:
+            value = plain(await _invoke(fn, args))
+            result = put_aside(value, blobs)
+        except (Fenced, RunFailed):
+            raise  # ours, and about the run: no failure of the tool
+        except Exception as raised:  # the user's tool
+            failure = self._describe(step, raised)
+            spent_ms = _since_ms(began_s)
+            await self._attempt.end_step(
+                lambda replay: replay.end_step(step, ok=False, error=failure, duration_ms=spent_ms)
+            )
+            raise ToolFailed(failure.message, code=failure.code) from raised
+        finally:
+            self._scope, self._step = outer
+        spent_ms = _since_ms(began_s)
+        await self._attempt.end_step(
+            lambda replay: replay.end_step(step, ok=True, result=result, duration_ms=spent_ms), blobs
+        )
+        return value
+
+    def _describe(self, step: Step, raised: Exception) -> EventError:
+        """Return what the person may see of a tool's exception; the rest goes to the server's log."""
+        if isinstance(raised, ToolFailed | PayloadError):
+            return EventError(code=raised.code, message=raised.message)
+        error_id = new_id("err")
+        _log.warning("tool_failed", run=self._run, tool=step.name, error_id=error_id, exc_info=raised)
+        return EventError(code=ToolFailed.code, message=f"{type_name(raised)} in the tool (error {error_id})")
+
+    async def _think(self, scope: str, piece: str) -> None:
+        await self._attempt.say(lambda replay: replay.thinking_delta(scope, piece))
+
+    async def _write(self, scope: str, piece: str) -> None:
+        await self._attempt.say(lambda replay: replay.write(scope, piece))
+
+    async def _close_message(self, scope: str) -> None:
+        self._open_bytes = 0
+        await self._attempt.say(lambda replay: replay.close_message(scope))
+
+
+def type_name(raised: BaseException) -> str:
+    """Return an exception's type as it may be shown to anybody: ASCII, at most 80 characters."""
+    return ascii(type(raised).__name__)[1:-1][:80]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        sentence = f"text is wanted here, not a value of type {type(value).__name__}; ctx.custom shows other values"
+        raise PayloadError(sentence, code="agent_error")
+    return check_text(str(value))
+
+
+def _grown(size: int, text: str) -> int:
+    size += len(text) if text.isascii() else len(text.encode())
+    if size > MAX_VALUE_BYTES:
+        raise PayloadError("a message is over 8 MiB; begin another one, or store it elsewhere and give its address")
+    return size
+
+
+def _pieces(text: str) -> Iterator[str]:
+    if len(text) <= _PIECE_CHARS:
+        if text:
+            yield text
+        return
+    for start in range(0, len(text), _PIECE_CHARS):
+        yield text[start : start + _PIECE_CHARS]
+
+
+def _since_ms(began_s: float) -> int:
+    return round((time.monotonic() - began_s) * 1000)
+
+
+def _tool_name(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return str(getattr(fn, "__name__", None) or type(fn).__name__)
+
+
+async def _invoke(fn: Callable[..., Any], args: dict[str, Any]) -> Any:
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - the question is not whether it can be called, but how
+        return await fn(**args)
+    made = await _in_thread(fn, args)
+    return await made if inspect.isawaitable(made) else made
+
+
+async def _in_thread(fn: Callable[..., Any], args: dict[str, Any]) -> Any:
+    """Call a plain function in a thread of its own.
+
+    Not in an executor: Python joins an executor's threads at exit, and a tool that hangs would keep the whole
+    server from ending. There are at most as many threads as running tools.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: Any, raised: BaseException | None) -> None:
+        if future.done():  # the run was cancelled meanwhile
+            return
+        if raised is None:
+            future.set_result(result)
+        else:
+            future.set_exception(raised)
+
+    def work() -> None:
+        result: Any = None
+        raised: BaseException | None = None
+        try:
+            result = context.run(lambda: fn(**args))
+        except StopIteration as error:  # a Future cannot carry it (PEP 479)
+            raised = RuntimeError("the tool raised StopIteration")
+            raised.__cause__ = error
+        except BaseException as error:  # the user's code; also its SystemExit belongs to its caller
+            raised = error
+        with contextlib.suppress(RuntimeError):  # the loop was replaced meanwhile: nobody waits
+            loop.call_soon_threadsafe(settle, result, raised)
+
+    threading.Thread(target=work, name=f"runwire-tool-{_tool_name(fn)}", daemon=True).start()
+    return await future

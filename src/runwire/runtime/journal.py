@@ -1,0 +1,160 @@
+"""What an attempt must know before it begins: the run's log, and what the first attempt read beside it.
+
+What was read once is pinned with `agent_started`, so that every later attempt reads the same: who the person
+was, the deadline, and up to which seq of the thread the history goes. The log below a seq never changes, so
+that number is enough to read the same history again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from runwire.agents.context import User
+from runwire.agents.payload import is_ref
+from runwire.errors import NotFound, Unavailable
+from runwire.protocol.events import EventType, StoredEvent, decode_data
+from runwire.protocol.view import ThreadView
+from runwire.storage.base import Claim, Storage
+
+__all__ = ["Past", "Pinned", "history_of", "read_past", "text_of", "used_s", "when_available"]
+
+T = TypeVar("T")
+
+_HISTORY_TYPES: Final = frozenset(
+    {
+        EventType.USER_MESSAGE,
+        EventType.MESSAGE_STARTED,
+        EventType.MESSAGE_COMPLETED,
+        EventType.SUPERSEDED,
+        EventType.AGENT_COMPLETED,
+        EventType.AGENT_FAILED,
+        EventType.AGENT_CANCELLED,
+    }
+)
+
+
+class Pinned(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first attempt read, stored with `agent_started` as JSON."""
+
+    through: int  # seq of the thread up to which the history was read
+    deadline_s: float
+    user: str
+    name: str
+    roles: list[str]
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What an attempt starts from."""
+
+    logged: Sequence[StoredEvent]  # of the run, its user_message first
+    message: str  # what the person wrote
+    history: Sequence[dict[str, Any]]  # [{"role": "user", "content": "…"}, …], the run's own message last
+    pinned: Pinned
+    used_s: float  # running time of earlier attempts
+
+    @property
+    def user(self) -> User:
+        """Return the person as pinned."""
+        return User(id=self.pinned.user, name=self.pinned.name, roles=frozenset(self.pinned.roles))
+
+
+async def read_past(storage: Storage, claim: Claim, *, user: User, deadline_s: float, version: str | None) -> Past:
+    """Read what the attempt starts from; of what is pinned already the arguments count for nothing.
+
+    Waits while the database does not answer.
+    """
+    logged = await when_available(lambda: storage.events.read_run(claim.run))
+    pinned = msgspec.json.decode(claim.pinned, type=Pinned) if claim.pinned else None
+    events, through = await _read_thread(storage, claim.thread, through=pinned.through if pinned else None)
+    if pinned is None:
+        pinned = Pinned(
+            through=through,
+            deadline_s=deadline_s,
+            user=user.id,
+            name=user.name,
+            roles=sorted(user.roles),
+            version=version,
+        )
+    history = history_of(events, claim.run)
+    for turn in history:
+        if is_ref(turn["content"]):
+            turn["content"] = await _read_blob(storage, claim.user, turn["content"]["$ref"])
+        turn["content"] = text_of(turn["content"])
+    message = history[-1]["content"] if history else text_of(decode_data(logged[0]).content)
+    return Past(logged=logged, message=message, history=history, pinned=pinned, used_s=used_s(logged))
+
+
+def history_of(events: Iterable[StoredEvent], run: str) -> list[dict[str, Any]]:
+    """Return what was said in runs that had ended, in run order, then this run's own message."""
+    view = ThreadView()
+    for event in events:
+        view.apply(event)
+    turns: list[dict[str, Any]] = []
+    for each in [*(each for each in view.runs if each != run), run]:
+        if each == run or view.runs[each].is_ended:
+            turns += [
+                {"role": message.role, "content": message.content}
+                for message in view.messages.values()
+                if message.run == each and (each != run or message.role == "user")
+            ]
+    return turns
+
+
+def text_of(content: Any) -> str:
+    """Return the text of a message: itself, or its text parts joined."""
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    return str(content)
+
+
+def used_s(logged: Iterable[StoredEvent]) -> float:
+    """Return the running time of the attempts in a run's log: each from its first event to its last."""
+    spans: dict[int, tuple[int, int]] = {}
+    for event in logged:
+        if event.attempt:
+            first, _ = spans.get(event.attempt, (event.ts, event.ts))
+            spans[event.attempt] = first, event.ts
+    return sum(max(last - first, 0) for first, last in spans.values()) / 1000
+
+
+async def when_available(call: Callable[[], Awaitable[T]]) -> T:
+    """Call until the database answers; ends by cancellation only. Every call must be one that may be repeated."""
+    pause_s = 0.05
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            pause_s = min(pause_s * 2, 2.0)
+
+
+async def _read_thread(storage: Storage, thread: str, *, through: int | None) -> tuple[list[StoredEvent], int]:
+    """Read what a history needs of a thread, up to a seq or to its present head."""
+    events: list[StoredEvent] = []
+    after = 0
+    while through is None or after < through:
+        try:
+            page = await when_available(lambda at=after: storage.events.read(thread, after=at))  # type: ignore[misc] # mypy cannot infer a lambda's default
+        except NotFound:  # deleted a moment ago; its runs are being cancelled
+            return events, after if through is None else through
+        through = page.head if through is None else through
+        events += [event for event in page.events if event.type in _HISTORY_TYPES and event.seq <= through]
+        if page.through <= after:
+            break
+        after = page.through
+    return events, through or 0
+
+
+async def _read_blob(storage: Storage, user: str, ref: str) -> Any:
+    try:
+        return msgspec.json.decode(await when_available(lambda: storage.events.blob(user, ref)))
+    except NotFound:  # cannot happen while the message stands; a history with a hole is better than no run
+        return ""

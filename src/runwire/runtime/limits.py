@@ -1,0 +1,23 @@
+"""What a worker is allowed, in one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["WorkerSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Limits and times of a worker; `settings.py` fills them."""
+
+    max_runs: int = 100  # at a time, in this worker
+    user_limit: int = 10  # active runs of one user
+    max_attempts: int = 5  # lost in a row without progress; then the run fails as `worker_lost`
+    deadline_s: float = 600.0  # running time of a run
+    grace_s: float = 5.0  # how long cancelled code may clean up
+    drain_s: float = 30.0  # how long runs may finish when the worker stops
+    poll_s: float = 1.0  # looking for runs when no wake-up came
+    signals_s: float = 0.25  # looking for cancels when no wake-up came
+    blocked_warn_s: float = 2.0  # a loop blocked this long is named in the log
+    blocked_fail_s: float = 30.0  # a loop blocked this long ends the run that blocks it

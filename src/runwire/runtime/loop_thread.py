@@ -1,0 +1,143 @@
+"""A thread with an event loop for the user's code, so that it can block itself but never a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final, TypeVar
+
+import structlog
+
+__all__ = ["LoopThread"]
+
+T = TypeVar("T")
+
+_OWNER: Final[contextvars.ContextVar[object]] = contextvars.ContextVar("runwire_owner")
+_log = structlog.get_logger(__name__)
+
+
+class LoopThread:
+    """An event loop in a daemon thread; each task on it, and each task that task makes, has an owner.
+
+    A thread whose loop is blocked cannot be ended from outside. `retire` lets it go: its tasks are cancelled
+    as soon as it runs again, and it never holds up the end of the process.
+
+    Args:
+        name: of the thread, for debuggers and logs.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_task_factory(self._make_task)
+        self._loop.set_exception_handler(_log_stray)
+        self._owners: weakref.WeakKeyDictionary[asyncio.Future[Any], object] = weakref.WeakKeyDictionary()
+        self._is_retired = False
+        self._pinged_s: float | None = None  # when the unanswered ping was sent
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_retired(self) -> bool:
+        """Return whether no more work may be started here."""
+        return self._is_retired
+
+    def start(self, owner: object, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine as a task of this owner. Any thread may call."""
+        self._call(self._launch, owner, work)
+
+    def cancel(self, owner: object, *, with_children: bool = False) -> None:
+        """Cancel the owner's own task, or also every task that it made. Any thread may call."""
+        self._call(self._cancel, owner, with_children)
+
+    def retire(self) -> None:
+        """End the loop: cancel its tasks and stop, as soon as it can. Any thread may call; returns at once."""
+        self._is_retired = True
+        self._call(self._loop.stop)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread of a retired loop; return whether it ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def blocked_s(self, now_s: float) -> float:
+        """Return for how long the loop has not answered, and ping it if it has. Watchdog thread only."""
+        if self._pinged_s is None:
+            self._pinged_s = now_s
+            self._call(self._pong)
+            return 0.0
+        return now_s - self._pinged_s
+
+    def running_owner(self) -> object | None:
+        """Return whose task is running at this moment. Any thread may call."""
+        task = asyncio.current_task(self._loop)
+        return None if task is None else self._owners.get(task)
+
+    def where(self) -> str:
+        """Return the user's line that the thread is at, such as `agent.py:12 in agent`. Any thread may call."""
+        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - the documented way to see another thread
+        if frame is None:
+            return "nowhere"
+        lines = traceback.extract_stack(frame)
+        line = next((line for line in reversed(lines) if "lib/python" not in line.filename), lines[-1])
+        return f"{line.filename}:{line.lineno} in {line.name}"
+
+    def _call(self, callback: Callable[..., object], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing left to start or cancel
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _main(self) -> None:
+        while not self._is_retired:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # asyncio lets these through from any task, and the user's code may well call sys.exit().
+                _log.warning("agent_loop_exit_ignored", thread=self._thread.name)
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            self._loop.run_until_complete(self._wind_up())
+        with contextlib.suppress(RuntimeError):  # an async generator that will not close
+            self._loop.close()
+
+    async def _wind_up(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        await self._loop.shutdown_asyncgens()
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+    ) -> asyncio.Task[T]:
+        task: asyncio.Task[T] = asyncio.Task(coro, loop=loop, **options)
+        owner = _OWNER.get(None)  # of the task that makes this one
+        if owner is not None:
+            self._owners[task] = owner
+        return task
+
+    def _launch(self, owner: object, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        context = contextvars.copy_context()
+        context.run(_OWNER.set, owner)
+        # Not in a TaskGroup: it would wait for code that ignores its cancellation. The owner's run watches over it.
+        context.run(self._loop.create_task, work(), name=_ROOT)
+
+    def _cancel(self, owner: object, with_children: bool) -> None:
+        for task in asyncio.all_tasks(self._loop):
+            if self._owners.get(task) is owner and (with_children or task.get_name() == _ROOT):
+                task.cancel()
+
+    def _pong(self) -> None:
+        self._pinged_s = None
+
+
+_ROOT: Final = "agent"
+
+
+def _log_stray(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a task of the user's code raised that nobody awaited."""
+    _log.warning("agent_task_failed", reason=context.get("message"), exc_info=context.get("exception"))

@@ -1,0 +1,373 @@
+"""From a run's mouth to the log: a bounded buffer per run, and one loop that commits for all runs of a worker.
+
+::
+
+    agent loop (a thread)                 control loop
+    Buffer.put ──▶ pending ──freeze──▶ Batch ──▶ EventLog.append ──▶ Bus.publish
+       ▲ full: `room` waits                └── Unavailable: the same Batch again, byte for byte
+
+There is no future, queue item or awaited commit per event (reference/performance §4c): a delta costs a lock and
+an append to a string. What arrived while a commit ran goes with the next one; there is no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+import structlog
+
+from runwire.agents.payload import MAX_FIELD_BYTES, put_aside
+from runwire.errors import Fenced, Unavailable
+from runwire.protocol.events import (
+    AgentThinking,
+    MessageCompleted,
+    NewEvent,
+    TextDelta,
+    ThinkingDelta,
+    new_event,
+)
+from runwire.protocol.replay import Emit
+from runwire.protocol.sayings import DELTA_CODE_POINTS
+from runwire.runtime.clock import now_ms
+from runwire.storage import base
+from runwire.storage.base import MAX_BATCH_EVENTS, AlreadyStored, Batch, Bus, EventLog, Outcome, RunEnd, Stored
+
+__all__ = ["MAX_BUFFER_BYTES", "MAX_BUFFER_EVENTS", "Buffer", "Lost", "Outbox"]
+
+MAX_BUFFER_EVENTS: Final = 1000
+MAX_BUFFER_BYTES: Final = 8 * 1024 * 1024
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 2.0
+_EVENT_BYTES: Final = 96  # what an event weighs beside its text: ids, type, time
+
+Lost = base.Fenced | base.Unstorable
+"""Why a buffer takes no more: the run belongs to another attempt, or the database cannot hold what it said."""
+
+_NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
+
+_log = structlog.get_logger(__name__)
+
+
+class _OpenDelta:
+    """Adjacent deltas of one stream: one event as soon as they are frozen."""
+
+    __slots__ = ("_end", "_first", "_scope", "_stream", "_texts", "_ts")
+
+    def __init__(self, first: TextDelta | ThinkingDelta, *, ts: int, scope: str) -> None:
+        self._first, self._ts, self._scope = first, ts, scope
+        self._texts = [first.text]
+        self._end = first.offset + len(first.text)
+        self._stream = first.message if isinstance(first, TextDelta) else first.thinking
+
+    def take(self, next_: _OpenDelta) -> bool:
+        """Merge a delta that goes on where this one ends; return whether it did."""
+        is_same = self._stream == next_._stream and self._scope == next_._scope and self._end == next_._first.offset
+        # Longer, its text could pass 64 KiB of JSON and would have to be put aside.
+        if not is_same or next_._end - self._first.offset > DELTA_CODE_POINTS:
+            return False
+        self._texts += next_._texts
+        self._end = next_._end
+        return True
+
+    def seal(self) -> NewEvent:
+        """Encode what was merged."""
+        whole = msgspec.structs.replace(self._first, text="".join(self._texts))
+        return new_event(whole, ts=self._ts, scope=self._scope)
+
+
+_Entry = tuple[NewEvent | _OpenDelta, Mapping[str, bytes]]
+
+
+class Buffer:
+    """What one attempt of a run has said and the log has not yet; at most 1,000 events and 8 MiB.
+
+    At the limit `room` waits, which is how a slow database slows the agent down; `put` itself never waits and
+    never refuses while the attempt owns its run, so that a run can always be ended.
+
+    `put`, `room` and `flushed` may be called from any thread, `freeze` and `settle` only by the outbox.
+    """
+
+    def __init__(
+        self, outbox: Outbox, *, run: str, attempt: int, ordinal: int, on_lost: Callable[[Lost], None]
+    ) -> None:
+        self.run = run
+        self.attempt = attempt
+        self._outbox = outbox
+        self._ordinal = ordinal
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._pending: deque[_Entry] = deque()
+        self._frozen: Batch | None = None
+        self._frozen_bytes = 0
+        self._bytes = 0  # pending and frozen
+        self._sizes: deque[int] = deque()  # of each pending entry
+        self._put = 0  # entries ever put
+        self._committed = 0  # entries ever committed
+        self._pinned: bytes | None = None
+        self._end: RunEnd | None = None
+        self._closing = 0  # the last so many entries must share a batch with the terminal event
+        self._is_closed = False
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the next event has to wait for a commit."""
+        return self._put - self._committed >= MAX_BUFFER_EVENTS or self._bytes >= MAX_BUFFER_BYTES
+
+    @property
+    def ordinal(self) -> int:
+        """Return how many events of the run's workers are known to be stored."""
+        return self._ordinal
+
+    def put(
+        self,
+        emits: Iterable[Emit],
+        *,
+        blobs: Mapping[str, bytes] | None = None,
+        pinned: bytes | None = None,
+        end: RunEnd | None = None,
+    ) -> None:
+        """Take events to be stored, in order. Never waits.
+
+        Args:
+            emits: adjacent deltas of one stream are merged.
+            blobs: values that these events name by `$ref`.
+            pinned: comes with `agent_started`.
+            end: the last event is terminal; all of these events and it commit together.
+
+        Raises:
+            Fenced: the attempt does not own the run any more.
+        """
+        entries = _entries(emits, now_ms(), blobs)
+        with self._lock:
+            if self._is_closed:
+                raise Fenced("this attempt does not own the run any more")
+            before = self._put
+            for entry, size in entries:
+                self._add(entry, size)
+            if pinned is not None:
+                self._pinned = pinned
+            if end is not None:
+                self._end, self._closing = end, self._put - before
+        if entries:
+            self._outbox.notify(self)
+
+    async def room(self) -> None:
+        """Wait until there is room for another event.
+
+        Raises:
+            Fenced: the attempt does not own the run any more.
+        """
+        while self.is_full:
+            await self._commit_after(lambda: self.is_full)
+
+    async def flushed(self) -> None:
+        """Wait until everything put so far is committed.
+
+        Raises:
+            Fenced: the attempt does not own the run any more.
+        """
+        target = self._put
+        while self._committed < target or self._is_closed:
+            await self._commit_after(lambda: self._committed < target)
+
+    def close(self) -> None:
+        """Drop what is not committed and take no more: the run is another's, or ends another way."""
+        with self._lock:
+            self._is_closed = True
+            self._pending.clear()
+            self._sizes.clear()
+            self._frozen = None
+            waiters, self._waiters = self._waiters, []
+        _wake(waiters)
+
+    def freeze(self) -> Batch | None:
+        """Return the batch to send now; the same one until it is settled."""
+        with self._lock:
+            if self._frozen is None and self._pending:
+                self._frozen = self._next_batch()
+            return self._frozen
+
+    def settle(self, batch: Batch, outcome: Outcome) -> None:
+        """Take the log's answer to the frozen batch."""
+        with self._lock:
+            if self._frozen is not batch:
+                return  # closed meanwhile
+            if isinstance(outcome, Stored | AlreadyStored):
+                self._frozen = None
+                self._ordinal += len(batch.events)
+                self._committed += len(batch.events)
+                self._bytes -= self._frozen_bytes
+                waiters, self._waiters = self._waiters, []
+                has_more = bool(self._pending)
+        if not isinstance(outcome, Stored | AlreadyStored):
+            self.close()
+            self._on_lost(outcome)
+            return
+        _wake(waiters)
+        if has_more:
+            self._outbox.notify(self)
+
+    def _add(self, entry: _Entry, size: int) -> None:
+        self._bytes += size
+        if self._pending and isinstance(entry[0], _OpenDelta):
+            last = self._pending[-1][0]
+            if isinstance(last, _OpenDelta) and last.take(entry[0]):
+                self._sizes[-1] += size
+                return
+        self._pending.append(entry)
+        self._sizes.append(size)
+        self._put += 1
+
+    def _next_batch(self) -> Batch:
+        """Seal the oldest pending events; merging ends here."""
+        count = min(len(self._pending), MAX_BATCH_EVENTS)
+        rest = len(self._pending) - count
+        if 0 < rest < self._closing < len(self._pending):
+            count = len(self._pending) - self._closing  # what closes the run is not torn apart
+            rest = self._closing
+        events: list[NewEvent] = []
+        blobs: dict[str, bytes] = {}
+        self._frozen_bytes = 0
+        for _ in range(count):
+            entry, its_blobs = self._pending.popleft()
+            events.append(entry.seal() if isinstance(entry, _OpenDelta) else entry)
+            blobs.update(its_blobs)
+            self._frozen_bytes += self._sizes.popleft()
+        pinned, self._pinned = self._pinned, None
+        return Batch(
+            run=self.run,
+            attempt=self.attempt,
+            ordinal=self._ordinal,
+            events=tuple(events),
+            end=None if rest else self._end,
+            pinned=pinned,
+            blobs=blobs,
+        )
+
+    async def _commit_after(self, must_wait: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            if self._is_closed:
+                raise Fenced("this attempt does not own the run any more")
+            if not must_wait():
+                return
+            self._waiters.append((loop, future))
+        await future
+
+
+class Outbox:
+    """The one loop that appends for all runs of a worker, on the control loop.
+
+    Args:
+        events: the log.
+        bus: told of every commit, after it.
+    """
+
+    def __init__(self, events: EventLog, bus: Bus) -> None:
+        self._events = events
+        self._bus = bus
+        self._lock = threading.Lock()
+        self._dirty: dict[Buffer, None] = {}  # have something to send, oldest first; at most one entry per run
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._is_waking = False
+
+    def open(self, *, run: str, attempt: int, ordinal: int, on_lost: Callable[[Lost], None]) -> Buffer:
+        """Return the buffer of an attempt; `on_lost` is called on the control loop when the log refuses it."""
+        return Buffer(self, run=run, attempt=attempt, ordinal=ordinal, on_lost=on_lost)
+
+    def notify(self, buffer: Buffer) -> None:
+        """Learn that a buffer has something to send. Any thread may call."""
+        with self._lock:
+            self._dirty[buffer] = None
+            if self._is_waking:
+                return
+            self._is_waking = True
+        with contextlib.suppress(RuntimeError):  # the control loop has ended: nobody stores any more
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Append until cancelled. What one commit leaves behind goes with the next."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()  # armed before looking: what is put from here on wakes us again
+            with self._lock:
+                self._is_waking = False
+                buffers, self._dirty = list(self._dirty), {}
+            batches = [(buffer, batch) for buffer in buffers if (batch := buffer.freeze())]
+            if batches:
+                pause_s = await self._append(batches, pause_s)
+
+    async def _append(self, batches: list[tuple[Buffer, Batch]], pause_s: float) -> float:
+        """Commit a group; return how long to wait should the next one find no database."""
+        outcomes: list[Outcome] = []
+        try:
+            outcomes = await self._events.append([batch for _, batch in batches])
+        except Unavailable as error:
+            # Stored or not, nobody knows. The frozen batches go again as they are, before anything newer.
+            _log.warning("append_unavailable", runs=len(batches), retry_s=round(pause_s, 2), reason=error.message)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            return min(pause_s * 2, _LONGEST_PAUSE_S)
+        finally:
+            if not outcomes:
+                for buffer, _ in batches:
+                    self.notify(buffer)
+        for (buffer, batch), outcome in zip(batches, outcomes, strict=True):
+            if isinstance(outcome, Stored):
+                self._bus.publish(outcome.committed)  # after the commit: nothing is shown that may not stay
+            buffer.settle(batch, outcome)
+        return _FIRST_PAUSE_S
+
+
+def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) -> list[tuple[_Entry, int]]:
+    """Return what is to be stored and what each weighs; encoding happens here, outside of every lock."""
+    entries: list[tuple[_Entry, int]] = []
+    for emit in emits:
+        data = emit.data
+        if isinstance(data, TextDelta | ThinkingDelta):
+            size = len(data.text) if data.text.isascii() else len(data.text.encode())
+            entries.append(((_OpenDelta(data, ts=ts, scope=emit.scope), _NONE), size + _EVENT_BYTES))
+            continue
+        event, aside = _encoded(emit, ts, blobs or _NONE)
+        blobs = None  # with the first event of the list: never later than the one that names them
+        entries.append(((event, aside), len(event.data) + sum(map(len, aside.values())) + _EVENT_BYTES))
+    return entries
+
+
+def _encoded(emit: Emit, ts: int, blobs: Mapping[str, bytes]) -> tuple[NewEvent, Mapping[str, bytes]]:
+    """Encode an event; the whole text of a stream, which only its completion knows, may have to be put aside."""
+    event = new_event(emit.data, ts=ts, scope=emit.scope)
+    if len(event.data) <= MAX_FIELD_BYTES:
+        return event, blobs
+    more = dict(blobs)
+    data = emit.data
+    # Its pieces were checked when they were said, so no limit can be passed here.
+    if isinstance(data, MessageCompleted) and isinstance(data.content, str):
+        data = msgspec.structs.replace(data, content=put_aside(data.content, more, limit_bytes=len(event.data)))
+    elif isinstance(data, AgentThinking) and isinstance(data.text, str):
+        data = msgspec.structs.replace(data, text=put_aside(data.text, more, limit_bytes=len(event.data)))
+    else:
+        return event, blobs
+    return new_event(data, ts=ts, scope=emit.scope), more
+
+
+def _wake(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
+    for loop, future in waiters:
+        with contextlib.suppress(RuntimeError):  # that loop was replaced: nobody waits there
+            loop.call_soon_threadsafe(_resolve, future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,210 @@
+"""The agent's side of an attempt: what its Context says goes through here, in the agent's loop.
+
+Everything that touches the replay matcher happens under one lock and never waits inside it, so that the control
+loop can take the word from code that is stuck, and end its run, at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from runwire.agents.context import RunEnded, Speech
+from runwire.agents.payload import is_ref
+from runwire.errors import ProtocolError, RunFailed
+from runwire.protocol.codes import RunFailure
+from runwire.protocol.events import EVENT_DATA, AgentStarted, EventData, EventType, decode_data
+from runwire.protocol.ids import new_id
+from runwire.protocol.lifecycle import RunOrder
+from runwire.protocol.replay import Emit, Replay, Step
+from runwire.runtime.endings import Ending, Failure, last_words
+from runwire.runtime.journal import Past, when_available
+from runwire.runtime.outbox import Buffer
+from runwire.storage.base import CancelRequest, Claim, EventLog
+
+__all__ = ["HandOver", "Speaker", "Stop"]
+
+_TYPE_OF: Final[Mapping[type[EventData], EventType]] = {data: kind for kind, data in EVENT_DATA.items()}
+_EVENTS_PER_TURN: Final = 32  # then the loop's other agents get their turn, and a cancel its chance
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """Another worker, or this one in another thread, is to go on with the run."""
+
+    reason: Literal["drained", "deploy", "worker_lost"]
+
+
+Stop = CancelRequest | Failure | HandOver
+
+
+class Speaker:
+    """Says what one attempt says. The methods of `agents.context.Attempt` are for the agent's own task only.
+
+    Args:
+        claim: the run.
+        past: what the attempt starts from.
+        buffer: takes the events.
+        events: the log, for values that were put aside.
+        stop: asks the control loop to stop the run; any thread.
+        is_allowed: whether the person may still use tools; must be quick and callable from any thread.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        past: Past,
+        *,
+        buffer: Buffer,
+        events: EventLog,
+        stop: Callable[[Stop], None],
+        is_allowed: Callable[[str], bool],
+    ) -> None:
+        self._claim = claim
+        self._buffer = buffer
+        self._events = events
+        self._stop = stop
+        self._is_allowed = is_allowed
+        self._task = asyncio.current_task()
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._is_draining = False
+        self._said = 0
+        self._began_s = time.monotonic()
+        self._past = past
+        self._replay = Replay(run=claim.run, attempt=claim.attempt, logged=past.logged, new_id=new_id)
+        self._order = RunOrder()
+        for event in past.logged:
+            self._order.accept(event.type, decode_data(event), event.attempt)
+
+    @property
+    def duration_ms(self) -> int:
+        """Return the run's running time, earlier attempts included."""
+        return round((self._past.used_s + time.monotonic() - self._began_s) * 1000)
+
+    def seconds_left(self) -> float:
+        """Return how long the run may still run."""
+        return self._past.pinned.deadline_s - self.duration_ms / 1000
+
+    def start(self) -> None:
+        """Say that the attempt begins."""
+        pinned = self._past.pinned
+        started = AgentStarted(agent=self._claim.agent, message=self._claim.message, version=pinned.version)
+        reason: Any = self._claim.handed_over or "worker_lost"
+        with self._lock:
+            emits = self._replay.start(started, reason=reason)
+            self._check(emits)
+            is_first = self._claim.pinned is None
+            self._buffer.put(emits, pinned=msgspec.json.encode(pinned) if is_first else None)
+
+    def drain(self) -> None:
+        """Hand the run over at its next step boundary. Any thread."""
+        self._is_draining = True
+
+    def silence(self) -> None:
+        """Take the word from the code: from now on its Context raises. Any thread."""
+        with self._lock:
+            self._is_over = True
+
+    def conclude(self, ending: Ending) -> None:
+        """Say the last words, after which nothing is said. Control loop.
+
+        Raises:
+            Fenced: the attempt does not own the run any more.
+        """
+        with self._lock:
+            self._is_over = True
+            words = last_words(ending, self._replay, duration_ms=self.duration_ms)
+            self._buffer.put(words.emits, blobs=words.blobs, end=words.end)
+
+    async def say(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+        """Emit what the speech adds to the log; waits only for room in the buffer."""
+        self._check_task()
+        if self._buffer.is_full:
+            await self._buffer.room()
+        self._speak(speech, blobs)
+        self._said += 1
+        if self._said % _EVENTS_PER_TURN == 0:
+            await asyncio.sleep(0)
+
+    async def begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
+        """Begin a step; its beginning is committed when this returns, unless its result is recorded."""
+        self._check_task()
+        await self._boundary()
+        if self._buffer.is_full:
+            await self._buffer.room()
+        begun: list[Step] = []
+
+        def begin(replay: Replay) -> list[Emit]:
+            begun.append(replay.begin_step(scope, name, args))
+            return begun[0].emits
+
+        self._speak(begin, blobs)
+        if begun[0].recorded is None:
+            # Committed before the call: a crash can never hide that a side effect may have happened.
+            await self._buffer.flushed()
+        return begun[0]
+
+    async def end_step(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+        """Emit the end of a step; a run that is drained is handed over here."""
+        await self.say(speech, blobs)
+        if self._is_draining:
+            await self._boundary()
+
+    async def resolve(self, value: Any) -> Any:
+        """Return a recorded field as it was given."""
+        if not is_ref(value):
+            return value
+        stored = await when_available(lambda: self._events.run_blob(self._claim.run, value["$ref"]))
+        return msgspec.json.decode(stored)
+
+    async def _boundary(self) -> None:
+        """Stop here if the run must not begin another step."""
+        if not self._is_allowed(self._claim.user):
+            self._stop(CancelRequest(by="revoked"))
+        elif self._is_draining:
+            self._stop(HandOver("drained"))
+        else:
+            return
+        await asyncio.get_running_loop().create_future()  # for ever: until the stop cancels this task
+
+    def _check_task(self) -> None:
+        if self._is_over:
+            raise RunEnded("this run is over; nothing more can be said in it")
+        if asyncio.current_task() is not self._task:
+            self._fail(
+                RunFailed(
+                    "The Context was used from another task (create_task, gather, TaskGroup or wait_for). Use it in "
+                    "the agent's own task; for a time limit use asyncio.timeout.",
+                    code=RunFailure.PARALLEL_WITHOUT_GATHER,
+                )
+            )
+
+    def _speak(self, speech: Speech, blobs: Mapping[str, bytes] | None) -> None:
+        with self._lock:
+            if self._is_over:
+                raise RunEnded("this run is over; nothing more can be said in it")
+            try:
+                emits = speech(self._replay)
+                self._check(emits)
+            except RunFailed as error:
+                self._fail(error)
+            self._buffer.put(emits, blobs=blobs)
+
+    def _check(self, emits: list[Emit]) -> None:
+        """Let nothing illegal out: that would be a fault of ours, and the run ends before it shows."""
+        try:
+            for emit in emits:
+                self._order.accept(_TYPE_OF[type(emit.data)], emit.data, self._claim.attempt)
+        except ProtocolError as error:
+            sentence = f"The server would have written an illegal event: {error.message}"
+            raise RunFailed(sentence, code=RunFailure.INTERNAL) from error
+
+    def _fail(self, error: RunFailed) -> None:
+        """Stop the run for good: the code may swallow the exception, the run still fails."""
+        self._stop(Failure(code=error.code, message=error.message))
+        raise error

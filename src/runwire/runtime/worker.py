@@ -1,0 +1,258 @@
+"""A worker: it claims runs, runs them, and learns what others want of them. Everything here is on the control loop.
+
+::
+
+    claim loop     wake "runs" or 1 s      ─▶ Run.supervise, one task each
+    signals loop   wake "signals" or 250 ms ─▶ cancel, lost
+    outbox         commits for all runs
+    watchdog       a thread                ─▶ a blocked agent loop is replaced
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from runwire.agents.context import User
+from runwire.agents.load import Agents
+from runwire.errors import Unavailable
+from runwire.runtime.limits import WorkerSettings
+from runwire.runtime.loop_thread import LoopThread
+from runwire.runtime.outbox import Outbox
+from runwire.runtime.run import Run
+from runwire.runtime.speech import HandOver
+from runwire.runtime.watchdog import Stall, Watchdog
+from runwire.storage import base
+from runwire.storage.base import Bus, BusMessage, Claim, Storage, Wake
+
+__all__ = ["Worker", "WorkerSettings"]
+
+_AFTER_ERROR_S: Final = 1.0  # a loop whose round failed is tried again after this
+
+_log = structlog.get_logger(__name__)
+
+
+def _anyone(_user: str) -> bool:
+    return True
+
+
+def _nameless(user: str) -> User:
+    return User(id=user)
+
+
+class Worker:
+    """Runs agents for one database.
+
+    Args:
+        storage: the database.
+        bus: wakes this worker, and is told of its commits.
+        agents: what can be run; `use` changes it later.
+        name: of this worker, in claims and logs.
+        settings: limits and times.
+        is_allowed: whether a user may still use tools; called in the agents' loop before each tool, so it must be
+            quick and callable from any thread.
+        who: name and roles of a user, pinned when a run starts; called on the control loop, must not raise.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        bus: Bus,
+        agents: Agents,
+        name: str,
+        settings: WorkerSettings,
+        *,
+        is_allowed: Callable[[str], bool] = _anyone,
+        who: Callable[[str], User] = _nameless,
+    ) -> None:
+        self._storage = storage
+        self._bus = bus
+        self._agents = agents
+        self._name = name
+        self._settings = settings
+        self._is_allowed = is_allowed
+        self._who = who
+        self._runs: set[Run] = set()  # at most `max_runs`, and those that have yet to let go of their code
+        self._threads = 0
+        self._is_draining = False
+        self._abandoned = 0
+
+    @property
+    def active(self) -> int:
+        """Return how many runs this worker is busy with."""
+        return len(self._runs)
+
+    @property
+    def abandoned(self) -> int:
+        """Return how many agents went on after their run had ended."""
+        return self._abandoned
+
+    def use(self, agents: Agents) -> None:
+        """Run new runs with these agents; runs in flight finish on the old code."""
+        self._agents = agents
+
+    async def run(self) -> None:
+        """Work until cancelled. Runs still in flight then are claimed by whoever comes next, and replayed."""
+        self._control = asyncio.get_running_loop()
+        self._wake_runs = asyncio.Event()
+        self._wake_signals = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._outbox = Outbox(self._storage.events, self._bus)
+        self._watchdog = Watchdog(warn_s=self._settings.blocked_warn_s, report=self._report_stall)
+        self._thread = self._new_thread()
+        stop_listening = self._bus.listen(self._hear)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_up("outbox", self._outbox.run))
+                tasks.create_task(self._keep_up("signals", self._follow_signals))
+                await self._keep_up("claims", lambda: self._claim(tasks))
+        finally:
+            stop_listening()
+            self._watchdog.stop()
+            self._thread.retire()
+
+    async def drain(self) -> None:
+        """Take no more runs and give up the present ones: at their next step, or after `drain_s`.
+
+        Call it while `run` is running; it returns when this worker holds nothing any more.
+        """
+        self._is_draining = True
+        for run in self._runs:
+            run.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._wait_idle()
+        for run in self._runs:
+            run.stop(HandOver("drained"))
+        # Bounded by the grace of code that does not stop, unless the database is away: then the lease decides.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.grace_s * 2 + 1):
+                await self._wait_idle()
+
+    async def _wait_idle(self) -> None:
+        while self._runs:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def _keep_up(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Keep a loop of the worker going: the one place where its errors end."""
+        while True:
+            try:
+                await work()
+            except Unavailable as error:
+                _log.warning("database_unavailable", loop=name, reason=error.message)
+                await asyncio.sleep(_AFTER_ERROR_S)
+            except Exception:
+                _log.exception("worker_loop_failed", loop=name)
+                await asyncio.sleep(_AFTER_ERROR_S)
+
+    async def _claim(self, tasks: asyncio.TaskGroup) -> None:
+        settings = self._settings
+        while True:
+            self._wake_runs.clear()  # armed before looking, or the last message waits for the poll
+            free = settings.max_runs - len(self._runs)
+            claims: list[Claim] = []
+            if free > 0 and not self._is_draining:
+                claims = await self._storage.runs.claim(
+                    self._name, agents=self._agents.names, limit=free, user_limit=settings.user_limit
+                )
+            for claim in claims:
+                tasks.create_task(self._supervise(self._take(claim)))
+            if not claims:
+                await _wait(self._wake_runs, settings.poll_s)
+
+    def _take(self, claim: Claim) -> Run:
+        run = Run(
+            claim,
+            agent=self._agents.get(claim.agent),
+            version=self._agents.version,
+            user=self._who(claim.user),
+            thread=self._thread,
+            outbox=self._outbox,
+            storage=self._storage,
+            settings=self._settings,
+            is_allowed=self._is_allowed,
+        )
+        self._runs.add(run)
+        if self._is_draining:
+            run.drain()
+        _log.info("run_claimed", run=claim.run, thread=claim.thread, attempt=claim.attempt, agent=claim.agent)
+        return run
+
+    async def _supervise(self, run: Run) -> None:
+        try:
+            await run.supervise()
+        except Exception:
+            _log.exception("run_supervision_failed", run=run.claim.run, attempt=run.claim.attempt)
+        finally:
+            self._runs.discard(run)
+            self._abandoned += run.is_abandoned
+            self._idle.set()
+            self._wake_runs.set()  # there is room, and the thread's next run may go on
+
+    async def _follow_signals(self) -> None:
+        while True:
+            self._wake_signals.clear()  # armed before looking
+            held = {run.claim.run: run for run in self._runs if run.is_held}
+            if held:
+                for signal in await self._storage.runs.signals(self._name):
+                    run = held.get(signal.run)
+                    if run is None:
+                        continue
+                    if signal.attempt != run.claim.attempt:
+                        run.lose(base.Fenced())
+                    elif signal.cancel:
+                        run.stop(signal.cancel)
+            await _wait(self._wake_signals, self._settings.signals_s if self._runs else self._settings.poll_s)
+
+    def _hear(self, message: BusMessage) -> None:
+        if not isinstance(message, Wake):
+            return
+        if message.topic == "runs":
+            self._wake_runs.set()
+        elif message.topic in ("signals", "deleted"):
+            self._wake_signals.set()
+
+    def _new_thread(self) -> LoopThread:
+        self._threads += 1
+        thread = LoopThread(f"runwire-agents-{self._threads}")
+        self._watchdog.watch(thread)
+        return thread
+
+    def _report_stall(self, stall: Stall) -> None:
+        with contextlib.suppress(RuntimeError):  # the control loop has ended
+            self._control.call_soon_threadsafe(self._see_stall, stall)
+
+    def _see_stall(self, stall: Stall) -> None:
+        """Name who blocks a loop; after a while end that run and let the others go on elsewhere."""
+        if stall.thread.is_retired:
+            return
+        beside = [run for run in self._runs if run.thread is stall.thread]
+        culprit = stall.owner if isinstance(stall.owner, Run) else beside[0] if len(beside) == 1 else None
+        _log.warning(
+            "agent_loop_blocked",
+            agent=culprit.claim.agent if culprit else None,
+            run=culprit.claim.run if culprit else None,
+            blocked_s=round(stall.blocked_s, 1),
+            where=stall.where,
+        )
+        is_late = culprit is not None and culprit.is_late
+        if stall.blocked_s < self._settings.blocked_fail_s and not is_late:
+            return
+        stall.thread.retire()
+        self._thread = self._new_thread()
+        for run in beside:
+            if run is culprit:
+                run.block()
+            else:
+                run.stop(HandOver("worker_lost"))
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

@@ -1,0 +1,148 @@
+"""A worker on a real storage adapter, without server, sockets or sleeps: what the tests of this folder stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from runwire.agents.load import Agents
+from runwire.protocol.events import StoredEvent, decode_data
+from runwire.protocol.lifecycle import RunOrder
+from runwire.runtime.worker import Worker, WorkerSettings
+from runwire.storage.base import BusMessage, NewMessage, RunRow, Storage, Wake
+from runwire.storage.bus_local import LocalBus
+from runwire.storage.memory.storage import MemoryStorage
+
+__all__ = ["PATIENCE_S", "QUICK", "Bench", "Gate", "bench", "play", "types_of"]
+
+PATIENCE_S = 10.0  # how long a test waits for what must happen; reached only when it fails
+
+# Times that a test may have to wait out, short; the others as in production.
+QUICK = WorkerSettings(grace_s=0.1, signals_s=0.05, poll_s=0.2)
+
+
+class Gate:
+    """A door between the test's loop and the agents' loop: the code arrives, and waits until the test opens it."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Event()
+        self._opened = threading.Event()
+
+    async def arrival(self) -> None:
+        """Wait, in the test, until the code is at the gate."""
+        assert await asyncio.to_thread(self._arrived.wait, PATIENCE_S), "the code never came to the gate"
+
+    def open(self) -> None:
+        """Let the code pass."""
+        self._opened.set()
+
+    async def pass_(self) -> None:
+        """Wait at the gate, in the agent, without blocking its loop."""
+        self._arrived.set()
+        await asyncio.to_thread(self._opened.wait, PATIENCE_S)
+
+    def block(self) -> None:
+        """Wait at the gate, in the agent, and block its loop."""
+        self._arrived.set()
+        self._opened.wait(PATIENCE_S)
+
+    def arrive(self) -> None:
+        """Say that the code has come this far."""
+        self._arrived.set()
+
+    @property
+    def has_arrived(self) -> bool:
+        return self._arrived.is_set()
+
+
+class Bench:
+    """One worker at work."""
+
+    def __init__(self, storage: Storage, bus: LocalBus, worker: Worker) -> None:
+        self.storage = storage
+        self.bus = bus
+        self.worker = worker
+        self._moved = asyncio.Condition()
+        self._news = asyncio.Event()
+
+    def hear(self, _message: BusMessage) -> None:
+        self._news.set()
+
+    async def send(self, content: str = "hello", *, agent: str = "agent", user: str = "usr_ann", **more: Any) -> str:
+        """Send a message; return its run."""
+        thread = more.pop("thread", None)
+        sent = await self.storage.runs.send(NewMessage(user=user, thread=thread, agent=agent, content=content, **more))
+        self.bus.publish(Wake(topic="runs"))
+        return sent.run
+
+    async def row(self, run: str, *, user: str = "usr_ann") -> RunRow:
+        return await self.storage.runs.get(user, run)
+
+    async def events(self, run: str) -> list[StoredEvent]:
+        """Return what the worker wrote of a run: all but the user's message."""
+        return (await self.storage.events.read_run(run))[1:]
+
+    async def until(self, is_so: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+        """Wait until it is so, looking after every commit."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                self._news.clear()
+                if await is_so():
+                    return
+                await self._news.wait()
+
+    async def ended(self, run: str, *, user: str = "usr_ann") -> list[StoredEvent]:
+        """Wait for the run's end; return its events, legal and with one terminal event, the last."""
+
+        async def has_ended() -> bool:
+            return (await self.row(run, user=user)).ended_at is not None
+
+        await self.until(has_ended)
+        logged = await self.storage.events.read_run(run)
+        order = RunOrder()
+        for event in logged:
+            order.accept(event.type, decode_data(event), event.attempt)
+        assert order.is_ended
+        return logged[1:]
+
+
+@asynccontextmanager
+async def bench(
+    agents: Mapping[str, Callable[..., Any]] | Callable[..., Any],
+    *,
+    settings: WorkerSettings = QUICK,
+    storage: Storage | None = None,
+    **hooks: Any,
+) -> AsyncIterator[Bench]:
+    """Run a worker with these agents (or one, named "agent") until the block ends: then it is gone as by kill -9."""
+    storage = storage or MemoryStorage()
+    bus = LocalBus()
+    named = agents if isinstance(agents, Mapping) else {"agent": agents}
+    worker = Worker(storage, bus, Agents.of(named), "wk_test", settings, **hooks)
+    made = Bench(storage, bus, worker)
+    stop = bus.listen(made.hear)
+    async with asyncio.TaskGroup() as tasks:
+        working = tasks.create_task(worker.run())
+        try:
+            yield made
+        finally:
+            stop()
+            working.cancel()
+    await bus.close()
+
+
+def play(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run an async test body."""
+    asyncio.run(test())
+
+
+def types_of(events: list[StoredEvent]) -> list[str]:
+    """Return the events' types, runs of deltas folded into one (how they are merged is a matter of timing)."""
+    folded: list[str] = []
+    for event in events:
+        if not (folded and event.type.endswith("_delta") and folded[-1] == event.type):
+            folded.append(event.type)
+    return folded
