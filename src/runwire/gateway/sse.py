@@ -131,10 +131,9 @@ class EventStream:
         chunk = self._beginning()
         try:
             while not self._is_done:
-                if chunk:
-                    async with asyncio.timeout(self._settings.stall_s):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                chunk = b"" if self._is_done else await self._next()
+                async with asyncio.timeout(self._settings.stall_s):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                chunk = await self._next()
             async with asyncio.timeout(self._settings.stall_s):
                 await send({"type": "http.response.body", "body": chunk, "more_body": False})
         except TimeoutError:

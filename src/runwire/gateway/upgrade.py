@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,6 @@ class Upgrades:
     settings: ConnectionSettings  # of each connection
     server: str  # name and version for `welcome`
     log: Callable[[], str]  # the database's history, as of now
-    clock: Callable[[], float]  # monotonic
     allowed_origins: frozenset[str]  # exact; a browser's Origin must be one of them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +67,7 @@ class Upgrades:
             server=self.server,
             log=self.log(),
             settings=self.settings,
-            now_s=self.clock(),
+            now_s=asyncio.get_running_loop().time(),
             has_credential=prove is not None,
         )
         if not is_known:

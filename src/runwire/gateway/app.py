@@ -1,0 +1,241 @@
+"""The gateway as one ASGI app: sockets raw, HTTP through FastAPI, other rooms' apps below their paths."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from runwire.errors import ProtocolError
+from runwire.gateway.commands import Commands
+from runwire.gateway.health import HealthRoutes
+from runwire.gateway.http import make_http
+from runwire.gateway.identities import Identities
+from runwire.gateway.live import Live
+from runwire.gateway.metrics import Metrics
+from runwire.gateway.problem import problem
+from runwire.gateway.request import Callers
+from runwire.gateway.routes_runs import RunRoutes
+from runwire.gateway.routes_threads import ThreadRoutes
+from runwire.gateway.sse import StreamSettings
+from runwire.gateway.subscription import Subscriptions
+from runwire.gateway.tail import Tail, TailSettings
+from runwire.gateway.upgrade import Asgi, Upgrades, header
+from runwire.gateway.websocket import SocketServices
+from runwire.protocol.connection import ConnectionSettings
+from runwire.storage.base import Bus, Storage
+
+__all__ = ["Gateway", "GatewaySettings", "make_gateway"]
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+
+_SOCKET_PATH: Final = "/v1/ws"
+_AUTH_PATHS: Final = ("/auth", "/.well-known")
+_MANAGEMENT_PATHS: Final = ("/health", "/metrics")
+_OWN_PATHS: Final = ("/v1", "/admin", *_MANAGEMENT_PATHS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """How the gateway listens and to whom."""
+
+    server: str = "runwire"  # name and version for `welcome`
+    connection: ConnectionSettings = field(default_factory=ConnectionSettings)  # times and sizes of a socket
+    tail: TailSettings = field(default_factory=TailSettings)  # how rings are fed and checked
+    stream: StreamSettings = field(default_factory=StreamSettings)  # times of SSE
+    abort_s: float = 2.0  # after a close the peer has so long, then the connection is aborted
+    drain_spread_s: float = 5.0  # clients come back within so long after a drain, each at its own time
+    wait_max_s: float = 60.0  # a long poll waits so long at most
+    body_bytes: int = 65_536  # size of a request's body at most
+    listeners_per_user: int = 500  # sockets and streams of one user on this node at most
+    allowed_origins: tuple[str, ...] = ()  # exact `scheme://host[:port]` that browsers may come from
+    allowed_hosts: tuple[str, ...] = ()  # Host names served, without port; empty: all (development sets its own)
+    path_prefix: str = ""  # path below which a proxy serves this, such as `/agents`
+    has_management_port: bool = False  # health and figures are served by `management` only
+
+
+class Gateway:
+    """One node's gateway. `asgi` serves, `run` feeds it, `drain` empties it.
+
+    Args:
+        storage: where truth lives.
+        bus: hints about it.
+        auth: who somebody is.
+        agents: names that may be asked.
+        default_agent: who answers when none is named.
+        settings: how to listen.
+        auth_app: the embedded auth service, served below `/auth` and `/.well-known`.
+        console_app: the page, served for every other path.
+        unready: a reason of another room not to be ready.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        bus: Bus,
+        auth: Identities,
+        *,
+        agents: Sequence[str],
+        default_agent: str | None,
+        settings: GatewaySettings,
+        auth_app: Asgi | None,
+        console_app: Asgi | None,
+        unready: Callable[[], str | None],
+    ) -> None:
+        self.live = Live(auth.view, per_user=settings.listeners_per_user)
+        self.tail = Tail(storage, bus, settings.tail)
+        self.metrics = Metrics()
+        self._auth = auth
+        self._settings = settings
+        self._auth_app = auth_app
+        self._console_app = console_app
+        self._is_running = False
+        commands = Commands(storage=storage, bus=bus, tail=self.tail, agents=agents, default_agent=default_agent)
+        replay_events = settings.connection.limits.replay_events
+        subscriptions = Subscriptions(storage, self.tail, replay_events=replay_events)
+        services = SocketServices(
+            identities=auth,
+            commands=commands,
+            subscriptions=subscriptions,
+            live=self.live,
+            metrics=self.metrics,
+            abort_s=settings.abort_s,
+        )
+        self._sockets: Asgi = Upgrades(
+            services=services,
+            settings=settings.connection,
+            server=settings.server,
+            log=lambda: storage.log,
+            allowed_origins=frozenset(settings.allowed_origins),
+        )
+        callers = Callers(auth)
+        threads = ThreadRoutes(
+            storage=storage,
+            callers=callers,
+            commands=commands,
+            subscriptions=subscriptions,
+            live=self.live,
+            stream_settings=settings.stream,
+            body_bytes=settings.body_bytes,
+            wait_max_s=settings.wait_max_s,
+        )
+        runs = RunRoutes(storage=storage, callers=callers, commands=commands, body_bytes=settings.body_bytes)
+        health = HealthRoutes(
+            storage=storage,
+            tail=self.tail,
+            live=self.live,
+            metrics=self.metrics,
+            is_running=lambda: self._is_running,
+            unready=unready,
+        )
+        origins = settings.allowed_origins
+        self._http: Asgi = make_http(
+            [threads.router(), runs.router()], allowed_origins=origins, version=settings.server
+        )
+        self.management: Asgi = make_http([health.router()], allowed_origins=(), version=settings.server)
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether new clients are sent elsewhere."""
+        return self.live.is_draining
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or socket."""
+        if scope["type"] not in ("http", "websocket"):
+            return  # no lifespan: `run` is this app's
+        is_socket = scope["type"] == "websocket"
+        host = header(scope, b"host")
+        if self._settings.allowed_hosts and _name(host or "") not in self._settings.allowed_hosts:
+            # A page of another site whose name was bent to this address (DNS rebinding) still says its own name.
+            await _refuse(send, ProtocolError("This host name is not served here.", field="Host"), is_socket=is_socket)
+            return
+        path = self._below_prefix(scope)
+        app = self._app_for(path, is_socket=is_socket) if path is not None else None
+        if app is None:
+            await _refuse(send, ProtocolError("There is nothing here.", code="not_found"), is_socket=is_socket)
+            return
+        await app(scope, receive, send)
+
+    def _below_prefix(self, scope: Scope) -> str | None:
+        """Take the prefix off the scope's path and return the rest; None: the path is not below it."""
+        path: str = scope["path"]
+        prefix = self._settings.path_prefix
+        if not prefix:
+            return path
+        if path != prefix and not path.startswith(prefix + "/"):
+            return None
+        scope["path"] = path[len(prefix) :] or "/"
+        scope["raw_path"] = scope["path"].encode()
+        return str(scope["path"])
+
+    def _app_for(self, path: str, *, is_socket: bool) -> Asgi | None:
+        if is_socket:
+            return self._sockets if path == _SOCKET_PATH else None
+        if _is_below(path, _MANAGEMENT_PATHS):
+            return None if self._settings.has_management_port else self.management
+        if _is_below(path, _AUTH_PATHS):
+            return self._auth_app
+        return self._http if _is_below(path, _OWN_PATHS) else self._console_app
+
+    async def run(self) -> None:
+        """Feed the sockets until cancelled."""
+        stop = self._auth.on_change(self.live.recheck)
+        self._is_running = True
+        try:
+            await self.tail.run()
+        finally:
+            self._is_running = False
+            stop()
+
+    async def drain(self) -> None:
+        """Send every client elsewhere; new ones too from now on. Ends when they are gone, or soon."""
+        await self.live.drain(spread_s=self._settings.drain_spread_s)
+
+
+def make_gateway(
+    storage: Storage,
+    bus: Bus,
+    auth: Identities,
+    *,
+    agents: Sequence[str],
+    default_agent: str | None = None,
+    settings: GatewaySettings | None = None,
+    auth_app: Asgi | None = None,
+    console_app: Asgi | None = None,
+    unready: Callable[[], str | None] = lambda: None,
+) -> Gateway:
+    """Make a node's gateway; see `Gateway`."""
+    return Gateway(
+        storage,
+        bus,
+        auth,
+        agents=agents,
+        default_agent=default_agent,
+        settings=settings or GatewaySettings(),
+        auth_app=auth_app,
+        console_app=console_app,
+        unready=unready,
+    )
+
+
+def _is_below(path: str, roots: Sequence[str]) -> bool:
+    return any(path == root or path.startswith(root + "/") for root in roots)
+
+
+def _name(host: str) -> str:
+    """Return a Host header's name without its port; IPv6 in brackets."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].lower()
+
+
+async def _refuse(send: Send, error: ProtocolError, *, is_socket: bool) -> None:
+    status, body = problem(error)
+    kind = "websocket.http.response" if is_socket else "http.response"
+    headers = [(b"content-type", b"application/problem+json")]
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": msgspec.json.encode(body)})

@@ -1,0 +1,90 @@
+"""What every HTTP route does first and last: who asks, which body, how it is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qs
+
+import msgspec
+from fastapi import Request, Response
+
+from runwire.auth.identity import Identity
+from runwire.errors import ProtocolError, RunwireError, Unauthenticated
+from runwire.gateway.identities import Identities
+from runwire.gateway.problem import problem
+from runwire.gateway.upgrade import has_token_in_query
+from runwire.protocol import strict_json
+from runwire.protocol.codes import ErrorCode
+
+__all__ = ["PAGE_LIMIT", "Callers", "answer", "decode_body", "problem_response", "read_body"]
+
+PAGE_LIMIT: Final = 200  # PROTOCOL §3
+
+_encoder: Final = msgspec.json.Encoder()
+T = TypeVar("T", bound=strict_json.Inbound)
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Tell who makes a request."""
+
+    identities: Identities
+
+    async def who(self, request: Request) -> Identity:
+        """Return the identity that the Authorization header proves.
+
+        Raises:
+            ProtocolError: a credential in the URL.
+            Unauthenticated, Forbidden, Unavailable: as `Identities.authenticate`.
+        """
+        if has_token_in_query(parse_qs(request.url.query, keep_blank_values=True)):
+            raise ProtocolError("Put tokens into the Authorization header, never into the URL.", field="token")
+        scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not credential.strip():
+            raise Unauthenticated("Send `Authorization: Bearer <access token or API key>`.")
+        identity = await self.identities.authenticate(credential.strip())
+        if not self.identities.view.is_current(identity):
+            raise Unauthenticated("Your access was withdrawn.")
+        return identity
+
+
+async def read_body(request: Request, *, limit_bytes: int) -> bytes:
+    """Read a request's body.
+
+    Raises:
+        ProtocolError: `too_large`, as soon as that shows.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise ProtocolError(f"The body is larger than {limit_bytes} bytes.", code=ErrorCode.TOO_LARGE)
+    return bytes(body)
+
+
+def decode_body(kind: type[T], body: bytes) -> T:
+    """Decode a body; an empty one is an empty object.
+
+    Raises:
+        ProtocolError: `bad_request` or `unsupported`, naming the field.
+    """
+    return strict_json.decode(kind, body or b"{}")
+
+
+def answer(value: Any, *, status: int = 200) -> Response:
+    """Answer with JSON; what people own is in no cache."""
+    return Response(
+        _encoder.encode(value), status, {"Cache-Control": "no-store"}, media_type="application/json; charset=utf-8"
+    )
+
+
+def problem_response(error: RunwireError) -> Response:
+    """Answer with an error (RFC 9457)."""
+    status, body = problem(error)
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))  # RFC 9110 §10.2.3: whole seconds
+    if status == ErrorCode.UNAUTHENTICATED.http_status:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(_encoder.encode(body), status, headers, media_type="application/problem+json")

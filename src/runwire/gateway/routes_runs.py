@@ -1,0 +1,131 @@
+"""Runs, agents, blobs, tickets and the caller itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from runwire.errors import Forbidden, ProtocolError
+from runwire.gateway import shapes
+from runwire.gateway.commands import Commands
+from runwire.gateway.openapi import documented
+from runwire.gateway.request import PAGE_LIMIT, Callers, answer, decode_body, read_body
+from runwire.protocol import frames
+from runwire.protocol.codes import ErrorCode
+from runwire.storage.base import RunStatus, Storage
+
+__all__ = ["RunRoutes"]
+
+_Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
+_TICKET_S = 30  # life of a ticket (PROTOCOL §1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRoutes:
+    """The routes besides threads. Every id is looked up within the caller's own: foreign is unknown."""
+
+    storage: Storage
+    callers: Callers
+    commands: Commands
+    body_bytes: int  # size of a request's body at most
+
+    def router(self) -> APIRouter:
+        """Return the routes."""
+        router = APIRouter(default_response_class=Response)
+        add = router.add_api_route
+        add("/v1/me", self.me, methods=["GET"], tags=["identity"])
+        add("/v1/ws-ticket", self.ticket, methods=["POST"], tags=["identity"])
+        add("/v1/agents", self.agents, methods=["GET"], tags=["agents"])
+        add("/v1/blobs/{ref}", self.blob, methods=["GET"], tags=["threads"])
+        add("/v1/runs", self.list_runs, methods=["GET"], tags=["runs"])
+        add(
+            "/v1/runs/{run}",
+            self.get,
+            methods=["GET"],
+            tags=["runs"],
+            openapi_extra=documented(returns=shapes.RunShape),
+        )
+        cancel = documented(body=shapes.NoBody, returns=frames.CancelData)
+        add(
+            "/v1/runs/{run}/cancel", self.cancel, methods=["POST"], status_code=202, tags=["runs"], openapi_extra=cancel
+        )
+        add("/v1/runs/{run}/answers", self.unsupported, methods=["POST"], tags=["runs"])
+        add("/v1/runs/{run}/retry", self.unsupported, methods=["POST"], tags=["runs"])
+        methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        add("/admin/v1/{path:path}", self.admin, methods=methods, include_in_schema=False)
+        return router
+
+    async def me(self, request: Request) -> Response:
+        """Say who the credential is."""
+        identity = await self.callers.who(request)
+        return answer(
+            {
+                "user": identity.user,
+                "name": identity.name,
+                "roles": sorted(identity.roles),
+                "session": identity.session,
+            }
+        )
+
+    async def ticket(self, request: Request) -> Response:
+        """Make a ticket for one WebSocket: single use, 30 s, bound to you and the Origin."""
+        identity = await self.callers.who(request)
+        decode_body(shapes.NoBody, await read_body(request, limit_bytes=self.body_bytes))
+        ticket = await self.callers.identities.issue_ticket(identity, request.headers.get("origin"))
+        return answer({"ticket": ticket, "expires_in": _TICKET_S}, status=201)
+
+    async def agents(self, request: Request) -> Response:
+        """List the agents that may be asked."""
+        await self.callers.who(request)
+        default = self.commands.default_agent
+        items = [{"agent": name, "default": name == default} for name in self.commands.agents]
+        return answer(shapes.page(items, next_cursor=None))
+
+    async def blob(self, request: Request, ref: str) -> Response:
+        """Return a large value that an event of yours names, as JSON."""
+        identity = await self.callers.who(request)
+        value = await self.storage.events.blob(identity.user, ref)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+        return Response(value, 200, headers, media_type="application/json; charset=utf-8")
+
+    async def list_runs(
+        self,
+        request: Request,
+        status: RunStatus | None = None,
+        agent: str | None = None,
+        thread: str | None = None,
+        cursor: str | None = None,
+        limit: _Limit = 50,
+    ) -> Response:
+        """List your runs, newest first."""
+        identity = await self.callers.who(request)
+        rows = await self.storage.runs.list(
+            identity.user, thread=thread, status=status, agent=agent, before=cursor, limit=limit + 1
+        )
+        items = [shapes.run_shape(row) for row in rows[:limit]]
+        return answer(shapes.page(items, next_cursor=items[-1].run if len(rows) > limit else None))
+
+    async def get(self, request: Request, run: str) -> Response:
+        """Show a run."""
+        identity = await self.callers.who(request)
+        return answer(shapes.run_shape(await self.storage.runs.get(identity.user, run)))
+
+    async def cancel(self, request: Request, run: str) -> Response:
+        """Ask a run to end; its terminal event is the outcome."""
+        identity = await self.callers.who(request)
+        decode_body(shapes.NoBody, await read_body(request, limit_bytes=self.body_bytes))
+        return answer(await self.commands.cancel(identity.user, run), status=202)
+
+    async def unsupported(self, request: Request, run: str) -> Response:
+        """Not built yet."""
+        await self.callers.who(request)
+        raise ProtocolError("This server cannot do that yet.", code=ErrorCode.UNSUPPORTED)
+
+    async def admin(self, request: Request, path: str) -> Response:
+        """Not built yet; operators only."""
+        identity = await self.callers.who(request)
+        if "operator" not in identity.roles:
+            raise Forbidden("Only operators may do that.")
+        raise ProtocolError("This server cannot do that yet.", code=ErrorCode.UNSUPPORTED)

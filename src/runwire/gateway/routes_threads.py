@@ -1,0 +1,206 @@
+"""`/v1/threads`: conversations, their messages and their events."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from runwire.auth.identity import Identity
+from runwire.errors import NotFound, ProtocolError
+from runwire.gateway import shapes
+from runwire.gateway.commands import Commands
+from runwire.gateway.history import fold
+from runwire.gateway.live import Live
+from runwire.gateway.openapi import documented
+from runwire.gateway.request import PAGE_LIMIT, Callers, answer, decode_body, read_body
+from runwire.gateway.sse import EventStream, StreamSettings, poll
+from runwire.gateway.subscription import Opened, Subscriptions
+from runwire.protocol import frames
+from runwire.protocol.events import View
+from runwire.storage.base import RunRow, Storage
+
+__all__ = ["ThreadRoutes"]
+
+_Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
+_After = Annotated[int, Query(ge=-1, le=2**53 - 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadRoutes:
+    """The routes of threads. Every id is looked up within the caller's own: foreign is unknown."""
+
+    storage: Storage
+    callers: Callers
+    commands: Commands
+    subscriptions: Subscriptions
+    live: Live
+    stream_settings: StreamSettings
+    body_bytes: int  # size of a request's body at most
+    wait_max_s: float  # of a long poll
+
+    def router(self) -> APIRouter:
+        """Return the routes."""
+        router = APIRouter(prefix="/v1/threads", tags=["threads"], default_response_class=Response)
+        add = router.add_api_route
+        thread_body = documented(body=shapes.ThreadBody, returns=shapes.ThreadShape)
+        message_body = documented(body=frames.MessageBody, returns=shapes.Accepted)
+        add("", self.create, methods=["POST"], status_code=201, openapi_extra=thread_body)
+        add("", self.list_threads, methods=["GET"])
+        add("/{thread}", self.snapshot, methods=["GET"])
+        add("/{thread}", self.rename, methods=["PATCH"], openapi_extra=thread_body)
+        add("/{thread}", self.delete, methods=["DELETE"], status_code=204)
+        add("/{thread}/messages", self.messages, methods=["GET"])
+        add("/{thread}/messages", self.send, methods=["POST"], status_code=202, openapi_extra=message_body)
+        add("/{thread}/events", self.events, methods=["GET"])
+        return router
+
+    async def create(self, request: Request) -> Response:
+        """Make an empty thread."""
+        identity = await self.callers.who(request)
+        body = decode_body(shapes.ThreadBody, await read_body(request, limit_bytes=self.body_bytes))
+        row = await self.storage.threads.create(identity.user, title=body.title)
+        return answer(shapes.thread_shape(row, log=self.storage.log), status=201)
+
+    async def list_threads(self, request: Request, cursor: str | None = None, limit: _Limit = 50) -> Response:
+        """List your threads, newest first."""
+        identity = await self.callers.who(request)
+        rows = await self.storage.threads.list(identity.user, before=cursor, limit=limit + 1)
+        items = [shapes.thread_shape(row, log=self.storage.log) for row in rows[:limit]]
+        return answer(shapes.page(items, next_cursor=items[-1].thread if len(rows) > limit else None))
+
+    async def snapshot(self, request: Request, thread: str) -> Response:
+        """Show a thread: messages and runs, exact at `seq`."""
+        identity = await self.callers.who(request)
+        row = await self.storage.threads.get(identity.user, thread)
+        history = await fold(self.storage, thread)
+        shown = history.view.to_snapshot()
+        await self._name_agents(identity, thread, shown["runs"])
+        return answer({"thread": thread, "title": row.title, "log": history.log, "seq": history.seq, **shown})
+
+    async def _name_agents(self, identity: Identity, thread: str, runs: list[dict[str, Any]]) -> None:
+        """Name the agents of runs that no worker has begun: no event tells."""
+        nameless = {run["run"]: run for run in runs if run["agent"] is None}
+        before: str | None = None
+        while nameless:
+            rows = await self.storage.runs.list(identity.user, thread=thread, before=before, limit=PAGE_LIMIT)
+            for row in rows:
+                if run := nameless.pop(row.run, None):
+                    run["agent"] = row.agent
+            if len(rows) < PAGE_LIMIT:
+                return
+            before = rows[-1].run
+
+    async def rename(self, request: Request, thread: str) -> Response:
+        """Set a thread's title."""
+        identity = await self.callers.who(request)
+        body = decode_body(shapes.ThreadBody, await read_body(request, limit_bytes=self.body_bytes))
+        row = await self.storage.threads.rename(identity.user, thread, body.title)
+        return answer(shapes.thread_shape(row, log=self.storage.log))
+
+    async def delete(self, request: Request, thread: str) -> Response:
+        """Delete a thread; its runs are cancelled, its subscribers told."""
+        identity = await self.callers.who(request)
+        await self.commands.delete_thread(identity.user, thread)
+        return Response(status_code=204)
+
+    async def messages(
+        self,
+        request: Request,
+        thread: str,
+        before: Annotated[int | None, Query(ge=0, description="Only messages that began before this seq.")] = None,
+        limit: _Limit = 50,
+    ) -> Response:
+        """Show a stretch of a thread's messages, oldest first, the last ones before `before`."""
+        identity = await self.callers.who(request)
+        await self.storage.threads.get(identity.user, thread)
+        history = await fold(self.storage, thread)
+        older = [m for m in history.view.messages.values() if before is None or m.seq < before]
+        items = [message.to_json() for message in older[-limit:]]
+        return answer(shapes.page(items, next_cursor=items[0]["seq"] if len(older) > limit else None))
+
+    async def send(
+        self, request: Request, thread: str, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
+    ) -> Response:
+        """Say something to an agent; starts a run. `Idempotency-Key` makes a repetition harmless."""
+        identity = await self.callers.who(request)
+        body = decode_body(frames.MessageBody, await read_body(request, limit_bytes=self.body_bytes))
+        sent = await self.commands.send(identity.user, body, thread=thread, key=idempotency_key or None)
+        self.commands.announce(sent)
+        accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)
+        return answer(accepted, status=202)
+
+    async def events(
+        self,
+        request: Request,
+        thread: str,
+        after: _After = 0,
+        log: str | None = None,
+        view: View = "all",
+        until: Annotated[str | None, Query(description="End after this run's terminal event (SSE).")] = None,
+        wait: Annotated[float, Query(ge=0, description="Wait so many seconds for an event (JSON).")] = 0.0,
+    ) -> Response:
+        """Read events: as a stream with `Accept: text/event-stream`, else as one JSON answer."""
+        identity = await self.callers.who(request)
+        is_stream = "text/event-stream" in request.headers.get("accept", "")
+        last_id = request.headers.get("last-event-id")
+        if is_stream and last_id:
+            log, after = _position(last_id)
+        run = await self._run_of(identity, thread, until) if until else None
+        wake = asyncio.Event()
+        opened = await self.subscriptions.open(
+            user=identity.user, thread=thread, after=after, log=log, view=view, wake=lambda _thread: wake.set()
+        )
+        if not is_stream:
+            return await self._poll(opened, wake, min(wait, self.wait_max_s))
+        if run and run.terminal_seq is not None and opened.reset is None and opened.after >= run.terminal_seq:
+            self.subscriptions.close(opened.subscription)
+            return Response(status_code=204)  # makes an EventSource stop for good
+        stream = EventStream(
+            identity=identity,
+            opened=opened,
+            subscriptions=self.subscriptions,
+            live=self.live,
+            standing=self.callers.identities.view,
+            settings=self.stream_settings,
+            wake=wake,
+            is_from_now=after == -1,
+            until=until,
+            until_seq=run.terminal_seq if run else None,
+        )
+        return _Streamed(stream)
+
+    async def _poll(self, opened: Opened, wake: asyncio.Event, wait_s: float) -> Response:
+        try:
+            body = await poll(opened.subscription, reset=opened.reset, after=opened.after, wake=wake, wait_s=wait_s)
+        finally:
+            self.subscriptions.close(opened.subscription)
+        return Response(body, 200, {"Cache-Control": "no-store"}, media_type="application/json; charset=utf-8")
+
+    async def _run_of(self, identity: Identity, thread: str, run: str) -> RunRow:
+        row = await self.storage.runs.get(identity.user, run)
+        if row.thread != thread:
+            raise NotFound("There is no such run in this thread.", field="until")
+        return row
+
+
+class _Streamed(Response):
+    """A response that is an ASGI app of its own."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it."""
+        await self._stream(scope, receive, send)
+
+
+def _position(last_event_id: str) -> tuple[str, int]:
+    log, _, seq = last_event_id.rpartition(":")
+    if not log or not seq.isascii() or not seq.isdigit() or len(seq) > 16:
+        raise ProtocolError("Last-Event-ID must be <log>:<seq>, as this server sent it.", field="Last-Event-ID")
+    return log, int(seq)
