@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from runwire.errors import ConfigurationError
 
-__all__ = ["ClientDefaults", "Loaded", "Settings", "client_defaults", "load"]
+__all__ = ["ClientDefaults", "Loaded", "Settings", "client_defaults", "load", "no_color"]
 
 _PREFIX = "RUNWIRE_"
 _CONFIG_FILE = "runwire.toml"
@@ -136,6 +136,11 @@ def client_defaults(environ: Mapping[str, str] | None = None) -> ClientDefaults:
     """Read the environment of `run`, `tail`, `replay` and `check`."""
     env = _environ(environ)
     return ClientDefaults(env.get("RUNWIRE_URL") or None, env.get("RUNWIRE_TOKEN") or None)
+
+
+def no_color(environ: Mapping[str, str] | None = None) -> bool:
+    """Return whether the person asked for no colour (no-color.org)."""
+    return bool(_environ(environ).get("NO_COLOR"))
 
 
 def load(

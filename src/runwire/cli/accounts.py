@@ -30,14 +30,18 @@ def add(
     name: Annotated[str, typer.Argument(help="What the person signs in with.")],
     data_dir: DataDir = None,
     role: Annotated[list[str] | None, typer.Option("--role", help="user, operator or admin; repeatable.")] = None,
-    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password's line from stdin.")] = False,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password's line from stdin.")
+    ] = False,
 ) -> None:
     """Add a user; an existing one is an error."""
     password = None
     if password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
         if not password:
-            raise typer.BadParameter("standard input was empty; write the password on one line", param_hint="--password-stdin")
+            raise typer.BadParameter(
+                "standard input was empty; write the password on one line", param_hint="--password-stdin"
+            )
     made = _administer(data_dir, "user_add", name=name, password=password, roles=role or ["user"])
     typer.echo(f"added {name} ({made['user']})")
     if password is None:
@@ -69,7 +73,9 @@ def list_users(data_dir: DataDir = None) -> None:
 def create(
     user: Annotated[str, typer.Option("--user", help="Whose key it will be.")],
     data_dir: DataDir = None,
-    ttl: Annotated[int | None, typer.Option("--ttl", min=1, help="Life in seconds; without it the key has no end.")] = None,
+    ttl: Annotated[
+        int | None, typer.Option("--ttl", min=1, help="Life in seconds; without it the key has no end.")
+    ] = None,
 ) -> None:
     """Print a new API key, and nothing else. It is shown this once."""
     typer.echo(_administer(data_dir, "token_create", name=user, ttl_s=ttl)["key"])

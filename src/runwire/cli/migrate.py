@@ -16,7 +16,9 @@ __all__ = ["migrate"]
 
 def migrate(
     data_dir: DataDir = None,
-    database_url: Annotated[str | None, typer.Option("--database-url", help="Another database than the folder's.")] = None,
+    database_url: Annotated[
+        str | None, typer.Option("--database-url", help="Another database than the folder's.")
+    ] = None,
 ) -> None:
     """Create or upgrade the database; nothing happens when it is up to date."""
     settings = load({"data_dir": data_dir, "database_url": database_url}).settings
