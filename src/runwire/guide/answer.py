@@ -77,15 +77,7 @@ def pieces(text: str) -> Iterator[str]:
 def _best_of(text: str, stems: frozenset[str]) -> str:
     if len(text) <= _WHOLE_CHARS:
         return text
-    blocks = _blocks(text)
-    # A block and the code that it introduces stay together.
-    groups: list[list[str]] = []
-    for block in blocks:
-        if groups and (groups[-1][-1].endswith(":") or (_is_code(block) and not _is_code(groups[-1][-1]))):
-            groups[-1].append(block)
-        else:
-            groups.append([block])
-    texts = ["\n\n".join(_shortened(block, stems) for block in group) for group in groups]
+    texts = ["\n\n".join(_shortened(block, stems) for block in group) for group in _groups(text)]
     order = sorted(range(len(texts)), key=lambda at: (-_score(texts[at], stems), at))
     chosen: list[int] = []
     size = 0
@@ -98,9 +90,13 @@ def _best_of(text: str, stems: frozenset[str]) -> str:
 
 
 def _passage(text: str, stems: frozenset[str]) -> str:
-    blocks = [_shortened(block, stems) for block in _blocks(text) if not _is_code(block)] or _blocks(text)[:1]
+    # A line that introduces something says nothing without it.
+    introduced = ["\n\n".join(group) for group in _groups(text) if group[0].endswith(":")]
+    blocks = [block for block in _blocks(text) if not _is_code(block) and not block.endswith(":")]
+    blocks = [_shortened(block, stems) for block in blocks + [b for b in introduced if len(b) <= _PASSAGE_CHARS]]
+    blocks = blocks or _blocks(text)[:1]
     best = max(blocks, key=lambda block: (_score(block, stems), -blocks.index(block)))
-    if len(best) <= _PASSAGE_CHARS or _is_code(best) or best.startswith("|"):
+    if len(best) <= _PASSAGE_CHARS or "```" in best or best.startswith("|"):
         return best
     if re.match(r"([-*]|\d+\.) ", best):
         items = re.split(r"\n(?=(?:[-*]|\d+\.) )", best)
@@ -113,6 +109,17 @@ def _passage(text: str, stems: frozenset[str]) -> str:
             break
         taken.append(sentence)
     return " ".join(taken)
+
+
+def _groups(text: str) -> list[list[str]]:
+    """Keep a block and the code or list that it introduces together."""
+    groups: list[list[str]] = []
+    for block in _blocks(text):
+        if groups and (groups[-1][-1].endswith(":") or (_is_code(block) and not _is_code(groups[-1][-1]))):
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    return groups
 
 
 def _shortened(block: str, stems: frozenset[str]) -> str:

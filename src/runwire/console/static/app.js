@@ -76,7 +76,7 @@ class Page {
     at("sign-in-error").hidden = error === "";
     at("sign-in-error").textContent = error;
     at("sign-out").hidden = true;
-    this.#status("expired", this.lastUser ? "Session expired: sign in" : "Signed out");
+    this.#status(...(this.lastUser ? ["expired", "Session expired: sign in"] : ["signed-out", "Signed out"]));
     at("user").focus();
   }
 

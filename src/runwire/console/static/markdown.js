@@ -181,7 +181,7 @@ function inlined(tag, text, link) {
 }
 
 // `code`, **strong**, *emphasis*, [text](address) and bare addresses; everything else is text.
-const SPAN = /(`+)(.+?)\1(?!`)|\*\*(?=\S)(.+?\S?)\*\*|(?<![\w*])[*_](?=\S)([^*_]+?)[*_](?![\w*])|\[([^\]]*)\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)|https?:\/\/[^\s<>()[\]`"']*[^\s<>()[\]`"'.,;:!?]/g;
+const SPAN = /(`+)(.+?)\1(?!`)|\*\*(?=\S)(.+?\S?)\*\*|(?<![\w*])[*_](?=\S)([^*_]+?)[*_](?![\w*])|!?\[([^\]]*)\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)|https?:\/\/[^\s<>()[\]`"']*[^\s<>()[\]`"'.,;:!?]/g;
 const MAX_INLINE = 20000; // a paragraph longer than this is shown as plain text
 
 function inline(text, link) {
