@@ -161,7 +161,7 @@ class ControlSocket:
     async def _answer(self, line: bytes) -> _Reply:
         try:
             arguments = msgspec.json.decode(line, type=dict[str, Any])
-            verb = self._verbs.get(str(arguments.pop("verb", "")), _unknown)
+            verb: Verb = self._verbs.get(str(arguments.pop("verb", "")), _unknown)
             reply = _Reply(ok=True, data=await verb(arguments))
             msgspec.json.encode(reply)  # a value that is not JSON is the verb's fault, and is found here
         except msgspec.DecodeError:

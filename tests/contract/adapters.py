@@ -1,0 +1,123 @@
+"""Every adapter of the storage ports under one face, and words to write events with."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from runwire.protocol.events import (
+    AgentCompleted,
+    AgentFailed,
+    AgentStarted,
+    AgentThinking,
+    NewEvent,
+    StoredEvent,
+    decode_data,
+    new_event,
+)
+from runwire.storage.base import Batch, Claim, NewMessage, RunEnd, Sent, Storage, Stored
+from runwire.storage.memory.storage import MemoryStorage
+from runwire.storage.sqlite.storage import SqliteStorage
+
+__all__ = [
+    "KINDS",
+    "Adapter",
+    "MemoryAdapter",
+    "SqliteAdapter",
+    "append",
+    "claim_one",
+    "completed",
+    "failed",
+    "said",
+    "send",
+    "started",
+    "thought",
+]
+
+KINDS = ("memory", "sqlite")
+
+
+class Adapter:
+    """A database that a test may crash: `storage` is what is open now."""
+
+    storage: Storage
+
+    async def crash(self) -> None:
+        """Go on as a new process would after `kill -9` of the owner."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        await self.storage.close()
+
+
+class MemoryAdapter(Adapter):
+    def __init__(self) -> None:
+        self.storage: MemoryStorage = MemoryStorage()
+
+    async def crash(self) -> None:
+        self.storage = self.storage.restarted()
+
+
+class SqliteAdapter(Adapter):
+    storage: SqliteStorage
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._generation = 0
+
+    async def open(self) -> SqliteAdapter:
+        self.storage = await SqliteStorage.open(self._path())
+        return self
+
+    async def crash(self) -> None:
+        """Open what a dead process would have left: data file and log as they are, nothing flushed or closed."""
+        old, before = self.storage, self._path()
+        self._generation += 1
+        after = self._path()
+        after.parent.mkdir()
+        for name in (before.name, f"{before.name}-wal"):
+            await asyncio.to_thread(shutil.copy, before.with_name(name), after.with_name(name))
+        self.storage = await SqliteStorage.open(after)
+        await old.close()
+
+    def _path(self) -> Path:
+        return self._folder / f"owner{self._generation}" / "runwire.db"
+
+
+async def send(storage: Storage, thread: str | None = None, *, user: str = "usr_ada", **fields: Any) -> Sent:
+    return await storage.runs.send(NewMessage(user=user, thread=thread, agent="echo", content="hello", **fields))
+
+
+async def claim_one(storage: Storage, worker: str = "w1") -> Claim:
+    (claim,) = await storage.runs.claim(worker, agents=["echo"], limit=1, user_limit=100)
+    return claim
+
+
+async def append(storage: Storage, claim: Claim, *events: NewEvent, ordinal: int, end: RunEnd | None = None) -> Stored:
+    batch = Batch(run=claim.run, attempt=claim.attempt, ordinal=ordinal, events=events, end=end)
+    (outcome,) = await storage.events.append([batch])
+    assert isinstance(outcome, Stored), outcome
+    return outcome
+
+
+def thought(text: str, *, scope: str = "") -> NewEvent:
+    return new_event(AgentThinking(text=text), ts=1, scope=scope)
+
+
+def started() -> NewEvent:
+    return new_event(AgentStarted(agent="echo", message="msg_1"), ts=1)
+
+
+def completed() -> NewEvent:
+    return new_event(AgentCompleted(output="done", duration_ms=1), ts=1)
+
+
+def failed(code: Literal["agent_error", "internal"] = "agent_error") -> NewEvent:
+    return new_event(AgentFailed(code=code, message="no", error_id="err_1", retryable=False), ts=1)
+
+
+def said(events: list[StoredEvent]) -> list[str]:
+    """Return each event as a word: the text of a thought, else its type."""
+    return [decode_data(event).text if event.type == "agent_thinking" else event.type for event in events]
