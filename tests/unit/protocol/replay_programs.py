@@ -152,7 +152,7 @@ class Author:
             case Message(text):
                 return self.random.choice((Message(text[:-1]), Message(text + "."), Write((text,), closes=True)))
             case Show(value):
-                return Show({**value, "k": [True, None]})
+                return Show({**value, "k": [2, None]})
             case Tool():
                 return act
 
