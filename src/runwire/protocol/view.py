@@ -95,7 +95,7 @@ class Cursor:
         self.last: int | None = None  # seq of the last event applied, or where events begin; None: no position
         self.log: str | None = None  # identity of the history that `last` belongs to; None: not known yet
         self.shown = shown
-        self.is_subscribed = False  # on this socket, as far as its frames have told
+        self._following: str | None = None  # log of this socket's subscription; None: it has none
         self._new_id = new_id
         self._asked: str | None = None  # id of the subscribe under way
         self._unfit_seq: int | None = None  # a delta that did not fit and was asked for again
@@ -104,6 +104,11 @@ class Cursor:
     def is_asking(self) -> bool:
         """Return whether a subscribe waits for its answer."""
         return self._asked is not None
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Return whether events of this socket count. If not and nothing is asked, `subscribe` again."""
+        return self._following is not None and self._following == self.log
 
     def subscribe(self, after: int = 0) -> tuple[Action, ...]:
         """Ask for what comes after the position, or after `after` where none is held (-1: from now)."""
@@ -130,17 +135,15 @@ class Cursor:
 
     def disconnect(self) -> None:
         """The socket is gone; the position stays. Next, on another socket: `subscribe`."""
-        self.is_subscribed = False
-        self._asked = None
+        self._following = self._asked = None
 
     def sent(self, reply: frames.SendData) -> tuple[Action, ...]:
         """Take the reply to a `send` to this thread, which subscribes the socket (PROTOCOL §1)."""
-        self.is_subscribed = True
+        self._following = reply.log
         if self.last is None:
-            self.last, self.log = reply.after, reply.log
-        elif self.log is not None and self.log != reply.log:
-            return self.subscribe()
-        return ()
+            self.last = reply.after
+        self.log = self.log or reply.log
+        return () if self.is_subscribed else self.subscribe()
 
     def receive(self, frame: frames.ServerFrame | frames.UnknownFrame) -> tuple[Action, ...]:
         """Take any frame of this socket; those of other threads and commands return nothing."""
@@ -148,7 +151,7 @@ class Cursor:
             case frames.Reply():
                 return self._refused(frame)
             case frames.Event() | frames.Position() | frames.Reset() if frame.thread == self.thread:
-                return () if self.is_asking or not self.is_subscribed else self._follow(frame)
+                return () if self.is_asking or self._following is None else self._follow(frame)
             case frames.Subscribed() if frame.id == self._asked:
                 return self._begin(frame)
             case frames.Unsubscribed() if frame.thread == self.thread:
@@ -157,8 +160,14 @@ class Cursor:
 
     def _begin(self, frame: frames.Subscribed) -> tuple[Action, ...]:
         self._asked = None
-        self.is_subscribed = True
-        self.last, self.log = frame.after, frame.log
+        self._following = frame.log
+        # With another log held, a reset follows and brings the new one. Until then the position is of the old
+        # log: were the socket cut in between, the old position in the new log would name other events.
+        self.log = self.log or frame.log
+        if self.last is not None and frame.after > self.last:
+            # Asked for "from now" while a `send` was under way whose reply gave a position: a gap like any other.
+            return self.subscribe()
+        self.last = frame.after
         return ()
 
     def _refused(self, frame: frames.Reply) -> tuple[Action, ...]:
@@ -168,7 +177,7 @@ class Cursor:
         return (NotSubscribed(frame.error),)
 
     def _end(self, frame: frames.Unsubscribed) -> tuple[Action, ...]:
-        self.is_subscribed = False
+        self._following = None
         if frame.reason == "deleted":
             self.last = self.log = None
             if self.shown:
@@ -178,11 +187,12 @@ class Cursor:
     def _follow(self, frame: frames.Event | frames.Position | frames.Reset) -> tuple[Action, ...]:
         if isinstance(frame, frames.Reset):
             self.last, self.log = frame.from_, frame.log
+            self._following = frame.log
             if self.shown:
                 self.shown.clear()
             return (DropView(frame.reason),)
-        assert self.last is not None, "a subscribed cursor has a position"
-        if frame.seq <= self.last:
+        assert self.last is not None, "a subscription gives a position"
+        if frame.seq <= self.last or not self.is_subscribed:
             return ()
         if isinstance(frame, frames.Position) or frame.prev > self.last:
             return self.subscribe()
