@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from urllib.parse import parse_qsl
 
@@ -14,6 +15,7 @@ from runwire.errors import ProtocolError, Unauthenticated
 __all__ = ["SignIn", "bearer", "form_of", "read_sign_in"]
 
 _MAX_PARAMETERS = 20
+_FIELD = re.compile(r"`\$\.(\w+)`|unknown field `([^`]{1,64})`")
 
 _Short = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _Long = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
@@ -56,9 +58,9 @@ async def read_sign_in(request: Request) -> SignIn:
 
 
 def _field(sentence: str) -> str | None:
-    """Return the field that msgspec's sentence names: "…`$.user`", "…unknown field `x`"; it quotes no value."""
-    quoted = sentence.split("`")[1::2]
-    return quoted[-1].removeprefix("$.") if quoted and quoted[-1] != "$" else None
+    """Return the field that msgspec's sentence names; it never quotes a value."""
+    named = _FIELD.search(sentence)
+    return named[1] or named[2] if named else None
 
 
 async def form_of(request: Request) -> dict[str, str]:
