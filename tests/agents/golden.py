@@ -67,13 +67,16 @@ async def steady(ctx, message):
 
 
 async def journey(ctx, message):
-    """Deterministic: thoughts, three tools with side effects, and 60 numbered pieces of one message each time."""
-    for part in range(3):
+    """Deterministic: 24 times a thought, a tool with a side effect and a message of 10 numbered pieces.
+
+    The time is in the tools, whose results are recorded: so every life of a killed server gets further.
+    """
+    for part in range(24):
         await ctx.thinking(f"part {part} of {message}")
-        await ctx.tool(slow_tool, name=f"journey-{ctx.run}-{part}", seconds=0.05)
-        for n in range(40):
+        await ctx.tool(slow_tool, name=f"journey-{ctx.run}-{part}", seconds=0.1)
+        for n in range(10):
             yield f"[{part}.{n}]"
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.002)
 
 
 async def flood(ctx, message):

@@ -21,7 +21,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 @pytest.fixture
 async def own_deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    server = Deployment(tmp_path)
+    server = Deployment(tmp_path, slow_reader_s=2.0)
     await server.start()
     yield server
     await server.kill9()

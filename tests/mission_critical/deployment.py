@@ -13,10 +13,12 @@ AGENTS = Path(__file__).resolve().parent.parent / "agents" / "golden.py"
 class Deployment:
     """One server, its users' keys, and the folder where its agents leave marks."""
 
-    def __init__(self, folder: Path, *, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, **settings: float) -> None:
         self.probes = folder / "probes"
         self.probes.mkdir(parents=True)
-        self.process = ServerProcess(f"{AGENTS}", data_dir=folder / "data", cwd=self.probes, options=options)
+        toml = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        (self.probes / "runwire.toml").write_text(toml, encoding="utf-8")
+        self.process = ServerProcess(f"{AGENTS}", data_dir=folder / "data", cwd=self.probes)
         self._keys: dict[str, str] = {}
 
     @property

@@ -67,11 +67,14 @@ async def test_cancel_stops_the_code_while_the_same_socket_streams(deployment: D
 
 
 @pytest.mark.timeout(90)
-async def test_a_reader_that_never_reads_is_dropped_and_harms_nobody(own_deployment: Deployment) -> None:
+async def test_a_reader_that_never_reads_is_dropped_and_harms_nobody(
+    own_deployment: Deployment, request: pytest.FixtureRequest
+) -> None:
     server = own_deployment  # started with a short `slow_reader_s`
     key = await server.key("ann")
     stuck = Outside(server.url, key)
     raw = socket.socket()
+    request.addfinalizer(raw.close)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     host, port = server.url.removeprefix("http://").split(":")
     raw.connect((host, int(port)))
@@ -84,7 +87,7 @@ async def test_a_reader_that_never_reads_is_dropped_and_harms_nobody(own_deploym
     assert b"101" in raw.recv(4_096)
     ann = Outside(server.url, key)
     async with ann.connected():
-        flood = await ann.send("4000", agent="flood")  # 16 MB
+        flood = await ann.send("1900", agent="flood")  # 7.6 MB, less than the 8 MiB an output may have
         body = json.dumps({"op": "subscribe", "id": "1", "thread": flood["thread"], "after": 0}).encode()
         mask = b"\x00\x00\x00\x00"
         raw.sendall(bytes([0x81, 0x80 | len(body)]) + mask + body)  # RFC 6455 §5.2, a masked text frame under 126 bytes

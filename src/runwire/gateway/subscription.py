@@ -124,14 +124,20 @@ class Subscription:
             return await self._reset(log=page.log, reason="log_changed")
         if page.floor > self._sent_seq:
             return await self._reset(log=page.log, reason="trimmed")
-        position = self.position
+        through, position, size = self._sent_seq, self.position, 0
         shown: list[StoredEvent] = []
         encoded: list[bytes] = []
         for event in page.events:
+            # A page ends with a whole segment, which may be far more than one message may carry.
+            if size >= size_bytes:
+                return Taken(through=through, position=position, events=shown, encoded=encoded)
+            through = event.seq
             if events.view_has(self.view, event.type):
+                frame = frames.encode_event(self.thread, event, position)
+                position = through
+                size += len(frame)
                 shown.append(event)
-                encoded.append(frames.encode_event(self.thread, event, position))
-                position = event.seq
+                encoded.append(frame)
         return Taken(through=page.through, position=position, events=shown, encoded=encoded)
 
     async def _reset(self, *, log: str, reason: Literal["log_changed", "too_far_behind", "trimmed"]) -> Taken:
