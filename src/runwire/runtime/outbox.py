@@ -33,12 +33,24 @@ from runwire.protocol.events import (
     TextDelta,
     ThinkingDelta,
     new_event,
+    pack,
 )
 from runwire.protocol.replay import Emit
 from runwire.protocol.sayings import DELTA_CODE_POINTS
 from runwire.runtime.clock import now_ms
 from runwire.storage import base
-from runwire.storage.base import MAX_BATCH_EVENTS, AlreadyStored, Batch, Bus, EventLog, Outcome, RunEnd, Stored
+from runwire.storage.base import (
+    MAX_BATCH_EVENTS,
+    AlreadyStored,
+    Batch,
+    Bus,
+    Claim,
+    Committed,
+    Outcome,
+    RunEnd,
+    Storage,
+    Stored,
+)
 
 __all__ = ["MAX_BUFFER_BYTES", "MAX_BUFFER_EVENTS", "Buffer", "Lost", "Outbox"]
 
@@ -95,11 +107,8 @@ class Buffer:
     `put`, `room` and `flushed` may be called from any thread, `freeze` and `settle` only by the outbox.
     """
 
-    def __init__(
-        self, outbox: Outbox, *, run: str, attempt: int, ordinal: int, on_lost: Callable[[Lost], None]
-    ) -> None:
-        self.run = run
-        self.attempt = attempt
+    def __init__(self, outbox: Outbox, claim: Claim, *, ordinal: int, on_lost: Callable[[Lost], None]) -> None:
+        self.claim = claim
         self._outbox = outbox
         self._ordinal = ordinal
         self._on_lost = on_lost
@@ -244,8 +253,8 @@ class Buffer:
             self._frozen_bytes += self._sizes.popleft()
         pinned, self._pinned = self._pinned, None
         return Batch(
-            run=self.run,
-            attempt=self.attempt,
+            run=self.claim.run,
+            attempt=self.claim.attempt,
             ordinal=self._ordinal,
             events=tuple(events),
             end=None if rest else self._end,
@@ -269,12 +278,12 @@ class Outbox:
     """The one loop that appends for all runs of a worker, on the control loop.
 
     Args:
-        events: the log.
+        storage: its log takes the events.
         bus: told of every commit, after it.
     """
 
-    def __init__(self, events: EventLog, bus: Bus) -> None:
-        self._events = events
+    def __init__(self, storage: Storage, bus: Bus) -> None:
+        self._storage = storage
         self._bus = bus
         self._lock = threading.Lock()
         self._dirty: dict[Buffer, None] = {}  # have something to send, oldest first; at most one entry per run
@@ -282,9 +291,15 @@ class Outbox:
         self._wake = asyncio.Event()
         self._is_waking = False
 
-    def open(self, *, run: str, attempt: int, ordinal: int, on_lost: Callable[[Lost], None]) -> Buffer:
-        """Return the buffer of an attempt; `on_lost` is called on the control loop when the log refuses it."""
-        return Buffer(self, run=run, attempt=attempt, ordinal=ordinal, on_lost=on_lost)
+    def open(self, claim: Claim, *, ordinal: int, on_lost: Callable[[Lost], None]) -> Buffer:
+        """Return the buffer of an attempt.
+
+        Args:
+            claim: the attempt.
+            ordinal: how many events of the run's workers are stored.
+            on_lost: called on the control loop when the log refuses a batch for good.
+        """
+        return Buffer(self, claim, ordinal=ordinal, on_lost=on_lost)
 
     def notify(self, buffer: Buffer) -> None:
         """Learn that a buffer has something to send. Any thread may call."""
@@ -313,7 +328,7 @@ class Outbox:
         """Commit a group; return how long to wait should the next one find no database."""
         outcomes: list[Outcome] = []
         try:
-            outcomes = await self._events.append([batch for _, batch in batches])
+            outcomes = await self._storage.events.append([batch for _, batch in batches])
         except Unavailable as error:
             # Stored or not, nobody knows. The frozen batches go again as they are, before anything newer.
             _log.warning("append_unavailable", runs=len(batches), retry_s=round(pause_s, 2), reason=error.message)
@@ -324,10 +339,27 @@ class Outbox:
                 for buffer, _ in batches:
                     self.notify(buffer)
         for (buffer, batch), outcome in zip(batches, outcomes, strict=True):
-            if isinstance(outcome, Stored):
-                self._bus.publish(outcome.committed)  # after the commit: nothing is shown that may not stay
+            committed = self._committed(buffer.claim, batch, outcome)
+            if committed:
+                self._bus.publish(committed)  # after the commit: nothing is shown that may not stay
             buffer.settle(batch, outcome)
         return _FIRST_PAUSE_S
+
+    def _committed(self, claim: Claim, batch: Batch, outcome: Outcome) -> Committed | None:
+        if isinstance(outcome, Stored):
+            return outcome.committed
+        if not isinstance(outcome, AlreadyStored):
+            return None
+        return Committed(  # by a call whose reply was lost, and with it the chance to tell the bus
+            log=self._storage.log,
+            user=claim.user,
+            thread=claim.thread,
+            run=claim.run,
+            attempt=claim.attempt,
+            first_seq=outcome.first_seq,
+            last_seq=outcome.last_seq,
+            packed=pack(batch.events),
+        )
 
 
 def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) -> list[tuple[_Entry, int]]:

@@ -153,6 +153,7 @@ class Run:
             self._buffer.close()
 
     async def _play(self) -> None:
+        fenced: Fenced | None = None
         self._set_deadline(self._settings.deadline_s)
         self.thread.start(self, self._execute)
         try:
@@ -161,15 +162,16 @@ class Run:
                 await self._hand_over(self._stop)
             elif not self._lost:
                 await self._end()
-        except Fenced:
-            if not isinstance(self._lost, base.Unstorable):
-                raise
+        except Fenced as error:
+            fenced = error
         finally:
             if self._deadline:
                 self._deadline.cancel()
-            await self._let_go()
+        await self._let_go()
         if isinstance(self._lost, base.Unstorable):
             await self._end_unstorable(self._lost)
+        elif fenced:
+            raise fenced
 
     async def _end(self) -> None:
         """End the run: as its code did, or as it was told to."""
@@ -267,7 +269,7 @@ class Run:
         self.stop(Failure(code=RunFailure.DEADLINE_EXCEEDED, message=message))
 
     def _open_buffer(self, ordinal: int) -> Buffer:
-        return self._outbox.open(run=self.claim.run, attempt=self.claim.attempt, ordinal=ordinal, on_lost=self.lose)
+        return self._outbox.open(self.claim, ordinal=ordinal, on_lost=self.lose)
 
     def _finish(self, result: Ending | None) -> None:
         """Learn that the code has ended, and how if by itself."""
@@ -306,7 +308,8 @@ class Run:
             if self._speaker is None and not isinstance(raised, RunFailed):  # not the user's code: it has not begun
                 sentence = "The server could not begin the run."
                 result = Failure(code=RunFailure.INTERNAL, message=sentence, error_id=result.error_id)
-            _log.warning("agent_raised", run=self.claim.run, error_id=result.error_id, exc_info=raised)
+            if not isinstance(raised, RunFailed):  # of ours, the sentence says all
+                _log.warning("agent_raised", run=self.claim.run, error_id=result.error_id, exc_info=raised)
         finally:
             with contextlib.suppress(RuntimeError):  # the control loop has ended
                 self._control.call_soon_threadsafe(self._finish, result)

@@ -101,7 +101,7 @@ class Worker:
         self._wake_runs = asyncio.Event()
         self._wake_signals = asyncio.Event()
         self._idle = asyncio.Event()
-        self._outbox = Outbox(self._storage.events, self._bus)
+        self._outbox = Outbox(self._storage, self._bus)
         self._watchdog = Watchdog(warn_s=self._settings.blocked_warn_s, report=self._report_stall)
         self._thread = self._new_thread()
         stop_listening = self._bus.listen(self._hear)

@@ -28,34 +28,44 @@ class Gate:
     """A door between the test's loop and the agents' loop: the code arrives, and waits until the test opens it."""
 
     def __init__(self) -> None:
+        self.arrivals = 0
+        self._lock = threading.Lock()
         self._arrived = threading.Event()
         self._opened = threading.Event()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def arrival(self) -> None:
-        """Wait, in the test, until the code is at the gate."""
+        """Wait, in the test, until the code has been at the gate."""
         assert await asyncio.to_thread(self._arrived.wait, PATIENCE_S), "the code never came to the gate"
 
     def open(self) -> None:
         """Let the code pass."""
-        self._opened.set()
+        with self._lock:
+            self._opened.set()
+            waiting, self._waiting = self._waiting, []
+        for loop, event in waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
 
     async def pass_(self) -> None:
         """Wait at the gate, in the agent, without blocking its loop."""
-        self._arrived.set()
-        await asyncio.to_thread(self._opened.wait, PATIENCE_S)
+        event = asyncio.Event()
+        with self._lock:
+            if self._opened.is_set():
+                event.set()
+            self._waiting.append((asyncio.get_running_loop(), event))
+        self.arrive()
+        await event.wait()
 
     def block(self) -> None:
         """Wait at the gate, in the agent, and block its loop."""
-        self._arrived.set()
+        self.arrive()
         self._opened.wait(PATIENCE_S)
 
     def arrive(self) -> None:
         """Say that the code has come this far."""
+        self.arrivals += 1
         self._arrived.set()
-
-    @property
-    def has_arrived(self) -> bool:
-        return self._arrived.is_set()
 
 
 class Bench:
@@ -65,7 +75,7 @@ class Bench:
         self.storage = storage
         self.bus = bus
         self.worker = worker
-        self._moved = asyncio.Condition()
+        self.is_bus_lossy = False  # whether the wake-up of a send is lost
         self._news = asyncio.Event()
 
     def hear(self, _message: BusMessage) -> None:
@@ -75,7 +85,8 @@ class Bench:
         """Send a message; return its run."""
         thread = more.pop("thread", None)
         sent = await self.storage.runs.send(NewMessage(user=user, thread=thread, agent=agent, content=content, **more))
-        self.bus.publish(Wake(topic="runs"))
+        if not self.is_bus_lossy:
+            self.bus.publish(Wake(topic="runs"))
         return sent.run
 
     async def row(self, run: str, *, user: str = "usr_ann") -> RunRow:
@@ -93,6 +104,12 @@ class Bench:
                 if await is_so():
                     return
                 await self._news.wait()
+
+    async def idle(self) -> None:
+        """Wait until the worker has let go of every run."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.worker.active:
+                await asyncio.sleep(0.01)
 
     async def ended(self, run: str, *, user: str = "usr_ann") -> list[StoredEvent]:
         """Wait for the run's end; return its events, legal and with one terminal event, the last."""
