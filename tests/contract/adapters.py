@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +119,6 @@ def failed(code: Literal["agent_error", "internal"] = "agent_error") -> NewEvent
     return new_event(AgentFailed(code=code, message="no", error_id="err_1", retryable=False), ts=1)
 
 
-def said(events: list[StoredEvent]) -> list[str]:
+def said(events: Sequence[StoredEvent | NewEvent]) -> list[str]:
     """Return each event as a word: the text of a thought, else its type."""
     return [decode_data(event).text if event.type == "agent_thinking" else event.type for event in events]

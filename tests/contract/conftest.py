@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.contract.adapters import KINDS, Adapter, MemoryAdapter, SqliteAdapter
 
 from runwire.storage.base import Storage
-from tests.contract.adapters import KINDS, Adapter, MemoryAdapter, SqliteAdapter
 
 
 @pytest.fixture(params=KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.contract.adapters import Adapter, append, claim_one, completed, failed, said, send, started, thought
 
 from runwire.errors import NotFound
 from runwire.protocol.events import unpack
@@ -18,7 +19,6 @@ from runwire.storage.base import (
     Stored,
     Unstorable,
 )
-from tests.contract.adapters import Adapter, append, claim_one, completed, failed, said, send, started, thought
 
 COMPLETED = RunEnd(status="completed")
 
@@ -121,7 +121,9 @@ async def test_refused_batch_never_fails_the_others(storage: Storage) -> None:
     assert stored == [claims[0].run, claims[2].run]
 
 
-@pytest.mark.parametrize("fault", ["empty", "too many", "second start", "terminal inside", "end missing", "no terminal"])
+@pytest.mark.parametrize(
+    "fault", ["empty", "too many", "second start", "terminal inside", "end missing", "no terminal"]
+)
 async def test_unstorable_batch_fails_alone(storage: Storage, fault: str) -> None:
     good, bad = await running(storage), await running(storage)
     await append(storage, bad, started(), ordinal=0)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import pytest
+from tests.contract.adapters import Adapter, append, claim_one, completed, said, send, started, thought
 
 from runwire.errors import Conflict, NotFound
 from runwire.protocol.events import decode_data, unpack
 from runwire.storage.base import Batch, Cancelled, CancelRequest, Committed, Fenced, RunEnd, Sent, Signal, Storage
-from tests.contract.adapters import Adapter, append, claim_one, completed, said, send, started, thought
 
 T = TypeVar("T")
 BY_USER = CancelRequest(by="user", reason="stop")
 COMPLETED = RunEnd(status="completed")
 
 
-async def all_at_once(calls: list[Awaitable[T]]) -> list[T]:
+async def all_at_once(calls: Sequence[Awaitable[T]]) -> list[T]:
     async def one(call: Awaitable[T]) -> T:
         return await call
 
@@ -281,7 +281,7 @@ async def test_withdrawn_access_cancels_all_unfinished_runs_of_the_user(storage:
 async def test_completion_that_commits_first_stands(storage: Storage) -> None:
     await send(storage)
     claim = await claim_one(storage)
-    cancelled, stored = await all_at_once(
+    cancelled, _ = await all_at_once(
         [
             storage.runs.cancel("usr_ada", claim.run, BY_USER),
             append(storage, claim, started(), completed(), ordinal=0, end=COMPLETED),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.adapters import append, claim_one, completed, send, started
 
 from runwire.errors import NotFound
 from runwire.storage.base import RunEnd, Storage
-from tests.contract.adapters import append, claim_one, completed, send, started
 
 
 async def test_thread_belongs_to_whoever_made_it(storage: Storage) -> None:

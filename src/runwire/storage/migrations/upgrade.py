@@ -18,8 +18,8 @@ __all__ = ["upgrade"]
 _SQL: Final = load("sqlite.sql")
 
 
-def upgrade(path: Path) -> None:
-    """Bring a data file to the newest revision, whole or not at all; only its owner may call.
+def upgrade(path: Path, *, revision: str = "head") -> None:
+    """Bring a data file to a revision, whole or not at all; only its owner may call.
 
     Raises:
         sqlite3.Error, sqlalchemy.exc.SQLAlchemyError: nothing was changed.
@@ -32,7 +32,7 @@ def upgrade(path: Path) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def _begin(connection: Connection) -> None:

@@ -1,0 +1,151 @@
+"""What start does with a data folder: makes it, migrates it, or says clearly why it does not."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+import runwire.storage.schema_auth  # noqa: F401  # its tables join the same metadata
+from runwire.errors import ConfigurationError
+from runwire.storage import migrations
+from runwire.storage.migrations import REVISIONS
+from runwire.storage.migrations.upgrade import upgrade
+from runwire.storage.schema import metadata
+from runwire.storage.sqlite.database import SqliteDatabase
+from runwire.storage.sqlite.prepare import prepare
+
+FOLDER = Path(migrations.__file__).parent
+
+
+def change(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+async def test_empty_folder_is_made_and_migrated_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "data folder" / "runwire.db"
+    database = await SqliteDatabase.open(path)
+    ((revision,),) = await database.read(
+        lambda connection: connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    )
+    assert revision == REVISIONS[-1]
+    await database.write(lambda connection: connection.execute("UPDATE meta SET turn = 0"))
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert set(modes.values()) == {0o600}, modes
+    await database.close()
+
+
+def test_start_on_a_migrated_file_imports_no_migration_tools(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from runwire.storage.open import open_storage\n"
+        f"storage = asyncio.run(open_storage('sqlite://{tmp_path}/runwire.db'))\n"
+        "print([name for name in ('alembic', 'sqlalchemy') if name in sys.modules])\n"
+    )
+    outputs = [
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert outputs == ["['alembic', 'sqlalchemy']\n", "[]\n"]
+
+
+def test_list_of_revisions_is_that_of_the_migrations() -> None:
+    assert sorted(file.stem for file in (FOLDER / "versions").glob("*.py")) == list(REVISIONS)
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    script = ScriptDirectory.from_config(config)
+    assert [revision.revision for revision in script.walk_revisions()][::-1] == list(REVISIONS)
+
+
+def test_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
+    upgrade(tmp_path / "runwire.db")
+    engine = create_engine(f"sqlite:///{tmp_path}/runwire.db")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+    # Alembic compares neither partial conditions nor checks: compare what SQLite was told, too.
+    engine = create_engine(f"sqlite:///{tmp_path}/schema.db")
+    metadata.create_all(engine)
+    engine.dispose()
+    assert told(tmp_path / "runwire.db") == told(tmp_path / "schema.db")
+
+
+def told(path: Path) -> dict[str, list[str]]:
+    """Return each table's and index's definition as its sorted lines."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+    return {
+        name: sorted(line.strip().rstrip(",") for line in sql.splitlines())
+        for name, sql in rows
+        if name != "alembic_version"
+    }
+
+
+@pytest.mark.parametrize("survived", REVISIONS[:-1])
+async def test_older_file_is_copied_then_migrated(tmp_path: Path, survived: str) -> None:
+    path = tmp_path / "runwire.db"
+    upgrade(path, revision=survived)
+    change(path, "INSERT INTO meta (key, log, incarnation) VALUES (1, 'k3x9', 7)")
+    database = await SqliteDatabase.open(path)
+    assert (database.log, database.incarnation) == ("k3x9", 8)
+    await database.close()
+    with closing(sqlite3.connect(tmp_path / f"runwire.db.{survived}.backup")) as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == (survived,)
+        assert copy.execute("SELECT log, incarnation FROM meta").fetchone() == ("k3x9", 7)
+
+
+async def test_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "runwire.db"
+    await (await SqliteDatabase.open(path)).close()
+    change(path, "UPDATE alembic_version SET version_num = '9999_future'")
+    with pytest.raises(ConfigurationError, match=r"9999_future.*upgrade Runwire"):
+        await SqliteDatabase.open(path)
+    change(path, f"UPDATE alembic_version SET version_num = '{REVISIONS[-1]}'")
+    await (await SqliteDatabase.open(path)).close()  # and the lock was given back
+
+
+async def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+    foreign, text = tmp_path / "foreign.db", tmp_path / "text.db"
+    change(foreign, "CREATE TABLE recipes (name TEXT)")
+    text.write_text("this is no database, but long enough to be taken for one\n" * 100)
+    before = text.read_bytes()
+    with pytest.raises(ConfigurationError, match="not one of Runwire"):
+        await SqliteDatabase.open(foreign)
+    with pytest.raises(ConfigurationError, match="cannot be opened: file is not a database"):
+        await SqliteDatabase.open(text)
+    assert text.read_bytes() == before
+
+
+async def test_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"data folder .*file"):
+        await SqliteDatabase.open(tmp_path / "file" / "runwire.db")
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(ConfigurationError, match=r"folder\.db cannot be opened"):
+        await SqliteDatabase.open(tmp_path / "folder.db")
+
+
+def test_migration_that_dies_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runwire.db"
+    with monkeypatch.context() as patched:
+        patched.setattr("alembic.op.create_index", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            prepare(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == []
+    prepared = prepare(path)
+    prepared.connection.close()
+    prepared.lock.release()
