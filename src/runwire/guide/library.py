@@ -190,7 +190,7 @@ class Library:
 def _suits(question: str, section: Section) -> float:
     folder = asked.folder_weight(question, section.id.partition("/")[0])
     # A page's opening line announces what its sections say.
-    opening = 0.8 if "#" not in section.id and len(section.text) < _OPENING_CHARS else 1.0
+    opening = 0.7 if "#" not in section.id and len(section.text) < _OPENING_CHARS else 1.0
     return folder * opening * _TITLE_WEIGHT.get(section.title, 1.0)
 
 

@@ -16,15 +16,15 @@ _SUFFIXES: Final = ("ations", "ation", "ings", "ing", "ers", "er", "ed", "es", "
 # Words that say how something is asked, not what about. `runwire` is every page's subject.
 _STOP_TEXT: Final = """
     a about after again all also am an and any anybody anyone anything are as ask at away be because been before
-    being but by can could describe did do does doesn't doing don't exactly explain for from get gets getting
-    give given go goes going good got had happen happened happening happens has have having he hello help her
-    here hey hi him his how i i'm if in into is isn't it it's its just know let like made make makes many may me
-    mean meaning means might mine more most much must my need needed needs no not now of off ok okay on once one
-    only or other our out own per please possible really runwire same say see shall she should show so some
-    somebody someone something such support supported supports tell than thank thanks that that's the their them
-    then there these they thing things this those through to too try up us use used uses using very via want was
-    way we well were what what's whatever when where whether which while who whom whose why will with within
-    without won't work working works would write writing yes yet you your yours
+    being between but by can could describe did difference do does doesn't doing don't exactly explain for from
+    get gets getting give given go goes going good got had happen happened happening happens has have having he
+    hello help her here hey hi him his how i i'm if in into is isn't it it's its just know let like made make
+    makes many may me mean meaning means might mine more most much must my need needed needs no not now of off
+    ok okay on once one only or other our out own per please possible really runwire same say see shall she
+    should show so some somebody someone something such support supported supports tell than thank thanks that
+    that's the their them then there these they thing things this those through to too try up us use used uses
+    using very via want was way we well were what what's whatever when where whether which while who whom whose
+    why will with within without won't work working works would yes yet you your yours
 """
 _STOP_WORDS: Final = frozenset(_STOP_TEXT.split())
 # Verbs in two words become one term; the index finds it as the phrase.

@@ -27,6 +27,14 @@ test("everything of the thread is dropped until the own subscribe is answered", 
   assert.deepEqual([sub.last, sub.log], [2, "k1"]);
 });
 
+test("events of the older subscription are dropped while a new one is awaited", () => {
+  const sub = subscribed(5);
+  sub.subscribe("2");
+  assert.equal(sub.receive(event(6)), "drop");
+  assert.equal(sub.receive({ op: "subscribed", id: "2", thread: "th_1", log: "k1", after: 5, head: 6 }), "begun");
+  assert.equal(sub.receive(event(6)), "apply");
+});
+
 test("a refused subscribe leaves the older subscription under its position", () => {
   const sub = subscribed(4);
   sub.subscribe("2");
@@ -234,6 +242,16 @@ test("every event type of the protocol is taken, and unknown ones do no harm", (
   assert.equal(view.rows.length, 7);
   assert.equal(play(view, "something_new", { a: 1 }), "apply");
   assert.equal(view.rows.length, 7);
+});
+
+test("older messages go above, and none is shown twice", () => {
+  const view = new View();
+  play(view, "user_message", { message: "msg_3", content: "third" });
+  view.putBefore([
+    { message: "msg_1", role: "user", content: "first", run: "run_0", seq: 1, complete: true },
+    { message: "msg_3", role: "user", content: "third", run: "run_1", seq: 9, complete: true },
+  ]);
+  assert.deepEqual(view.rows.map((row) => row.text), ["first", "third"]);
 });
 
 // ---- Markdown

@@ -150,6 +150,7 @@ class Page {
         return this.#begun(frame);
       case "reset":
         this.#clear();
+        this.olderThan = frame.from > 0 ? frame.from + 1 : null;
         this.#tell(RESET_REASON[frame.reason] ?? "The view was reset.");
         return this.#drawSoon();
       case "refused":
@@ -288,6 +289,7 @@ class Page {
     this.view.clear();
     this.events = [];
     this.gaps = 0;
+    this.olderThan = null; // seq before which there are messages that are not shown
     this.eventsDrawn = 0;
     at("events-list").replaceChildren();
   }
@@ -321,13 +323,22 @@ class Page {
     this.#loadThreads();
   }
 
+  async #loadEarlier() {
+    const { shown } = this;
+    const page = await this.session.get(`v1/threads/${this.sub.thread}/messages?before=${this.olderThan}&limit=50`);
+    if (!page || shown !== this.shown) return;
+    this.view.putBefore(page.items);
+    this.olderThan = page.next_cursor;
+    this.sticks = false;
+    this.#drawSoon();
+  }
+
   async #loadAgents() {
     const found = await this.session.get("v1/agents");
-    const items = found?.items ?? found?.agents ?? [];
-    this.agents = items.map((item) => (typeof item === "string" ? { name: item } : item));
+    this.agents = (found?.items ?? []).map(({ agent, default: isDefault }) => ({ name: agent, isDefault }));
     at("agent-pick").hidden = this.agents.length < 2;
-    at("agent").replaceChildren(...(this.agents.length < 2 ? [] : this.agents.map(({ name, default: isDefault }) =>
-      make("option", { value: name, text: name, selected: isDefault === true }))));
+    at("agent").replaceChildren(...(this.agents.length < 2 ? [] : this.agents.map(({ name, isDefault }) =>
+      make("option", { value: name, text: name, selected: isDefault }))));
     const isGuide = this.agents.some(({ name }) => /guide/i.test(name));
     if (isGuide) {
       at("empty-title").textContent = "Ask Runwire about itself.";
@@ -360,6 +371,7 @@ class Page {
     this.timeline.draw(this.view);
     const here = [...this.pending.values()].filter((item) => item.shown === this.shown);
     at("pending").replaceChildren(...here.map((item) => make("li", {}, make("p", { class: "said", text: item.text }), make("span", { class: "who", text: this.link.isWelcome ? "Sending" : "Waits for the connection" }))));
+    at("earlier").hidden = this.olderThan === null;
     const run = this.view.activeRun;
     at("stop").hidden = run === null;
     at("timeline").setAttribute("aria-busy", String(run !== null));
@@ -493,6 +505,7 @@ class Page {
     at("events-toggle").addEventListener("click", () => this.#toggleEvents(at("events").hidden));
     at("events-close").addEventListener("click", () => this.#toggleEvents(false));
     at("events-copy").addEventListener("click", () => navigator.clipboard?.writeText(this.events.map((event) => JSON.stringify(event)).join("\n")));
+    at("earlier").addEventListener("click", () => this.#loadEarlier());
     at("try-now").addEventListener("click", () => this.link.now());
     at("sign-out").addEventListener("click", () => this.#signOut());
     at("sign-out-narrow").addEventListener("click", () => this.#signOut());

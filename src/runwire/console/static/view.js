@@ -69,6 +69,20 @@ export class View {
     return null;
   }
 
+  /** Put older messages (of `GET …/messages`) above everything; those that are here already stay as they are. */
+  putBefore(messages) {
+    const older = [];
+    for (const { message, role, content, run, seq, complete } of messages) {
+      const key = `m:${message}`;
+      if (this.byKey.has(key)) continue;
+      const row = { key, seq, run, rev: 1, kind: role === "user" ? "user" : "message", text: contentText(content), isOpen: false, isComplete: complete };
+      if (isReference(content)) row.reference = content;
+      this.byKey.set(key, row);
+      older.push(row);
+    }
+    this.rows.unshift(...older);
+  }
+
   /** Whether an event can be applied: "apply", "skip" or "gap" (see `Subscription.receive`). */
   fits(event) {
     const key = streamKey(event);
