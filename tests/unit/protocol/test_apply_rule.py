@@ -21,7 +21,7 @@ from runwire.protocol.view import Action, Apply, Cursor, ThreadView
 SEEDS_FOR_A_MUTANT = 1500  # the slowest is caught within a third of this
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.integers(0, 2**64))
 def test_a_client_shows_each_event_once_in_order_whatever_the_network_does(seed: int) -> None:
     World(seed).live()
