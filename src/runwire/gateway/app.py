@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,6 +35,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Scope = MutableMapping[str, Any]
 
+_SHED_TURN_S: Final = 1.0
+_SHED_TURNS: Final = 10  # DESIGN §7: spread over 10 s
 _SOCKET_PATH: Final = "/v1/ws"
 _AUTH_PATHS: Final = ("/auth", "/.well-known")
 _MANAGEMENT_PATHS: Final = ("/health", "/metrics")
@@ -130,7 +134,7 @@ class Gateway:
             live=self.live,
             metrics=self.metrics,
             is_running=lambda: self._is_running,
-            unready=unready,
+            unready=lambda: "identity_stale" if auth.freshness() == "expired" else unready(),
         )
         origins = settings.allowed_origins
         self._http: Asgi = make_http(
@@ -186,10 +190,24 @@ class Gateway:
         stop = self._auth.on_change(self.live.recheck)
         self._is_running = True
         try:
-            await self.tail.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.tail.run())
+                group.create_task(self._shed_unchecked())
         finally:
             self._is_running = False
             stop()
+
+    async def _shed_unchecked(self) -> None:
+        """End everybody, over some seconds, when their access cannot be checked any more (DESIGN §7)."""
+        share = 0
+        while True:
+            await asyncio.sleep(_SHED_TURN_S)
+            if self._auth.freshness() != "expired":
+                share = 0
+                continue
+            # The same number each turn, so that all are gone after `_SHED_TURNS` and none returns in a herd.
+            share = share or math.ceil(len(self.live) / _SHED_TURNS)
+            self.live.shed(share)
 
     async def drain(self) -> None:
         """Send every client elsewhere; new ones too from now on. Ends when they are gone, or soon."""

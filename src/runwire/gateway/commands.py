@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from runwire.errors import NotFound, ProtocolError
+from runwire.errors import ProtocolError
 from runwire.gateway.tail import Tail
 from runwire.protocol import frames
 from runwire.storage.base import Bus, CancelRequest, Committed, NewMessage, Sent, Storage, Wake
@@ -52,10 +52,7 @@ class Commands:
             key=key,
             fingerprint=frames.fingerprint(body, thread=thread),
         )
-        try:
-            return await self._storage.runs.send(message)
-        except NotFound as error:
-            raise NotFound(error.message, field="thread") from error
+        return await self._storage.runs.send(message)
 
     def announce(self, sent: Sent) -> None:
         """Tell everybody what a send has stored."""
@@ -73,10 +70,7 @@ class Commands:
         Raises:
             NotFound: unknown or foreign run.
         """
-        try:
-            cancelled = await self._storage.runs.cancel(user, run, CancelRequest(by="user"))
-        except NotFound as error:
-            raise NotFound(error.message, field="run") from error
+        cancelled = await self._storage.runs.cancel(user, run, CancelRequest(by="user"))
         self._tell(cancelled.committed)
         self._bus.publish(Wake(topic="signals"))
         # What waited behind a queued run that ended may go on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from runwire.auth.identity import Identity
 
@@ -24,6 +24,10 @@ class Identities(Protocol):
     @property
     def view(self) -> Standing:
         """The view that every decision is checked against."""
+        ...
+
+    def freshness(self) -> Literal["fresh", "stale", "expired"]:
+        """Return how far the view may be behind; `expired`: sockets must not go on."""
         ...
 
     async def authenticate(self, credential: str) -> Identity:

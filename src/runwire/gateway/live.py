@@ -85,6 +85,11 @@ class Live:
             if not self._standing.is_current(listener.identity):
                 listener.end(CloseCode.REVOKED, "Your access was withdrawn.")
 
+    def shed(self, count: int) -> None:
+        """End some listeners because nobody's standing is known any more."""
+        for listener in tuple(self._listeners)[:count]:
+            listener.end(CloseCode.UNAVAILABLE, "Nobody's access can be checked now; come back.")
+
     async def drain(self, *, spread_s: float) -> None:
         """Send everybody away, to come back elsewhere within `spread_s`; ends when they are gone, or soon."""
         self.is_draining = True

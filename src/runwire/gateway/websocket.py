@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 
 from runwire.auth.identity import Identity
-from runwire.errors import NotFound, ProtocolError, RunwireError, Unavailable
+from runwire.errors import ProtocolError, RunwireError, Unavailable
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.commands import Commands
 from runwire.gateway.identities import Identities
@@ -223,17 +223,14 @@ class Socket:
                 raise ProtocolError("This server cannot take answers yet.", code=ErrorCode.UNSUPPORTED)
 
     async def _subscribe(self, command: frames.Subscribe) -> None:
-        try:
-            opened = await self._services.subscriptions.open(
-                user=self.identity.user,
-                thread=command.thread,
-                after=command.after,
-                log=command.log,
-                view=command.view,
-                wake=self._listen_to,
-            )
-        except NotFound as error:
-            raise NotFound(error.message, field="thread") from error
+        opened = await self._services.subscriptions.open(
+            user=self.identity.user,
+            thread=command.thread,
+            after=command.after,
+            log=command.log,
+            view=command.view,
+            wake=self._listen_to,
+        )
         # From here to the answer nothing awaits: no frame of an older subscription can follow `subscribed`.
         subscription = opened.subscription
         self._drop(command.thread)

@@ -127,11 +127,6 @@ class Connection:
         return self._unsent + self._queued_bytes <= 2 * self.settings.unsent_bytes
 
     @property
-    def has_commands(self) -> bool:
-        """Return whether a command waits or runs."""
-        return self._in_flight > 0
-
-    @property
     def subscriptions(self) -> int:
         """Return how many threads this socket is subscribed to."""
         return len(self._positions)
