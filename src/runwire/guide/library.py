@@ -19,6 +19,7 @@ __all__ = ["Hit", "Library", "Search", "Section", "docs_root", "packaged_library
 _HEADING: Final = re.compile(r"^(#{1,3})\s+(.+?)\s*#*\s*$")
 _FENCE: Final = re.compile(r"^\s*(```|~~~)")
 _LINK: Final = re.compile(r"(\[[^\]\n]+\]\()([^)\s]+)(\))")
+_PAGE_WEIGHT: Final = {"reference/events": 0.8}  # generated, a line or two per field: for looking up, not for reading
 _OPENING_CHARS: Final = 300
 _SKIPPED: Final = frozenset({"README"})  # a list of links answers nothing
 # Of a decision record the decision answers; the sections around it repeat its words.
@@ -191,7 +192,8 @@ def _suits(question: str, section: Section) -> float:
     folder = asked.folder_weight(question, section.id.partition("/")[0])
     # A page's opening line announces what its sections say.
     opening = 0.7 if "#" not in section.id and len(section.text) < _OPENING_CHARS else 1.0
-    return folder * opening * _TITLE_WEIGHT.get(section.title, 1.0)
+    page = _PAGE_WEIGHT.get(section.id.partition("#")[0], 1.0)
+    return folder * page * opening * _TITLE_WEIGHT.get(section.title, 1.0)
 
 
 def _plain(heading: str) -> str:
