@@ -125,15 +125,16 @@ class Worker:
             run.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
-                await self._wait_idle()
+                await self.idle()
         for run in self._runs:
             run.stop(HandOver("drained"))
         # Bounded by the grace of code that does not stop, unless the database is away: then the lease decides.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s * 2 + 1):
-                await self._wait_idle()
+                await self.idle()
 
-    async def _wait_idle(self) -> None:
+    async def idle(self) -> None:
+        """Wait until this worker holds no run, and no code that was told to stop."""
         while self._runs:
             self._idle.clear()
             await self._idle.wait()

@@ -108,8 +108,19 @@ class Bench:
     async def idle(self) -> None:
         """Wait until the worker has let go of every run."""
         async with asyncio.timeout(PATIENCE_S):
-            while self.worker.active:
-                await asyncio.sleep(0.01)
+            await self.worker.idle()
+
+    async def agent_turns(self, turns: int) -> None:
+        """Wait until everything in the agents' loop had so many turns."""
+        over = Gate()
+
+        async def count() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            over.arrive()
+
+        self.worker._thread.start(over, count)
+        await over.arrival()
 
     async def ended(self, run: str, *, user: str = "usr_ann") -> list[StoredEvent]:
         """Wait for the run's end; return its events, legal and with one terminal event, the last."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
+from tests.unit.runtime.bench import QUICK, Gate, bench, play, types_of
+
+from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
 from runwire.storage.base import CancelRequest
-from tests.unit.runtime.bench import QUICK, Gate, bench, play, types_of
 
 # A loop that is blocked for longer than this ends its run; the block itself lasts until the test ends it.
 BLOCKED = replace(QUICK, blocked_warn_s=0.1, blocked_fail_s=0.3)
@@ -17,13 +21,13 @@ def test_a_blocked_loop_ends_the_run_that_blocks_it_and_the_other_goes_on_elsewh
     wall, beside, again = Gate(), Gate(), Gate()
     gates = [beside, again]
 
-    async def blocker(ctx, message):
+    async def blocker(ctx: Context, message: str) -> Any:
         await ctx.message("soon silent")
         await beside.arrival()
         wall.block()
         await ctx.message("zombie")
 
-    async def innocent(ctx, message):
+    async def innocent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "one "
         await gates.pop(0).pass_()
         yield "two"
@@ -51,7 +55,7 @@ def test_a_blocked_loop_ends_the_run_that_blocks_it_and_the_other_goes_on_elsewh
 def test_the_control_loop_stays_quick_while_an_agent_blocks_its_own() -> None:
     wall = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         wall.block()
 
     async def body() -> None:
@@ -72,7 +76,7 @@ def test_the_control_loop_stays_quick_while_an_agent_blocks_its_own() -> None:
 def test_a_blocked_run_is_cancelled_for_the_person_all_the_same() -> None:
     wall = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         wall.block()
 
     async def body() -> None:
@@ -89,7 +93,7 @@ def test_a_blocked_run_is_cancelled_for_the_person_all_the_same() -> None:
 def test_a_deadline_before_the_limit_ends_a_blocked_run_as_blocked() -> None:
     wall = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         wall.block()
 
     async def body() -> None:
@@ -105,14 +109,14 @@ def test_a_deadline_before_the_limit_ends_a_blocked_run_as_blocked() -> None:
 def test_a_task_of_the_user_that_blocks_is_named_after_the_run_that_made_it() -> None:
     wall = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         async def child() -> None:
             wall.block()
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(child())
 
-    async def quiet(ctx, message):
+    async def quiet(ctx: Context, message: str) -> Any:
         await wall.arrival()
         return "done"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
-from runwire.agents.context import RunEnded
+from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
+
+from runwire.agents.context import Context, RunEnded
 from runwire.protocol.events import decode_data
 from runwire.storage.base import CancelRequest, Wake
 from runwire.storage.memory.storage import MemoryStorage
-from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
 
 USER = CancelRequest(by="user", reason="enough")
 
@@ -23,7 +26,7 @@ def test_a_cancel_stops_the_code_at_once_and_closes_what_is_open() -> None:
         finally:
             told.arrive()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "before"
         await ctx.tool(slow)
         yield "never"
@@ -49,7 +52,7 @@ def test_a_cancel_stops_the_code_at_once_and_closes_what_is_open() -> None:
 def test_a_cancel_without_a_hint_is_found_by_the_poll() -> None:
     gate = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.message("half")
         await gate.pass_()
 
@@ -66,7 +69,7 @@ def test_a_cancel_without_a_hint_is_found_by_the_poll() -> None:
 def test_an_open_message_of_a_cancelled_run_is_completed_as_incomplete() -> None:
     gate = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "half a sen"
         await gate.pass_()
 
@@ -85,7 +88,7 @@ def test_code_that_ignores_its_cancel_is_abandoned_and_its_context_is_dead() -> 
     gate, last = Gate(), Gate()
     raised: list[BaseException] = []
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         while True:
             try:
                 await gate.pass_()
@@ -119,7 +122,7 @@ def test_code_that_ignores_its_cancel_is_abandoned_and_its_context_is_dead() -> 
 def test_code_may_clean_up_and_speak_during_its_grace_but_the_run_is_cancelled() -> None:
     gate = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         try:
             await gate.pass_()
         finally:
@@ -139,7 +142,7 @@ def test_code_may_clean_up_and_speak_during_its_grace_but_the_run_is_cancelled()
 def test_code_that_returns_although_it_was_cancelled_is_cancelled() -> None:
     gate = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         try:
             await gate.pass_()
         except asyncio.CancelledError:
@@ -158,7 +161,7 @@ def test_code_that_returns_although_it_was_cancelled_is_cancelled() -> None:
 def test_a_run_whose_holder_died_after_a_cancel_is_ended_without_running_its_code() -> None:
     gate = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "half a sen"
         await gate.pass_()
 
@@ -186,7 +189,7 @@ def test_a_user_without_access_cannot_call_another_tool() -> None:
     async def note(n: int) -> None:
         called.append(n)
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.tool(note, n=1)
         await gate.pass_()
         await ctx.tool(note, n=2)

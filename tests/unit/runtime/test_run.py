@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.runtime.bench import QUICK, bench, play, types_of
 
-from runwire.agents.context import ToolFailed
+from runwire.agents.context import Context, ToolFailed
 from runwire.protocol.events import StoredEvent, decode_data
 from runwire.storage.base import Storage
-from tests.unit.runtime.bench import QUICK, bench, play, types_of
 
 GOLDEN = [
     "agent_started",
@@ -31,7 +32,7 @@ def test_the_five_events_come_in_order() -> None:
     async def search(query: str) -> list[str]:
         return [query.upper()]
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         await ctx.thinking(f"about {message}")
         found = await ctx.tool(search, query=message)
         for word in ("I ", "found ", found[0]):
@@ -56,7 +57,7 @@ def test_the_five_events_come_in_order() -> None:
 
 
 def test_an_agent_without_tools_has_no_tool_events_and_its_string_is_a_message() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         return f"echo {message}"
 
     events = _ended(agent)
@@ -66,7 +67,7 @@ def test_an_agent_without_tools_has_no_tool_events_and_its_string_is_a_message()
 
 
 def test_a_returned_string_is_no_second_message_when_one_was_written() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.message("shown")
         return "returned"
 
@@ -76,7 +77,7 @@ def test_a_returned_string_is_no_second_message_when_one_was_written() -> None:
 
 
 def test_yielded_text_is_one_message_for_each_stretch_and_joined_in_the_output() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "one "
         yield "two"
         await ctx.thinking("hm")
@@ -88,7 +89,7 @@ def test_yielded_text_is_one_message_for_each_stretch_and_joined_in_the_output()
 
 
 def test_a_returned_value_is_the_output_as_json() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         return {"pair": (1, 2), "nothing": None}
 
     events = _ended(agent)
@@ -97,11 +98,11 @@ def test_a_returned_value_is_the_output_as_json() -> None:
 
 
 def test_streams_of_thinking_and_messages_are_streamed_and_completed() -> None:
-    async def pieces(*texts: str):
+    async def pieces(*texts: str) -> AsyncIterator[str]:
         for text in texts:
             yield text
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.thinking(pieces("let ", "me"))
         await ctx.message(pieces("a", "b"))
         await ctx.message(pieces("c"))
@@ -118,7 +119,7 @@ def test_a_tool_that_raises_fails_alone_and_shows_only_its_type() -> None:
     def spoken() -> None:
         raise ToolFailed("There is no such city.")
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         said = []
         for tool in (broken, spoken):
             try:
@@ -140,7 +141,7 @@ def test_three_tools_in_a_row_have_a_beginning_and_an_end_each() -> None:
     def double(n: int) -> int:
         return n * 2
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         return [await ctx.tool(double, n=n) for n in range(3)]
 
     events = _ended(agent)
@@ -152,11 +153,11 @@ def test_three_tools_in_a_row_have_a_beginning_and_an_end_each() -> None:
 
 
 def test_what_a_tool_says_is_said_inside_it_and_a_tool_may_call_tools() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         async def inner() -> str:
             return ctx.idempotency_key
 
-        async def outer() -> str:
+        async def outer() -> Any:
             await ctx.thinking("inside")
             return await ctx.tool(inner)
 
@@ -180,7 +181,7 @@ def test_a_plain_function_as_a_tool_runs_in_a_thread_of_its_own() -> None:
     def where() -> str:
         return threading.current_thread().name
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         return [threading.current_thread().name, await ctx.tool(where)]
 
     loop, tool = _last(_ended(agent)).output
@@ -192,7 +193,7 @@ def test_a_tool_that_calls_sys_exit_ends_neither_the_loop_nor_the_server() -> No
     def leave() -> None:
         raise SystemExit(3)
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         if message == "leave":
             await ctx.tool(leave)
         return "still here"
@@ -209,7 +210,7 @@ def test_a_tool_that_calls_sys_exit_ends_neither_the_loop_nor_the_server() -> No
 
 
 def test_an_agent_that_raises_fails_with_its_type_and_an_error_id_and_no_text() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.thinking("this goes wrong")
         raise LookupError("the secret reason")
 
@@ -222,7 +223,7 @@ def test_an_agent_that_raises_fails_with_its_type_and_an_error_id_and_no_text() 
 
 
 def test_an_agent_that_raises_inside_a_message_leaves_it_visibly_unfinished() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "half a sen"
         raise LookupError
 
@@ -233,14 +234,14 @@ def test_an_agent_that_raises_inside_a_message_leaves_it_visibly_unfinished() ->
 
 @pytest.mark.parametrize("returned", [None, float("nan"), object(), "a\0b", {"x": {1, "\ud800"}}])
 def test_what_is_no_result_fails_as_no_result(returned: object) -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         return returned
 
     assert _last(_ended(agent)).code == "no_result"
 
 
 def test_an_agent_that_yields_nothing_has_no_result() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         for text in ("", ""):
             yield text
 
@@ -252,7 +253,7 @@ def test_an_agent_that_yields_nothing_has_no_result() -> None:
     [("a\0b", "agent_error"), (float("inf"), "agent_error"), ("x" * 9_000_000, "payload_too_large")],
 )
 def test_a_value_that_cannot_be_stored_fails_where_it_is_emitted(value: Any, code: str) -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.thinking("before")
         await ctx.custom("card", value)
 
@@ -262,7 +263,7 @@ def test_a_value_that_cannot_be_stored_fails_where_it_is_emitted(value: Any, cod
 
 
 def test_an_agent_may_go_on_after_a_value_was_refused() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         try:
             await ctx.custom("card", float("nan"))
         except Exception as error:  # the author's way to find out
@@ -277,7 +278,7 @@ def test_large_fields_are_put_aside_and_can_be_read() -> None:
     async def tool(text: str) -> str:
         return text
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         await ctx.thinking(long)
         assert await ctx.tool(tool, text=long) == long
         await ctx.message(long)
@@ -305,12 +306,13 @@ def test_large_fields_are_put_aside_and_can_be_read() -> None:
 
 
 def test_history_is_what_was_said_in_ended_runs_then_the_own_message() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         if message == "second":
             return [ctx.history, ctx.user.id, ctx.run.startswith("run_"), ctx.thread.startswith("th_")]
         await ctx.thinking("not part of it")
         await ctx.write("answer ")
         await ctx.write("one")
+        return None
 
     async def body() -> None:
         async with bench(agent) as b:
@@ -330,7 +332,7 @@ def test_history_is_what_was_said_in_ended_runs_then_the_own_message() -> None:
 def test_the_deadline_ends_a_run_that_hangs_and_the_code_is_told() -> None:
     told = threading.Event()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.message("before")
         assert 0 < ctx.deadline <= 0.2
         try:
@@ -346,7 +348,7 @@ def test_the_deadline_ends_a_run_that_hangs_and_the_code_is_told() -> None:
 def test_the_context_in_another_task_fails_the_run_even_if_nobody_looks() -> None:
     strays: list[asyncio.Task[None]] = []
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         async def stray() -> None:
             await ctx.thinking("beside")
 
@@ -359,7 +361,7 @@ def test_the_context_in_another_task_fails_the_run_even_if_nobody_looks() -> Non
 
 
 def test_parallel_tools_in_a_task_group_fail_the_run_with_what_to_do() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(3):
                 tasks.create_task(ctx.tool(len, obj="x"))
@@ -372,7 +374,7 @@ def test_parallel_tools_in_a_task_group_fail_the_run_with_what_to_do() -> None:
 def test_tasks_that_an_agent_leaves_behind_are_cancelled_with_it() -> None:
     cancelled = threading.Event()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         async def child() -> None:
             try:
                 await asyncio.Event().wait()

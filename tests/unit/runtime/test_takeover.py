@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
+from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
+from tests.unit.runtime.faults import FaultyStorage
 
-from runwire.agents.context import ToolFailed, User
+from runwire.agents.context import Context, ToolFailed, User
 from runwire.protocol.events import StoredEvent, decode_data
 from runwire.protocol.view import ThreadView
 from runwire.storage.base import Batch
 from runwire.storage.memory.storage import MemoryStorage
-from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
-from tests.unit.runtime.faults import FaultyStorage
 
 
 def test_a_run_cut_off_in_mid_message_goes_on_in_the_same_message_at_the_offset() -> None:
     gates = [Gate(), Gate()]
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "Hello "
         await gates.pop(0).pass_()
         yield "world"
@@ -62,7 +63,7 @@ def test_a_finished_tool_is_not_called_again_and_a_cut_off_one_is_closed_and_rep
         await gates.pop(0).pass_()
         return "two"
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await ctx.thinking("begin")
         return [await ctx.tool(first_tool), await ctx.tool(second_tool)]
 
@@ -103,7 +104,7 @@ def test_a_recorded_failure_is_raised_again_in_the_same_words() -> None:
         calls.append(1)
         raise LookupError("secret")
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         try:
             await ctx.tool(broken)
         except ToolFailed as error:
@@ -131,7 +132,7 @@ def test_a_recorded_failure_is_raised_again_in_the_same_words() -> None:
 def test_what_an_attempt_read_at_first_every_later_one_reads_again() -> None:
     gates = [Gate(), Gate()]
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         await gates.pop(0).pass_()
         return [ctx.user.name, sorted(ctx.user.roles), ctx.history, round(ctx.deadline)]
 
@@ -161,7 +162,7 @@ def test_large_recorded_results_are_read_back_for_the_replay() -> None:
         calls.append(1)
         return "x" * 100_000
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         text = await ctx.tool(big)
         again = await ctx.tool(same, text=text)
         await ctx.message(text)
@@ -195,12 +196,12 @@ def test_an_agent_that_calls_another_tool_after_a_crash_fails_and_says_what_it_f
 
     async def two() -> None: ...
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         try:
             await ctx.tool({"one": one, "two": two}[next(names)])
         except Exception:
             return "swallowed"
-        await gates.pop(0).pass_()
+        return await gates.pop(0).pass_()
 
     async def body() -> None:
         storage, gate = MemoryStorage(), gates[0]
@@ -221,7 +222,7 @@ def test_five_crashes_without_progress_end_the_run_as_worker_lost() -> None:
     arrivals = [Gate() for _ in range(9)]
     count = 0
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         nonlocal count
         count += 1
         await ctx.thinking("the same each time")
@@ -234,7 +235,7 @@ def test_five_crashes_without_progress_end_the_run_as_worker_lost() -> None:
             async with bench(agent, storage=storage) as b:
                 run = run or await b.send()
                 await arrivals[attempt - 1].arrival()
-                await b.until(lambda n=attempt: _is_attempt(b, run, n))  # type: ignore[misc] # mypy and lambda defaults
+                await b.until(partial(_is_attempt, b, run, attempt))
             storage = storage.restarted()
         async with bench(agent, storage=storage) as b:
             events = await b.ended(run)
@@ -252,7 +253,7 @@ async def _look_up(n: int) -> list[int]:
     return [n, n * n]
 
 
-async def _story(ctx, message):
+async def _story(ctx: Context, message: str) -> AsyncIterator[str]:
     for n in range(STORY_STEPS):
         await ctx.thinking(f"part {n}")
         yield f"Part {n}: "

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
+
+from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
 from runwire.storage.memory.storage import MemoryStorage
 from runwire.storage.open import open_storage
-from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
 
 
 def test_runs_of_many_users_run_at_once_and_each_is_its_own() -> None:
     async def echo(text: str) -> str:
         return text
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         await ctx.thinking(message)
         found = await ctx.tool(echo, text=message)
         for word in found.split():
@@ -35,7 +40,7 @@ def test_a_worker_takes_no_more_runs_than_it_may() -> None:
     gate = Gate()
     now = most = 0
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         nonlocal now, most
         now += 1
         most = max(most, now)
@@ -59,7 +64,7 @@ def test_the_second_message_of_a_thread_runs_after_the_first() -> None:
     gate = Gate()
     order: list[str] = []
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         order.append(message)
         if message == "first":
             await gate.pass_()
@@ -79,7 +84,7 @@ def test_the_second_message_of_a_thread_runs_after_the_first() -> None:
 
 
 def test_a_run_is_found_by_the_poll_when_the_bus_lost_the_wake_up() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         return "found"
 
     async def body() -> None:
@@ -91,7 +96,7 @@ def test_a_run_is_found_by_the_poll_when_the_bus_lost_the_wake_up() -> None:
 
 
 def test_a_run_whose_agent_nobody_has_ends_visibly() -> None:
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> Any:
         return "never"
 
     async def body() -> None:
@@ -113,7 +118,7 @@ def test_drain_hands_a_run_over_at_its_next_step_and_the_next_worker_goes_on() -
             await gate.pass_()
         return n
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         for n in range(4):
             await ctx.tool(step, n=n)
             yield f"{n} "
@@ -143,7 +148,7 @@ def test_drain_hands_a_run_over_at_its_next_step_and_the_next_worker_goes_on() -
 def test_drain_lets_a_run_without_steps_finish_and_takes_no_new_one() -> None:
     gate = Gate()
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "a"
         await gate.pass_()
         yield "b"
@@ -166,7 +171,7 @@ def test_drain_lets_a_run_without_steps_finish_and_takes_no_new_one() -> None:
 def test_drain_gives_a_run_back_in_mid_message_when_its_time_is_over() -> None:
     gates = [Gate(), Gate()]
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         yield "one "
         await gates.pop(0).pass_()
         yield "two"
@@ -187,7 +192,7 @@ def test_drain_gives_a_run_back_in_mid_message_when_its_time_is_over() -> None:
     play(body)
 
 
-def test_the_golden_path_and_a_takeover_on_sqlite(tmp_path) -> None:
+def test_the_golden_path_and_a_takeover_on_sqlite(tmp_path: Path) -> None:
     gates = [Gate(), Gate()]
     calls: list[str] = []
 
@@ -195,7 +200,7 @@ def test_the_golden_path_and_a_takeover_on_sqlite(tmp_path) -> None:
         calls.append(query)
         return query * 2
 
-    async def agent(ctx, message):
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
         await ctx.thinking("hm")
         found = await ctx.tool(search, query=message)
         yield "found "
