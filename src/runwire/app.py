@@ -39,7 +39,7 @@ from runwire.storage.sqlite.control import ControlSocket, Verb, ask
 from runwire.storage.sqlite.lock import OwnedElsewhere
 from runwire.storage.sqlite.storage import SqliteStorage
 
-__all__ = ["administer", "migrate", "serve"]
+__all__ = ["administer", "migrate", "running", "serve", "where"]
 
 Announce = Callable[[str, str], None]
 Ready = Callable[[str, str | None], None]
@@ -229,6 +229,34 @@ async def _ask_owner(
             else:
                 return done
     raise owned
+
+
+async def where(settings: Settings) -> tuple[str, str | None] | None:
+    """Return (URL, sign-in link or None) of the server that runs on the data folder; None: none does."""
+    if not Path(settings.storage_url.removeprefix("sqlite://")).exists():
+        return None  # nothing was ever started here, and looking must not make a database
+    place = await administer(settings, "where")
+    return (place["url"], place["link"]) if place["url"] else None
+
+
+@contextlib.asynccontextmanager
+async def running(loaded: Loaded) -> AsyncIterator[tuple[str, str | None]]:
+    """Run a server beside the caller's own code; gives its URL and sign-in link.
+
+    Raises:
+        RunwireError: it did not start.
+    """
+    place: asyncio.Future[tuple[str, str | None]] = asyncio.get_running_loop().create_future()
+
+    def ready(url: str, link: str | None) -> None:
+        place.set_result((url, link))
+
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(serve(loaded, ready=ready, announce=lambda _part, _detail: None))
+        await asyncio.wait([serving, place], return_when=asyncio.FIRST_COMPLETED)
+        if place.done():
+            yield place.result()
+            serving.cancel()
 
 
 async def migrate(settings: Settings) -> str:

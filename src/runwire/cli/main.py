@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runwire.cli import accounts, check, migrate, project, serve
+from runwire.cli import accounts, check, listen, migrate, project, serve
 
 __all__ = ["app"]
 
@@ -18,6 +18,9 @@ app = typer.Typer(
 app.command("dev")(serve.dev)
 app.command("serve")(serve.serve)
 app.command("new")(project.new)
+app.command("run")(listen.run)
+app.command("tail")(listen.tail)
+app.command("replay")(listen.replay)
 app.command("check")(check.check)
 app.command("migrate")(migrate.migrate)
 app.command("version")(project.version)

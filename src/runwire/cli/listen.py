@@ -1,0 +1,186 @@
+"""`runwire run`, `tail` and `replay`: a run in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from runwire import app
+from runwire.cli.accounts import DataDir
+from runwire.cli.screen import JsonLines, Screen, Tree
+from runwire.client import Client, Event, connect, sign_in
+from runwire.errors import NotFound, ProtocolError, Unavailable
+from runwire.protocol.events import TERMINAL_TYPES, EventType
+from runwire.settings import client_defaults, load
+
+__all__ = ["replay", "run", "tail"]
+
+_Url = Annotated[str | None, typer.Option("--url", help="The server (RUNWIRE_URL); default: that of the data folder.")]
+_Token = Annotated[str | None, typer.Option("--token", help="API key or access token (RUNWIRE_TOKEN).")]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object per event.")]
+_PROGRESS_AFTER_S: Final = 1.0
+
+
+def run(
+    message: Annotated[str, typer.Argument(help="What to say.")],
+    agent: Annotated[str | None, typer.Option(help="To whom; default: the server's.")] = None,
+    thread: Annotated[str | None, typer.Option(help="In this thread; default: a new one.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="Agent to load if no server runs; default [tool.runwire].")
+    ] = None,
+    url: _Url = None,
+    token: _Token = None,
+    data_dir: DataDir = None,
+    as_json: _Json = False,
+) -> None:
+    """Run an agent once and watch it; exit status 0 if it completed."""
+
+    async def talk() -> int:
+        async with _client(url, token, data_dir, targets=tuple(target or ())) as client:
+            started = await client.send(message, agent=agent, thread=thread)
+            return await _show(started.events(), _screen(as_json))
+
+    _exit(talk())
+
+
+def tail(
+    of: Annotated[str | None, typer.Argument(metavar="[THREAD|RUN]", help="Default: the newest thread.")] = None,
+    url: _Url = None,
+    token: _Token = None,
+    data_dir: DataDir = None,
+    as_json: _Json = False,
+) -> None:
+    """Follow a thread, or one run to its end; goes on by itself after a lost connection."""
+
+    async def follow() -> int:
+        async with _client(url, token, data_dir) as client:
+            thread, only = await _find(client, of)
+            return await _show(_of_run(client.events(thread), only), _screen(as_json))
+
+    _exit(follow())
+
+
+def replay(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Which run.")],
+    speed: Annotated[float, typer.Option(min=0, help="1: as it was; 10: ten times as fast; 0: at once.")] = 1.0,
+    url: _Url = None,
+    token: _Token = None,
+    data_dir: DataDir = None,
+    as_json: _Json = False,
+) -> None:
+    """Show a run again, at its own pace. Nothing is executed."""
+
+    async def play() -> int:
+        async with _client(url, token, data_dir) as client:
+            thread = (await client.http.run(run_id))["thread"]
+            return await _show(_paced(_of_run(client.events(thread), run_id), speed), _screen(as_json))
+
+    _exit(play())
+
+
+@asynccontextmanager
+async def _client(
+    url: str | None, token: str | None, data_dir: Path | None, *, targets: tuple[str, ...] | None = None
+) -> AsyncIterator[Client]:
+    """Connect to the named server, else to the data folder's, else (with `targets`) to one of our own."""
+    defaults = client_defaults()
+    url, token = url or defaults.url, token or defaults.token
+    async with contextlib.AsyncExitStack() as stack:
+        if url is None:
+            url, link = await _local(stack, data_dir, targets)
+        else:
+            link = None
+        if token is None and link is None:
+            raise ProtocolError("Say who you are: --token, or RUNWIRE_TOKEN (`runwire token create`).", field="--token")
+        client = connect(url, token or await sign_in(url, link=link))
+        yield await stack.enter_async_context(client)
+
+
+async def _local(
+    stack: contextlib.AsyncExitStack, data_dir: Path | None, targets: tuple[str, ...] | None
+) -> tuple[str, str | None]:
+    settings = load({"data_dir": data_dir}).settings
+    place = await app.where(settings)
+    if place is not None:
+        return place
+    if targets is None:
+        raise Unavailable(f"No server runs on {settings.data_dir}; start `runwire dev`, or name one with --url.")
+    flags = {"environment": "development", "data_dir": data_dir, "port": 0, "agents": targets or None}
+    flags["log_level"] = "warning"
+    return await stack.enter_async_context(app.running(load(flags)))
+
+
+async def _find(client: Client, of: str | None) -> tuple[str, str | None]:
+    if of is None:
+        newest = (await client.http.threads(limit=1))["items"]
+        if not newest:
+            raise NotFound("There is no thread yet; `runwire run` makes one.")
+        return newest[0]["thread"], None
+    if of.startswith("run_"):
+        return (await client.http.run(of))["thread"], of
+    return of, None
+
+
+async def _of_run(items: Any, only: str | None) -> AsyncIterator[Any]:
+    """Give the items of one run up to its terminal event; with None all, without end."""
+    async with aclosing(items):
+        async for item in items:
+            if only is None or (isinstance(item, Event) and item.run == only):
+                yield item
+                if only is not None and item.type in TERMINAL_TYPES:
+                    return
+
+
+async def _paced(items: AsyncIterator[Any], speed: float) -> AsyncIterator[Any]:
+    before: int | None = None
+    async for item in items:
+        if isinstance(item, Event):
+            if before is not None and speed > 0:
+                await asyncio.sleep(max(0, item.ts - before) / 1000 / speed)
+            before = item.ts
+        yield item
+
+
+async def _show(items: Any, screen: Screen) -> int:
+    """Show the items; the exit status says how the last run ended."""
+    last: Event | None = None
+    try:
+        async with _progress() as heard:
+            async for item in items:
+                heard()
+                screen.show(item)
+                last = item if isinstance(item, Event) else last
+    finally:
+        screen.close()
+    return 1 if last and last.type in TERMINAL_TYPES and last.type != EventType.AGENT_COMPLETED else 0
+
+
+@asynccontextmanager
+async def _progress() -> AsyncIterator[Any]:
+    """Say on standard error that we wait, once nothing has come for a second; never in a pipe."""
+    status = Console(stderr=True).status("waiting for the agent…")
+    timer = asyncio.get_running_loop().call_later(_PROGRESS_AFTER_S, status.start)
+
+    def heard() -> None:
+        timer.cancel()
+        status.stop()
+
+    try:
+        yield heard
+    finally:
+        heard()
+
+
+def _screen(as_json: bool) -> Screen:
+    return JsonLines() if as_json else Tree()
+
+
+def _exit(work: Coroutine[Any, Any, int]) -> None:
+    raise typer.Exit(asyncio.run(work))
