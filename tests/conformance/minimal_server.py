@@ -379,8 +379,7 @@ class MinimalServer:
         if not isinstance(content, str) or not content.strip():
             self.refuse(connection, frame, "bad_request", "content")
             return
-        thread = self.own(connection.user, frame["thread"]) if frame.get("thread") else self.new_thread(connection.user)
-        if thread is None:
+        if frame.get("thread") and self.own(connection.user, frame["thread"]) is None:
             self.refuse(connection, frame, "not_found", "thread")
             return
         body = json.dumps([frame.get("thread"), content])
@@ -389,6 +388,7 @@ class MinimalServer:
             self.refuse(connection, frame, "conflict", "key")
             return
         if not data:
+            thread = self.threads[frame["thread"]] if frame.get("thread") else self.new_thread(connection.user)
             data = self.start(thread, connection.user, content)
             if frame.get("key"):
                 self.keys[connection.user, frame["key"]] = (body, data)

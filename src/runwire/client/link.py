@@ -168,6 +168,7 @@ class Link:
         """
         socket = await self._open(await self._fresh_token())
         signed_in = asyncio.Event()
+        self._expiring.clear()
         try:
             async with asyncio.TaskGroup() as tasks:
                 beside = [tasks.create_task(self._write(socket)), tasks.create_task(self._refresh(signed_in))]
@@ -257,11 +258,11 @@ class Link:
         await signed_in.wait()
         expires_at = self.session.welcome.expires_at if self.session.welcome else None
         while expires_at is not None:
-            self._expiring.clear()
             left_s = expires_at / 1000 - datetime.now(tz=UTC).timestamp()
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, left_s - min(_REFRESH_EARLY_S, left_s / 5))):
                     await self._expiring.wait()
+            self._expiring.clear()
             expires_at = await self._bring_token()
 
     async def _bring_token(self) -> int | None:

@@ -49,6 +49,8 @@ class _Thread:
 
     cursor: Cursor
     feeds: list[Feed] = field(default_factory=list)
+    is_followed: bool = False  # this socket has a subscription of it, whether its events count yet or not
+    before: tuple[int | None, str | None] | None = None  # the cursor's position before a restart that may be refused
     leaving: str | None = None  # id of the unsubscribe under way
 
 
@@ -87,7 +89,7 @@ class Session:
         self._waiting = deque([*again, *(pending for pending in self._waiting if not pending.is_ours)])
         for thread in self._threads.values():
             thread.cursor.disconnect()
-            thread.leaving = None
+            thread.is_followed, thread.before, thread.leaving = False, None, None
 
     def fail(self, error: RunwireError) -> None:
         """End everything that waits: there will be no other connection."""
@@ -140,7 +142,7 @@ class Session:
         thread = self._threads.get(feed.thread)
         if thread is None:
             thread = self._threads[feed.thread] = _Thread(Cursor(feed.thread, new_id=self.new_id))
-        feed.is_behind = _is_past(thread.cursor, feed)
+        feed.is_behind = _is_past(thread, feed)
         thread.feeds.append(feed)
         self._settle(thread)
 
@@ -186,7 +188,7 @@ class Session:
         elif pending and isinstance(pending.frame, frames.Unsubscribe):
             if thread := self._threads.get(pending.frame.thread):
                 thread.cursor.disconnect()  # refused: then it is no subscription of ours
-                thread.leaving = None
+                thread.is_followed, thread.leaving = False, None
                 self._settle(thread)
         elif pending:
             self._replied(pending, frame)
@@ -212,13 +214,14 @@ class Session:
         thread = self._threads.get(data.thread)
         if thread is None:
             thread = self._threads[data.thread] = _Thread(Cursor(data.thread, new_id=self.new_id))
+        thread.is_followed = True
         actions = thread.cursor.sent(data)
         if pending.feed_wake is not None:
             pending.feed = Feed(
                 data.thread, last=data.after, log=data.log, run=data.run, run_seq=data.seq, wake=pending.feed_wake
             )
             # The stream may be past its beginning: another reader's position, or a repeated send.
-            pending.feed.is_behind = _is_past(thread.cursor, pending.feed)
+            pending.feed.is_behind = _is_past(thread, pending.feed)
             thread.feeds.append(pending.feed)
         self._act(thread, actions)
         self._settle(thread)
@@ -228,13 +231,15 @@ class Session:
         self._act(thread, actions)
         match frame:
             case frames.Subscribed() if not thread.cursor.is_asking:
+                thread.is_followed, thread.before = True, None
                 for feed in thread.feeds:
                     feed.begin(head=frame.head, log=frame.log)
             case frames.Reset() if actions:
                 for feed in thread.feeds:
                     feed.reset(frame)
-        if isinstance(frame, frames.Unsubscribed) and frame.id == thread.leaving:
-            thread.leaving = None
+            case frames.Unsubscribed():
+                thread.is_followed = False
+                thread.leaving = None if frame.id == thread.leaving else thread.leaving
         self._settle(thread)
 
     def _act(self, thread: _Thread, actions: Iterable[object]) -> None:
@@ -247,10 +252,17 @@ class Session:
                 case Ask(frame=frame):
                     self._ask(frame)
                 case NotSubscribed(error=body):
-                    unserved = [feed for feed in thread.feeds if feed.is_behind or not thread.cursor.is_subscribed]
-                    _end_all(unserved, refusal(body))
+                    self._refuse(thread, refusal(body))
                 case Ended(reason="deleted"):
                     _end_all(thread.feeds, NotFound("The thread was deleted."))
+
+    def _refuse(self, thread: _Thread, error: RunwireError) -> None:
+        """End the readers that the refused subscription was for; an older one goes on under its position."""
+        if thread.is_followed and thread.before is not None:
+            thread.cursor.last, thread.cursor.log = thread.before
+        unserved = [feed for feed in thread.feeds if not thread.is_followed or _is_past(thread, feed)]
+        thread.before = None
+        _end_all(unserved, error)
 
     def _settle(self, thread: _Thread) -> None:
         """Subscribe, subscribe again or unsubscribe, as the readers need; nothing while an answer is awaited."""
@@ -261,7 +273,7 @@ class Session:
             self._leave(thread)
             return
         able = [feed for feed in thread.feeds if feed.has_room or not feed.is_behind]
-        if not able or (thread.cursor.is_subscribed and not any(feed.is_behind for feed in able)):
+        if not able or (thread.is_followed and not any(feed.is_behind for feed in able)):
             return
         cursor = thread.cursor
         foreign = next((feed for feed in able if feed.log and cursor.log and feed.log != cursor.log), None)
@@ -270,10 +282,11 @@ class Session:
         log = foreign.log if foreign else cursor.log or next((feed.log for feed in able if feed.log), None)
         for feed in able:
             feed.is_behind = False
+        thread.before = (cursor.last, cursor.log)
         self._act(thread, cursor.restart(after=after, log=log))
 
     def _leave(self, thread: _Thread) -> None:
-        if not thread.cursor.is_subscribed:
+        if not thread.is_followed:
             del self._threads[thread.cursor.thread]
             return
         thread.leaving = self.new_id()
@@ -285,11 +298,12 @@ def _end_all(feeds: Iterable[Feed], error: RunwireError) -> None:
         feed.end(error)
 
 
-def _is_past(cursor: Cursor, feed: Feed) -> bool:
+def _is_past(thread: _Thread, feed: Feed) -> bool:
     """Return whether the thread's stream has passed a feed's position, or may have when its answer comes."""
+    cursor = thread.cursor
     if cursor.is_asking:
         return True
-    if not cursor.is_subscribed:
+    if not thread.is_followed:
         return False  # the next subscription takes the feed into account
     is_known = feed.log is None or cursor.log is None or feed.log == cursor.log
     return not is_known or feed.last is None or cursor.last is None or feed.last < cursor.last
