@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import websockets
 
 from runwire.auth.identity import Identity
 from runwire.errors import Unauthenticated
 from runwire.gateway.app import Gateway, GatewaySettings, make_gateway
+from runwire.gateway.clock import wall_ms
 from runwire.gateway.server import Server, ServerSettings, make_server
 from runwire.protocol import events
 from runwire.protocol.events import EventData
-from runwire.storage.base import Batch, Bus, BusMessage, Claim, RunEnd, Storage, Stored, Wake
+from runwire.storage.base import Batch, Bus, BusMessage, Claim, RunEnd, Storage, Stored
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 
@@ -53,8 +55,6 @@ class FakeIdentities:
             raise Unauthenticated("This credential is not valid; sign in again.")
         expires_at = None
         if life:
-            from runwire.gateway.clock import wall_ms
-
             expires_at = wall_ms() + int(float(life) * 1000)
         return Identity(
             user=f"usr_{name}",
@@ -111,14 +111,14 @@ class Worker:
         self._storage = storage
         self._bus = bus
         self._ordinals: dict[str, int] = {}
+        self._claims: dict[str, Claim] = {}
 
     async def claim(self, run: str) -> Claim:
-        while True:
+        while run not in self._claims:
             for claim in await self._storage.runs.claim("w1", agents=["echo"], limit=100, user_limit=100):
                 self._ordinals[claim.run] = claim.ordinal
-                self._claims = getattr(self, "_claims", {}) | {claim.run: claim}
-            if run in getattr(self, "_claims", {}):
-                return self._claims[run]
+                self._claims[claim.run] = claim
+        return self._claims[run]
 
     async def append(self, claim: Claim, data: Iterable[EventData], *, end: RunEnd | None = None) -> None:
         batch = tuple(events.new_event(each, ts=1) for each in data)
@@ -273,13 +273,13 @@ class Reader:
         """Apply frames until bye; return it and the code of the close frame."""
         while (frame := await self.frame())["op"] != "bye":
             self.apply(frame)
-        try:
-            async with asyncio.timeout(5):
-                await self.websocket.recv()
-        except websockets.ConnectionClosed as closed:
-            assert closed.rcvd is not None
-            return frame, closed.rcvd.code
-        raise AssertionError("a frame came after bye")
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await self.websocket.recv()
+        assert closed.value.rcvd is not None
+        return frame, closed.value.rcvd.code
 
 
-WAKE_RUNS = Wake(topic="runs")
+async def eventually(fact: Callable[[], bool]) -> None:
+    """Wait until something is so; the deadline is the test's."""
+    while not fact():  # noqa: ASYNC110  # what is waited for has no event: it is looked at from outside
+        await asyncio.sleep(0.005)

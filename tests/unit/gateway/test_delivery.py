@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.unit.gateway.node import DeafBus, Node, Reader, running
 
 from runwire.gateway.app import GatewaySettings
 from runwire.gateway.tail import TailSettings
@@ -16,7 +17,6 @@ from runwire.storage.base import Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.memory.state import State
 from runwire.storage.memory.storage import MemoryStorage
-from tests.unit.gateway.node import DeafBus, Node, Reader, running
 
 
 async def welcomed(websocket: Any) -> Reader:

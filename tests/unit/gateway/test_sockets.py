@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 import websockets
+from tests.unit.gateway.node import ORIGIN, Node, Reader, eventually, running
 
 from runwire.gateway.app import GatewaySettings
 from runwire.protocol import events
 from runwire.protocol.connection import ConnectionSettings
-from tests.unit.gateway.node import ORIGIN, Node, Reader, running
 
 HELLO = '{"op":"hello","token":"t-ann","client":"t/1"}'
 
@@ -167,10 +168,10 @@ async def test_invalid_utf8_is_4500() -> None:
 async def test_a_frame_over_the_limit_is_1009_also_while_it_is_still_being_sent(size: int) -> None:
     async with running() as node, node.connect() as websocket:
         await Reader(websocket).frame()
-        with pytest.raises(websockets.ConnectionClosed) as closed:
+        with contextlib.suppress(websockets.ConnectionClosed):  # the answer may come before all is sent
             await websocket.send("x" * size)
-            async with asyncio.timeout(5):
-                await websocket.recv()
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await websocket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
 
@@ -248,9 +249,7 @@ async def test_a_reader_that_never_reads_is_dropped_and_nobody_else_notices() ->
             group.create_task(flood(node, data["run"], events_of_50_kib=200))
             while len(ann.events) < 202:
                 ann.apply(await ann.frame())
-            async with asyncio.timeout(10):
-                while len(node.gateway.live) > 1:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: len(node.gateway.live) == 1)
         figures = node.gateway.metrics.text().decode()
         assert 'gateway_closes_total{code="4008"} 1.0' in figures
         # The connection itself is gone, not only our half of it.
@@ -276,9 +275,7 @@ async def test_a_reader_that_begins_to_read_in_time_gets_bye_4008_and_resumes_ex
         await ann.frame()
         data = (await ann.ask(op="send", content="hi"))["data"]
         await flood(node, data["run"], events_of_50_kib=400)
-        async with asyncio.timeout(15):
-            while len(node.gateway.live):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len(node.gateway.live) == 0)
         bye, code = await ann.closed()
         assert (bye["reconnect"], code) == (True, 4008)
         assert len(ann.events) < 402
@@ -354,7 +351,7 @@ async def test_a_drain_says_so_and_closes_before_the_server_does() -> None:
         assert (await http.get("/health/ready")).status_code == 200
         async with asyncio.TaskGroup() as group:
             group.create_task(node.gateway.drain())
-            frames = []
+            frames: list[dict[str, Any]] = []
             while not frames or frames[-1]["op"] != "bye":
                 frames.append(await ann.frame())
             assert [frame["op"] for frame in frames if frame["op"] != "event"] == ["notice", "bye"]
