@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from runwire.errors import Unavailable
+from runwire.errors import RunwireError, Unavailable
 
 __all__ = ["Background", "Shared"]
 
@@ -74,3 +75,10 @@ class Shared(Generic[T]):
     async def outcome(self) -> T:
         """Return the outcome of the running call, or of a new one."""
         return await asyncio.shield(self.start())
+
+    async def next_outcome(self) -> T:
+        """Return the outcome of a call that begins from now on."""
+        if self._flight is not None and not self._flight.done():
+            with contextlib.suppress(RunwireError):  # that one began before: its outcome is not ours
+                await asyncio.shield(self._flight)
+        return await self.outcome()

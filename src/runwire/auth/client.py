@@ -133,7 +133,7 @@ class AuthClient:
             Unavailable: which of them is not, and why.
         """
         await self._background.until_running()
-        await self._follower.confirm(since_s=self._monotonic_s())
+        await self._follower.confirm()
         await self._jwks.keys()
         await self._remote.introspect("-")
 
@@ -243,7 +243,7 @@ class AuthClient:
         await self._follower.be_fresh()
         if self._view.is_behind(proved):
             # Made by a change that this view has not seen, or withdrawn: a read that begins now tells.
-            await self._follower.confirm(since_s=self._monotonic_s())
+            await self._follower.confirm()
         holder = self._view.user(proved.user)
         if holder is None:
             raise _refused()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -16,7 +17,7 @@ from runwire.storage.base import AuthStore, Bus, BusMessage, Wake
 
 __all__ = ["Follower"]
 
-_LOAD_DEADLINE_S: Final = 10.0  # a snapshot reads all users
+_LOAD_DEADLINE_S: Final = 10.0  # of the first read, which has to read all users
 
 _log = structlog.get_logger("runwire.auth")
 
@@ -79,22 +80,26 @@ class Follower:
             stop()
 
     async def be_fresh(self) -> None:
-        """Return at once while the view is fresh, else after one shared read. Raises Unavailable."""
-        await self.confirm(since_s=self._monotonic_s() - self._fresh_s)
-
-    async def confirm(self, *, since_s: float) -> None:
-        """Return once the view holds what was committed before `since_s`, monotonic.
+        """Return at once while the view is fresh, else after one shared read.
 
         Raises:
-            Unavailable: no such read succeeded in `read_deadline_s`.
+            Unavailable: no read succeeded in `read_deadline_s`.
         """
-        try:
-            async with asyncio.timeout(self._read_deadline_s):
-                # Twice at most: a read that runs already may have begun too early, the next one cannot.
+        since_s = self._monotonic_s() - self._fresh_s
+        if self._view.confirmed_s < since_s:
+            async with _deadline(self._read_deadline_s):
+                # Twice at most: the read that runs may have begun too early, the next one cannot.
                 while self._view.confirmed_s < since_s:
                     await self._reading.outcome()
-        except TimeoutError:
-            raise _unanswered() from None
+
+    async def confirm(self) -> None:
+        """Return once the view holds everything that was committed before this call.
+
+        Raises:
+            Unavailable: no read succeeded in `read_deadline_s` (the first one has longer).
+        """
+        async with _deadline(self._read_deadline_s if self._view.is_loaded else _LOAD_DEADLINE_S):
+            await self._reading.next_outcome()
 
     def _hear(self, message: BusMessage) -> None:
         if isinstance(message, Wake) and message.topic == "auth":
@@ -109,16 +114,13 @@ class Follower:
 
     async def _read(self) -> None:
         began_s = self._monotonic_s()
-        try:
-            if self._view.is_loaded:
-                async with asyncio.timeout(self._read_deadline_s):
-                    is_in_step = await self._read_on(began_s)
-                if is_in_step:
-                    return
-            async with asyncio.timeout(_LOAD_DEADLINE_S):
-                snapshot = await self._store.snapshot(revoked_within_s=RETAIN_S)
-        except TimeoutError:
-            raise _unanswered() from None
+        if self._view.is_loaded:
+            async with _deadline(self._read_deadline_s):
+                is_in_step = await self._read_on(began_s)
+            if is_in_step:
+                return
+        async with _deadline(_LOAD_DEADLINE_S):
+            snapshot = await self._store.snapshot(revoked_within_s=RETAIN_S)
         _log.info("auth_view_loaded", seq=snapshot.head, users=len(snapshot.users))
         self._after(withdraws=self._view.load(snapshot, began_s=began_s))
 
@@ -144,5 +146,10 @@ class Follower:
             _log.log(20 if freshness == "fresh" else 30, "auth_view_freshness_changed", freshness=freshness)
 
 
-def _unanswered() -> Unavailable:
-    return Unavailable("Nobody's standing can be confirmed at the moment; try again.", retry_after_s=1.0)
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise Unavailable("Nobody's standing can be confirmed at the moment; try again.", retry_after_s=1.0) from None

@@ -9,6 +9,8 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runwire.errors import ProtocolError, RunwireError
 from runwire.protocol.codes import ErrorCode
@@ -24,14 +26,15 @@ _CODE_OF_STATUS: Final = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.BAD_REQUEST}
 
 async def body_of(request: Request) -> bytes:
     """Read a request's body, at most 16 KiB. Raises ProtocolError `too_large`."""
-    parts: list[bytes] = []
-    size_bytes = 0
-    async for part in request.stream():
-        size_bytes += len(part)
-        if size_bytes > MAX_BODY_BYTES:
-            raise ProtocolError(f"The body is over {MAX_BODY_BYTES} bytes.", code=ErrorCode.TOO_LARGE)
-        parts.append(part)
-    return b"".join(parts)
+    body = b""
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                raise ProtocolError(f"The body is over {MAX_BODY_BYTES} bytes.", code=ErrorCode.TOO_LARGE)
+    except ClientDisconnect:
+        raise ProtocolError("The body did not come to its end.") from None
+    return body
 
 
 def problem(fault: RunwireError, *, status: int | None = None, **members: Any) -> Response:
@@ -65,7 +68,7 @@ def add_problems(app: FastAPI) -> None:
     """Make every error of an app a problem; nothing of an unexpected one is shown but its id."""
     app.add_exception_handler(RunwireError, _ours)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(_Contained)
 
 
 async def _ours(_: Request, error: Exception) -> Response:
@@ -81,8 +84,32 @@ async def _http(_: Request, error: Exception) -> Response:
     return answer
 
 
-async def _unexpected(_: Request, error: Exception) -> Response:
-    error_id = new_id("err")
-    # The type only: the text of a foreign exception may quote what a person sent.
-    _log.error("auth_request_failed", error_id=error_id, error=type(error).__name__)
-    return problem(RunwireError("The auth service failed; try again."), error_id=error_id)
+class _Contained:
+    """Answer an unexpected error as a problem: this is the top of a request.
+
+    Starlette's own handler would raise it once more, and the server would log its text, which may quote
+    what a person sent. Here only its type is logged.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            error_id = new_id("err")
+            _log.error("auth_request_failed", error_id=error_id, error=type(error).__name__)
+            if not is_started:
+                answer = problem(RunwireError("The auth service failed; try again."), error_id=error_id)
+                await answer(scope, receive, send)
