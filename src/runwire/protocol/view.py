@@ -274,7 +274,7 @@ class ThreadView:
             run.opaque[event.seq] = Opaque(seq=event.seq, type=event.type, name=None, value=data)
         elif reduce(self, run, event, data) is False:
             return False
-        run.attempt = max(run.attempt, event.attempt)
+        run.attempt = event.attempt
         self.seq = event.seq
         return True
 

@@ -199,6 +199,14 @@ LEGAL: dict[str, list[Told]] = {
         (DONE[0], 2),
     ],
     "waits on over two attempts": [ASKED, STARTED, waits(), (Custom(name="n", value=1), 2), resumed(attempt=2)],
+    "waits on over three attempts": [
+        ASKED,
+        STARTED,
+        waits(),
+        (Custom(name="n", value=1), 2),
+        (Custom(name="n", value=1), 3),
+        resumed(attempt=3),
+    ],
     "answered before the new attempt's first word": [ASKED, STARTED, waits(), resumed(attempt=2), retrying(2)],
     "ended by its claimer without replay": [
         ASKED,

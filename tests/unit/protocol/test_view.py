@@ -562,6 +562,15 @@ def test_what_is_taken_back_goes_and_does_not_come_back() -> None:
     assert (list(view.messages), list(run.thinking), run.opaque) == (["msg_u"], [8], {})
 
 
+def test_a_reset_forgets_what_was_taken_back_for_its_history_comes_again() -> None:
+    log = a_log()
+    said: list[EventData] = [MessageStarted(message="m"), MessageCompleted(message="m", content="ab")]
+    log.say(*said, Superseded(messages=["m"], thinking=[], events=[], reason="differs"))
+    log.view.clear()
+    log.seq = 2
+    assert log.say(*said).messages["m"].content == "ab"
+
+
 def test_a_run_tells_its_status() -> None:
     log = Log()
     view = log.say(UserMessage(message="msg_u", content="hi"), attempt=0)
