@@ -114,9 +114,18 @@ def _unlike(first: Sequence[Event], second: Sequence[Event], scene: Scene) -> li
     return []
 
 
+_IDS: Final[dict[str, str]] = {
+    EventType.USER_MESSAGE: "message",
+    EventType.MESSAGE_STARTED: "message",
+    EventType.TOOL_EXECUTING: "call",
+    EventType.AGENT_FAILED: "error_id",
+}
+"""Where an event brings a new id into the world."""
+
+
 def _ids(event: Event) -> set[str]:
-    data = judge.data_of(event)
-    return {str(data[name]) for name in ("call", "message", "thinking") if data.get(name)}
+    name = _IDS.get(event.type)
+    return {str(judge.data_of(event).get(name))} if name else set()
 
 
 def _at(event: Event, expected: str, seen: str) -> Evidence:

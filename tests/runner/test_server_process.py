@@ -1,0 +1,81 @@
+"""A server that tests may kill: it comes back on its folder and port, and what it said is there to read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire.errors import Unavailable
+from runwire.testing import ServerProcess
+
+AGENTS = str(Path(__file__).parent.parent / "agents" / "golden.py")
+PROJECT = """
+import asyncio, urllib.request
+
+def test_my_agent_answers(runwire_client):
+    async def ask():
+        async with runwire_client() as client:
+            run = await client.send("hello")
+            return await run.result()
+    assert asyncio.run(ask()) == "echo hello"
+
+def test_that_fails(runwire_server):
+    assert False
+"""
+
+
+def test_killed_and_started_again_it_has_the_same_port_and_the_same_runs(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with ServerProcess(AGENTS, data_dir=tmp_path / "data") as server:
+            key = await server.create_user("ada", password="correct horse")
+            url, pid = server.url, server.pid
+            async with runwire.connect(url, key) as client:
+                sent = await client.send("hello", agent="plain")
+                assert await sent.result() == "echo hello"
+                await server.kill9()
+                assert not server.is_running
+                with pytest.raises(ProcessLookupError):
+                    os.kill(pid, 0)
+                await server.start()
+                assert server.url == url
+                again = [item.type async for item in sent.events()]
+            assert again[-1] == "agent_completed"
+            signed = await runwire.sign_in(url, user="ada", password="correct horse")
+            assert signed.user == client.user
+            await server.stop()
+            assert not server.is_running
+
+    asyncio.run(run())
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def agent(:\n")
+
+    async def run() -> None:
+        async with ServerProcess(str(tmp_path / "broken.py"), data_dir=tmp_path / "data"):
+            pass
+
+    with pytest.raises(Unavailable, match=r"broken\.py"):
+        asyncio.run(run())
+
+
+def test_a_verb_that_fails_says_why(tmp_path: Path) -> None:
+    server = ServerProcess(AGENTS, data_dir=tmp_path / "data")
+    with pytest.raises(Unavailable, match="user add"):
+        asyncio.run(server.create_token("nobody"))
+
+
+def test_the_fixtures_serve_a_project_and_show_the_log_on_failure(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("async def agent(ctx, message):\n    return f'echo {message}'\n")
+    (tmp_path / "test_agent.py").write_text(PROJECT)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_agent.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "log of http://127.0.0.1:" in done.stdout
+    assert "run_completed" in done.stdout
