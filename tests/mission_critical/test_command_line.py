@@ -1,0 +1,166 @@
+"""The command line that outside programs rely on (PROTOCOL §6), as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runwire.testing.server import ServerProcess
+from tests.mission_critical.deployment import AGENTS, Deployment
+
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "NO_COLOR": "1"}
+
+
+def _runwire(
+    *words: str, cwd: Path, stdin: str = "", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "runwire", *words],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**_ENVIRONMENT, **(environment or {})},
+    )
+
+
+def test_user_and_token_work_on_an_empty_folder_and_say_what_to_do(tmp_path: Path) -> None:
+    unknown = _runwire("token", "create", "--user", "ann", "--data-dir", "data", cwd=tmp_path)
+    assert unknown.returncode == 1
+    assert "runwire user add ann" in unknown.stderr
+    assert unknown.stdout == ""
+    assert _runwire("user", "add", "ann", "--data-dir", "data", cwd=tmp_path).returncode == 0
+    again = _runwire("user", "add", "ann", "--data-dir", "data", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "ann" in again.stderr
+    made = _runwire("token", "create", "--user", "ann", "--data-dir", "data", cwd=tmp_path)
+    assert made.returncode == 0
+    assert len(made.stdout.split()) == 1
+    assert made.stdout.startswith("rw_")
+    assert "Traceback" not in unknown.stderr + again.stderr
+
+
+def test_faults_of_configuration_are_all_named_and_exit_78(tmp_path: Path) -> None:
+    (tmp_path / "runwire.toml").write_text('prot = 1\nmax_runs = "many"\n', encoding="utf-8")
+    done = _runwire(
+        "dev", str(AGENTS), "--data-dir", "data", cwd=tmp_path, environment={"RUNWIRE_HOSTT": "x", "RUNWIRE_PORT": "p"}
+    )
+    assert done.returncode == 78, done.stderr
+    for word in ("prot", "did you mean `port`", "max_runs", "RUNWIRE_HOSTT", "RUNWIRE_HOST", "RUNWIRE_PORT"):
+        assert word in done.stderr, word
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [("missing.py", "missing.py"), ("broken.py", "broken.py"), ("empty.py", "async def agent"), ("no_such_module:x", "no_such_module")],
+)
+def test_an_agent_that_cannot_be_loaded_is_explained(tmp_path: Path, target: str, word: str) -> None:
+    (tmp_path / "broken.py").write_text("async def agent(ctx, message:\n", encoding="utf-8")
+    (tmp_path / "empty.py").write_text("x = 1\n", encoding="utf-8")
+    done = _runwire("dev", target, "--port", "0", "--no-open", "--data-dir", "data", cwd=tmp_path)
+    assert done.returncode == 78
+    assert word in done.stderr
+    assert "runwire/" not in done.stderr, "no line of ours in an error of the user's file"
+
+
+def test_usage_errors_exit_2(tmp_path: Path) -> None:
+    assert _runwire("dance", cwd=tmp_path).returncode == 2
+    assert _runwire("token", "create", cwd=tmp_path).returncode == 2
+    assert _runwire("new", "no/such name", cwd=tmp_path).returncode == 2
+
+
+async def test_a_busy_port_says_so_and_names_a_free_one(deployment: Deployment, tmp_path: Path) -> None:
+    port = deployment.url.rpartition(":")[2]
+    done = await asyncio.to_thread(
+        _runwire, "dev", str(AGENTS), "--port", port, "--no-open", "--data-dir", "data", cwd=tmp_path
+    )
+    assert done.returncode == 78
+    assert port in done.stderr
+    assert "is free: --port" in done.stderr
+
+
+async def test_a_second_server_on_the_same_folder_is_refused(deployment: Deployment) -> None:
+    done = await asyncio.to_thread(
+        _runwire, "dev", str(AGENTS), "--port", "0", "--no-open",
+        "--data-dir", str(deployment.process.data_dir), cwd=deployment.probes,
+    )  # fmt: skip
+    assert done.returncode == 78
+    assert str(deployment.process.pid) in done.stderr
+
+
+async def test_standard_output_has_exactly_the_two_lines(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "runwire", "dev", str(AGENTS), "--port", "0", "--no-open", "--data-dir", "data",
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdout
+    async with asyncio.timeout(30):
+        ready, link = [(await process.stdout.readline()).decode() for _ in range(2)]
+        process.terminate()
+        rest = await process.stdout.read()
+        await process.wait()
+    assert ready.startswith("ready http://127.0.0.1:")
+    assert link.startswith(f"sign-in {ready.split()[1]}/?link=")
+    assert rest == b""
+
+
+async def test_new_makes_a_project_that_runs(tmp_path: Path) -> None:
+    assert (await asyncio.to_thread(_runwire, "new", "demo", cwd=tmp_path)).returncode == 0
+    done = await asyncio.to_thread(_runwire, "run", "one two three", "--json", cwd=tmp_path / "demo")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [event["type"] for event in events]
+    five = {"agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"}
+    assert five <= set(kinds)
+    assert kinds[-1] == "agent_completed"
+    assert events[-1]["data"]["output"].startswith("You wrote 3 words")
+
+
+async def test_run_tail_and_replay_show_the_same_events(tmp_path: Path) -> None:
+    async with ServerProcess(str(AGENTS), data_dir=tmp_path / "data") as server:
+        async def events(*words: str) -> list[dict[str, object]]:
+            done = await asyncio.to_thread(
+                _runwire, *words, "--json", "--data-dir", str(server.data_dir), cwd=tmp_path
+            )
+            assert done.returncode == 0, done.stderr
+            return [json.loads(line) for line in done.stdout.splitlines()]
+
+        ran = await events("run", "hello", "--agent", "golden")
+        run = str(ran[0]["run"])
+        assert await events("replay", run, "--speed", "0") == ran
+        assert await events("tail", run) == ran
+        failed = await asyncio.to_thread(
+            _runwire, "run", "x", "--agent", "failing", "--data-dir", str(server.data_dir), cwd=tmp_path
+        )
+        assert failed.returncode == 1
+        assert "agent_error" in failed.stdout
+        nobody = await asyncio.to_thread(
+            _runwire, "run", "x", "--agent", "nobody", "--data-dir", str(server.data_dir), cwd=tmp_path
+        )
+        assert nobody.returncode == 1
+        assert "golden" in nobody.stderr, "the names to choose from"
+
+
+async def test_check_proves_our_own_server(deployment: Deployment, tmp_path: Path) -> None:
+    key = await deployment.key("checker")
+    done = await asyncio.to_thread(
+        _runwire, "check", deployment.url, "--token", key, "--agent", "golden", "--json", cwd=tmp_path
+    )
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, report["verdict"]
+    assert {result["status"] for result in report["results"] if result["case"] != "position_frame"} == {"kept"}
+    plain = await asyncio.to_thread(
+        _runwire, "check", deployment.url, "--token", key, "--agent", "plain", "--only", "golden_path", cwd=tmp_path
+    )
+    assert plain.returncode == 1, "a run without tools never passes as five"
+    assert "tool_executing" in plain.stdout
+    nobody = await asyncio.to_thread(_runwire, "check", "http://127.0.0.1:9", "--token", key, cwd=tmp_path)
+    assert nobody.returncode == 2
