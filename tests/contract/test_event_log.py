@@ -90,7 +90,7 @@ async def test_terminal_batch_sent_again_after_a_lost_reply_is_not_doubled(stora
 
 
 @pytest.mark.parametrize(
-    ("attempt", "ordinal", "count"), [(1, 3, 1), (1, 1, 1), (1, 0, 3), (2, 2, 1), (0, 2, 1)], ids=str
+    ("attempt", "ordinal", "count"), [(1, 3, 1), (1, 1, 1), (1, 0, 1), (1, 0, 3), (2, 2, 1), (0, 2, 1)], ids=str
 )
 async def test_batch_that_is_not_the_next_one_is_fenced(
     storage: Storage, attempt: int, ordinal: int, count: int

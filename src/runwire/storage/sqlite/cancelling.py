@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from runwire.protocol.events import AgentCancelled, new_event, pack
@@ -29,17 +29,15 @@ class Unfinished(NamedTuple):
 
 
 def call_off(
-    connection: sqlite3.Connection, log: str, runs: Iterable[Unfinished], request: CancelRequest
+    connection: sqlite3.Connection, log: str, runs: Sequence[Unfinished], request: CancelRequest
 ) -> list[Committed]:
     """End runs that are queued or parked, in order, and flag those that are running."""
     now = now_ms()
     packed = pack([new_event(AgentCancelled(by=request.by, reason=request.reason), ts=now)])
-    all_committed: list[Committed] = []
-    for run in runs:
-        connection.execute(_SQL["flag_cancel"], (run.key, request.by, request.reason))
-        if run.status in ("queued", "waiting"):
-            stretch = Stretch(run.thread_key, run.key, run.run, run.attempt, None, 1, FLAG_TERMINAL, packed)
-            (committed,) = extend(connection, log, [stretch])
-            connection.execute(_SQL["end_run"], (run.key, "cancelled", committed.last_seq, None, now))
-            all_committed.append(committed)
+    connection.executemany(_SQL["flag_cancel"], [(run.key, request.by, request.reason) for run in runs])
+    idle = [run for run in runs if run.status in ("queued", "waiting")]
+    stretches = [Stretch(run.thread_key, run.key, run.run, run.attempt, None, 1, FLAG_TERMINAL, packed) for run in idle]
+    all_committed = extend(connection, log, stretches)
+    for run, committed in zip(idle, all_committed, strict=True):
+        connection.execute(_SQL["end_run"], (run.key, "cancelled", committed.last_seq, None, now))
     return all_committed
