@@ -70,6 +70,24 @@ test("a reset moves position and log, and ordinary events follow", () => {
   assert.equal(sub.subscribe("3").log, "k2");
 });
 
+test("a cut between subscribed and its reset leaves the position in the old log", () => {
+  const sub = subscribed(5);
+  sub.disconnected();
+  sub.subscribe("2");
+  assert.equal(sub.receive({ op: "subscribed", id: "2", thread: "th_1", log: "k2", after: 5, head: 9 }), "begun");
+  assert.equal(sub.receive({ op: "event", thread: "th_1", seq: 6, prev: 5, type: "custom" }), "drop");
+  sub.disconnected();
+  assert.equal(sub.subscribe("3").log, "k1");
+});
+
+test("a send answered from another log counts for nothing until the reset", () => {
+  const sub = subscribed(5);
+  assert.equal(sub.sent({ after: 9, log: "k9" }), "resubscribe");
+  sub.subscribe("4");
+  assert.equal(sub.receive({ op: "reply", id: "4", thread: "th_1", ok: false }), "refused");
+  assert.equal(sub.receive({ op: "event", thread: "th_1", seq: 6, prev: 5, type: "custom" }), "drop");
+});
+
 test("unsubscribed keeps the position if asked, and drops it with the thread", () => {
   const sub = subscribed(5);
   assert.equal(sub.receive({ op: "unsubscribed", thread: "th_1", reason: "asked" }), "ended");

@@ -23,7 +23,12 @@ export class Subscription {
     this.log = null;
     this.last = null; // seq of the last event applied; null: no position held
     this.waiting = null; // id of a `subscribe` that has no answer yet
-    this.isLive = false; // the present socket has a subscription
+    this.following = null; // log of the present socket's subscription; null: it has none
+  }
+
+  /** Whether events of the present socket count: it follows the history that the position belongs to. */
+  get isLive() {
+    return this.following !== null && this.following === this.log;
   }
 
   /** The frame to send, to subscribe from the position held (else from the start). */
@@ -37,7 +42,7 @@ export class Subscription {
   /** The socket is gone: its subscription too; the position stays. */
   disconnected() {
     this.waiting = null;
-    this.isLive = false;
+    this.following = null;
   }
 
   /**
@@ -53,10 +58,10 @@ export class Subscription {
       case "event":
         return this.#event(frame, fits);
       case "position":
-        return this.last !== null && frame.seq > this.last ? "resubscribe" : "drop";
+        return this.isLive && this.last !== null && frame.seq > this.last ? "resubscribe" : "drop";
       case "reset":
         this.last = frame.from;
-        this.log = frame.log;
+        this.log = this.following = frame.log;
         return "reset";
       case "unsubscribed":
         return this.#unsubscribed(frame);
@@ -67,21 +72,20 @@ export class Subscription {
 
   /** Take the `data` of a reply to `send`; it subscribed the socket. Returns drop | resubscribe. */
   sent(data) {
-    this.isLive = true;
-    if (this.last === null) {
-      this.last = data.after;
-      this.log = data.log;
-      return "drop";
-    }
-    return this.log === data.log ? "drop" : "resubscribe";
+    this.following = data.log;
+    this.last ??= data.after;
+    this.log ??= data.log;
+    return this.isLive ? "drop" : "resubscribe";
   }
 
   #awaited(frame) {
     if (frame.op === "subscribed" && frame.id === this.waiting) {
       this.waiting = null;
-      this.isLive = true;
+      this.following = frame.log;
+      // With another log held, a reset follows and brings the new one. Were the socket cut in between, the
+      // old position in the new log would name other events: so until then the position stays the old log's.
+      this.log ??= frame.log;
       this.last = frame.after;
-      this.log = frame.log;
       return "begun";
     }
     if (frame.op === "reply" && frame.id === this.waiting && !frame.ok) {
@@ -94,7 +98,7 @@ export class Subscription {
   }
 
   #event(event, fits) {
-    if (this.last === null || event.seq <= this.last) return "drop";
+    if (!this.isLive || this.last === null || event.seq <= this.last) return "drop";
     if (event.prev > this.last) return "resubscribe";
     const fit = fits(event);
     if (fit === "gap") return "resubscribe";
@@ -103,7 +107,7 @@ export class Subscription {
   }
 
   #unsubscribed(frame) {
-    this.isLive = false;
+    this.following = null;
     this.waiting = null;
     if (frame.reason !== "deleted") return "ended";
     this.last = null;
