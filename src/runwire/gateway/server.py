@@ -189,6 +189,16 @@ class Server(uvicorn.Server):
         self._cut_short = False
         self._limit: asyncio.Timeout | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept."""
+        await super().startup(sockets)
+        self._is_up.set()
+
+    async def until_up(self) -> None:
+        """Wait until the server accepts; its `serve` is running elsewhere."""
+        await self._is_up.wait()
 
     @property
     def port(self) -> int:

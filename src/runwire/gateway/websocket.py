@@ -177,8 +177,8 @@ class Socket:
         except Unavailable as error:
             connection.close(CloseCode.TOO_MANY_CONNECTIONS, error.message)
             return
-        # In the index first, checked then: a revocation between the proof and this line is seen by one of the two.
-        self._check_standing()
+        # In the index from here on, and checked after that: before the first command and before the first byte.
+        # So a revocation since the proof is seen by one of the two.
         if services.live.is_draining:
             connection.close(CloseCode.DRAINING, "The server is restarting.", after_s=1.0)
         connection.signed_in(

@@ -122,7 +122,9 @@ async def test_a_new_subscription_replaces_the_old_one_and_stays_awake() -> None
     async with running() as node, node.connect() as websocket:
         ann = await welcomed(websocket)
         data = (await ann.ask(op="send", content="hi"))["data"]
-        await ann.ask(op="subscribe", thread=data["thread"], after=0, view="lifecycle")
+        for _ in range(3):
+            await ann.ask(op="subscribe", thread=data["thread"], after=0, view="lifecycle")
+            ann.events.clear()
         await node.worker.whole_run(data["run"])
         await ann.until_end(data["run"])
         assert not [event for event in ann.events if event["type"] in events.DELTA_TYPES]
@@ -183,6 +185,18 @@ class LosingBus(LocalBus):
             if self._number % 3:
                 return
         super().publish(message)
+
+
+async def test_a_node_hears_its_own_sends_without_any_bus_or_check() -> None:
+    never = TailSettings(blind_check_s=1000.0, active_check_s=1000.0, idle_check_s=1000.0)
+    async with running(GatewaySettings(tail=never), bus=DeafBus()) as node, node.connect() as websocket:
+        ann = await welcomed(websocket)
+        thread = await node.empty_log()
+        await ann.ask(op="subscribe", thread=thread, after=0)
+        for n in range(3):
+            await ann.ask(op="send", thread=thread, content=f"message {n}")
+            while len(ann.events) <= n:
+                ann.apply(await ann.frame())
 
 
 async def test_holes_are_filled_from_the_log() -> None:

@@ -1,0 +1,337 @@
+"""Rings and cursors without a server: what is taken from the bus, what from the log, what from neither."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.gateway.node import DeafBus, Worker, eventually
+
+from runwire.gateway.ring import Ring
+from runwire.gateway.subscription import Subscription, Subscriptions, Taken
+from runwire.gateway.tail import Tail, TailSettings
+from runwire.protocol import events, frames
+from runwire.protocol.events import StoredEvent
+from runwire.storage.base import Bus, Committed, NewMessage, Page, Sent, Storage, Wake
+from runwire.storage.bus_local import LocalBus
+from runwire.storage.memory.state import State
+from runwire.storage.memory.storage import MemoryStorage
+
+NEVER = TailSettings(blind_check_s=1000.0, active_check_s=1000.0, idle_check_s=1000.0)  # no check finds anything
+
+
+class Place:
+    """A tail over memory storage, and somebody who wakes up."""
+
+    def __init__(self, storage: Storage, bus: Bus, tail: Tail) -> None:
+        self.storage = storage
+        self.bus = bus
+        self.tail = tail
+        self.subscriptions = Subscriptions(storage, tail, replay_events=20_000)
+        self.worker = Worker(storage, bus)
+        self.woken = asyncio.Event()
+
+    async def send(self, thread: str | None = None) -> Sent:
+        message = NewMessage(user="usr_ann", thread=thread, agent="echo", content="hi")
+        return await self.storage.runs.send(message)
+
+    async def open(self, thread: str, *, after: int) -> Subscription:
+        opened = await self.subscriptions.open(
+            user="usr_ann", thread=thread, after=after, log=None, view="all", wake=lambda _thread: self.woken.set()
+        )
+        return opened.subscription
+
+    async def seqs(self, subscription: Subscription, *, count: int) -> list[int]:
+        """Take until so many events came; wait for wake-ups in between."""
+        found: list[int] = []
+        while len(found) < count:
+            self.woken.clear()
+            taken = await subscription.take(size_bytes=1_000)
+            if taken is None:
+                await self.woken.wait()
+                continue
+            subscription.advance(taken)
+            found += [event.seq for event in taken.events]
+        return found
+
+
+@asynccontextmanager
+async def tailing(
+    settings: TailSettings = NEVER, *, bus: Bus | None = None, storage: Storage | None = None
+) -> AsyncIterator[Place]:
+    store = storage or MemoryStorage(State())
+    used = bus or LocalBus()
+    tail = Tail(store, used, settings)
+    async with asyncio.TaskGroup() as group:
+        feeding = group.create_task(tail.run())
+        await asyncio.sleep(0)  # it listens now
+        yield Place(store, used, tail)
+        feeding.cancel()
+
+
+def segment(place: Place, thread: str, *, first: int, text: str, **other: str) -> Committed:
+    """Make a segment as the bus would bring it; it is in no log."""
+    event = events.new_event(events.Custom(name=text, value=None), ts=1)
+    fields = {"log": place.storage.log, "user": "usr_ann", "thread": thread, "run": "run_x"} | other
+    return Committed(**fields, attempt=1, first_seq=first, last_seq=first, packed=events.pack([event]))
+
+
+async def test_a_segment_that_continues_the_ring_is_taken_without_the_log() -> None:
+    async with tailing() as place:
+        thread = (await place.send()).thread
+        subscription = await place.open(thread, after=1)
+        place.tail.hear(segment(place, thread, first=2, text="hinted"))
+        taken = await subscription.take(size_bytes=1_000)
+        assert taken is not None
+        assert [event.seq for event in taken.events] == [2]
+
+
+@pytest.mark.parametrize("other", [{"user": "usr_eve"}, {"log": "elsewhere"}])
+async def test_a_segment_of_another_owner_or_history_is_only_a_reason_to_look(other: dict[str, str]) -> None:
+    async with tailing() as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=1)
+        place.tail.hear(segment(place, sent.thread, first=2, text="forged", **other))
+        await place.send(sent.thread)  # commits the real event 2; no bus tells
+        assert await place.seqs(subscription, count=1) == [2]
+        taken = await (await place.open(sent.thread, after=1)).take(size_bytes=1_000)
+        assert taken is not None
+        assert b"forged" not in b"".join(taken.encoded)
+
+
+async def test_doubled_and_late_segments_change_nothing() -> None:
+    async with tailing() as place:
+        thread = (await place.send()).thread
+        subscription = await place.open(thread, after=1)
+        for text in ("once", "twice"):
+            place.tail.hear(segment(place, thread, first=2, text=text))
+        place.tail.hear(segment(place, thread, first=1, text="late"))
+        taken = await subscription.take(size_bytes=1_000)
+        assert taken is not None
+        assert [event.seq for event in taken.events] == [2]
+        subscription.advance(taken)
+        assert await subscription.take(size_bytes=1_000) is None
+
+
+async def test_what_a_worker_was_quicker_with_is_found_after_a_send() -> None:
+    async with tailing(bus=DeafBus()) as place:
+        sent = await place.send()
+        claim = await place.worker.claim(sent.run)
+        await place.worker.append(claim, [events.AgentStarted(agent="echo", message=sent.message)])
+        subscription = place.subscriptions.open_after_send(
+            user="usr_ann",
+            thread=sent.thread,
+            after=sent.after,
+            log=sent.log,
+            view="all",
+            wake=lambda _thread: place.woken.set(),
+        )
+        assert await place.seqs(subscription, count=2) == [1, 2]
+
+
+async def test_without_a_beacon_active_threads_are_checked_quickly() -> None:
+    settings = TailSettings(blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings, bus=DeafBus()) as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        await place.worker.whole_run(sent.run)
+        assert await place.seqs(subscription, count=13) == list(range(1, 14))
+
+
+async def test_with_a_beacon_an_active_thread_waits_for_its_own_check_and_an_idle_one_longer() -> None:
+    asked: list[Mapping[str, int]] = []
+    storage = MemoryStorage(State())
+    heads = storage.events.heads
+
+    async def counted(known: Mapping[str, int]) -> dict[str, int]:
+        asked.append(dict(known))
+        return await heads(known)
+
+    storage.events.heads = counted  # type: ignore[method-assign]  # counts, and does as before
+    settings = TailSettings(
+        beacon_s=0.005, beacon_fresh_s=5.0, blind_check_s=0.005, active_check_s=0.05, idle_check_s=0.3
+    )
+    async with tailing(settings, storage=storage) as place:
+        idle, active = await place.send(), await place.send()
+        await place.worker.whole_run(idle.run)
+        await place.open(idle.thread, after=-1)
+        await place.open(active.thread, after=-1)
+        await eventually(lambda: sum(len(known) == 2 for known in asked) >= 3)
+    both = [n for n, known in enumerate(asked) if len(known) == 2]
+    between = asked[both[1] + 1 : both[2]]
+    assert len(between) >= 2  # several checks of the active thread for one of all
+    assert all(list(known) == [active.thread] for known in between)
+
+
+async def test_a_hole_larger_than_the_ring_is_left_to_the_readers_of_the_log() -> None:
+    small = TailSettings(ring_events=10, blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(small, bus=DeafBus()) as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        await place.worker.whole_run(sent.run, words=200)
+        assert await place.seqs(subscription, count=208) == list(range(1, 209))
+
+
+# ── what is gone ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Trimmed:
+    """The log port of a database that keeps nothing up to `floor`."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self._events = storage.events
+        self.floor = 0
+
+    async def read(self, thread: str, *, after: int, limit: int = 500, size_bytes: int = 262_144) -> Page:
+        page = await self._events.read(thread, after=after, limit=limit, size_bytes=size_bytes)
+        kept = [event for event in page.events if event.seq > self.floor]
+        return msgspec.structs.replace(page, floor=self.floor, events=kept)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._events, name)
+
+
+@asynccontextmanager
+async def trimming() -> AsyncIterator[tuple[Place, Trimmed]]:
+    storage = MemoryStorage(State())
+    trimmed = Trimmed(storage)
+    storage.events = trimmed  # type: ignore[assignment,misc]  # the same port with a floor
+    get = storage.threads.get
+
+    async def with_floor(user: str, thread: str) -> Any:
+        return msgspec.structs.replace(await get(user, thread), floor=trimmed.floor)
+
+    storage.threads.get = with_floor  # type: ignore[method-assign]  # as above
+    async with tailing(TailSettings(ring_events=10, blind_check_s=0.02), bus=DeafBus(), storage=storage) as place:
+        yield place, trimmed
+
+
+async def test_a_position_below_the_floor_is_reset_at_once() -> None:
+    async with trimming() as (place, trimmed):
+        sent = await place.send()
+        await place.worker.whole_run(sent.run)
+        trimmed.floor = 5
+        opened = await place.subscriptions.open(
+            user="usr_ann", thread=sent.thread, after=4, log=None, view="all", wake=lambda _thread: None
+        )
+        assert opened.reset == frames.Reset(thread=sent.thread, log=place.storage.log, from_=0, reason="trimmed")
+
+
+async def test_a_reader_that_the_floor_overtakes_is_reset_and_never_shown_a_hole() -> None:
+    async with trimming() as (place, trimmed):
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        assert await place.seqs(subscription, count=1) == [1]
+        trimmed.floor = 8
+        await place.worker.whole_run(sent.run, words=3)
+        taken: Taken | None = None
+        while taken is None:
+            place.woken.clear()
+            taken = await subscription.take(size_bytes=100_000)
+            if taken is None:
+                await place.woken.wait()
+        assert taken.reset is not None
+        assert taken.reset.reason == "trimmed"
+        assert taken.events == []
+
+
+async def test_a_deleted_thread_ends_its_subscriptions_by_hint() -> None:
+    async with tailing() as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=-1)
+        await place.storage.threads.delete("usr_ann", sent.thread)
+        place.bus.publish(Wake(topic="deleted", thread=sent.thread))
+        await place.woken.wait()
+        taken = await subscription.take(size_bytes=1_000)
+        assert taken is not None
+        assert taken.is_deleted
+
+
+async def test_a_false_hint_of_deletion_ends_nothing() -> None:
+    async with tailing() as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        place.bus.publish(Wake(topic="deleted", thread=sent.thread))
+        await place.woken.wait()
+        assert await place.seqs(subscription, count=1) == [1]
+
+
+# ── rings ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ring_of(*kinds: events.EventData, limit_events: int = 100, at: int = 0) -> Ring:
+    ring = Ring(user="usr_ann", thread="th_1", limit_events=limit_events, limit_bytes=1_000_000)
+    ring.open(at=at, log="k3x9")
+    stored: list[StoredEvent] = []
+    for n, data in enumerate(kinds, start=at + 1):
+        new = events.new_event(data, ts=1)
+        stored.append(StoredEvent(seq=n, run="run_1", attempt=1, type=new.type, ts=1, data=new.data))
+    ring.extend(stored, through=at + len(kinds))
+    return ring
+
+
+def delta() -> events.EventData:
+    return events.TextDelta(message="msg_1", offset=0, text="x")
+
+
+def note() -> events.EventData:
+    return events.Custom(name="n", value=1)
+
+
+async def chain(ring: Ring, view: events.View, *, after: int) -> list[tuple[int, int]]:
+    subscription = Subscription(
+        storage=MemoryStorage(State()), ring=ring, listener=lambda: None, view=view, position=after, log="k3x9"
+    )
+    taken = await subscription.take(size_bytes=100_000)
+    assert taken is not None
+    found = [msgspec.json.decode(frame) for frame in taken.encoded]
+    return [(frame["prev"], frame["seq"]) for frame in found]
+
+
+async def test_the_first_prev_is_the_readers_own_position_and_the_rest_is_the_views() -> None:
+    ring = ring_of(note(), delta(), delta(), note(), events.StepStarted(step="s", try_=1, name="n"), delta(), note())
+    assert await chain(ring, "lifecycle", after=0) == [(0, 1), (1, 4), (4, 7)]
+    # Asked from a delta: 2 is what this reader holds, whatever others got before.
+    assert await chain(ring, "lifecycle", after=2) == [(2, 4), (4, 7)]
+    assert await chain(ring, "all", after=0) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 6), (6, 7)]
+    assert await chain(ring, "all", after=5) == [(5, 6), (6, 7)]
+
+
+async def test_an_event_is_encoded_once_per_view() -> None:
+    ring = ring_of(note(), delta(), note())
+    first, second, third = ring.after(0)
+    assert first.frame("th_1", "all", 0) is first.frame("th_1", "all", 0)
+    assert third.frame("th_1", "lifecycle", 1) is third.frame("th_1", "lifecycle", 1)
+    assert third.frame("th_1", "all", 2) is not third.frame("th_1", "lifecycle", 1)
+    assert not second.is_in("lifecycle")
+
+
+def test_a_ring_is_bounded_and_says_where_it_begins() -> None:
+    ring = ring_of(*(note() for _ in range(100)), limit_events=10, at=40)
+    assert ring.through == 140
+    assert len(ring.after(ring.start)) == ring.through - ring.start
+    assert len(ring.after(ring.start)) <= 10
+    large = Ring(user="u", thread="t", limit_events=100, limit_bytes=10_000)
+    large.open(at=0, log="l")
+    new = events.new_event(events.Custom(name="n", value="x" * 4_000), ts=1)
+    for seq in range(1, 6):
+        event = StoredEvent(seq=seq, run="r", attempt=1, type=new.type, ts=1, data=new.data)
+        large.extend([event], through=seq)
+    assert len(large.after(large.start)) <= 2
+
+
+def test_a_ring_knows_whether_a_run_goes_on() -> None:
+    ring = ring_of()
+    assert ring.is_active  # not known yet
+    ring.unfinished = set()
+    said = events.new_event(events.UserMessage(message="m", content="hi"), ts=1)
+    ended = events.new_event(events.AgentCompleted(output=None, duration_ms=1), ts=1)
+    activity: list[bool] = []
+    for seq, new in enumerate((said, ended), start=1):
+        ring.extend([StoredEvent(seq=seq, run="r", attempt=1, type=new.type, ts=1, data=new.data)], through=seq)
+        activity.append(ring.is_active)
+    assert activity == [True, False]
