@@ -18,9 +18,6 @@ PRAGMA cache_size = -16384
 -- name: journal_size_limit
 PRAGMA journal_size_limit = 67108864
 
--- name: query_only
-PRAGMA query_only = ON
-
 -- name: tables
 SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
 
@@ -181,10 +178,11 @@ UPDATE thread SET title = ?2, updated_at = ?3 WHERE key = ?1
 -- name: delete_thread
 UPDATE thread SET title = NULL, deleted_at = ?2, updated_at = ?2 WHERE key = ?1
 
+-- The active run is older than every queued one.
 -- name: reset_from
 SELECT coalesce(
-  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('queued', 'running', 'waiting')
-   ORDER BY r.key LIMIT 1),
+  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('running', 'waiting')),
+  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status = 'queued' ORDER BY r.key LIMIT 1),
   (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key ORDER BY r.key DESC LIMIT 1),
   0)
 FROM thread t WHERE t.id = ?1 AND t.deleted_at IS NULL
@@ -203,9 +201,12 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued', ?7, ?8, ?9) RETURNING key
 -- name: place_run
 UPDATE run SET seq = ?2 WHERE key = ?1
 
+-- In two halves, so that each has its partial index: a thread may have thousands of runs that ended.
 -- name: unfinished_of_thread
-SELECT key, id, thread_key, status, attempt FROM run
-WHERE thread_key = ?1 AND status IN ('queued', 'running', 'waiting') ORDER BY key
+SELECT key, id, thread_key, status, attempt FROM run WHERE thread_key = ?1 AND status IN ('running', 'waiting')
+UNION ALL
+SELECT key, id, thread_key, status, attempt FROM run WHERE thread_key = ?1 AND status = 'queued'
+ORDER BY key
 
 -- name: unfinished_of_user
 SELECT r.key, r.id, r.thread_key, r.status, r.attempt, t.id
@@ -222,11 +223,13 @@ WHERE r.id = ?1 AND (?2 IS NULL OR (u.id = ?2 AND t.deleted_at IS NULL))
 UPDATE run SET cancel_by = ?2, cancel_reason = ?3 WHERE key = ?1 AND cancel_by IS NULL
 
 -- What was running under another owner (a dead one, or nobody after a hand-over).
+-- The index is named because the planner, for the order's sake, would rather walk through all runs there ever were.
 -- name: lost_runs
-SELECT key FROM run WHERE status = 'running' AND owner IS NOT ?1 ORDER BY key LIMIT ?2
+SELECT key FROM run INDEXED BY run_running WHERE status = 'running' AND owner IS NOT ?1 ORDER BY key LIMIT ?2
 
 -- Users in turn: each one's first candidate before anybody's second, and among these who was served longest ago.
--- `waiting` steps from user to user through the index, so that one user's thousand queued runs cost nobody else.
+-- `waiting` steps from user to user through the index, and of each at most ?1 runs are looked at, so that one user's
+-- thousand queued runs cost nobody else.
 -- name: queued_runs
 WITH RECURSIVE waiting (user_key) AS (
   SELECT min(user_key) FROM run WHERE status = 'queued'
@@ -269,7 +272,7 @@ UPDATE run SET owner = NULL, worker = NULL, handed_over = ?4
 WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND owner = ?3
 
 -- name: signals
-SELECT id, attempt, cancel_by, cancel_reason FROM run
+SELECT id, attempt, cancel_by, cancel_reason FROM run INDEXED BY run_running
 WHERE status = 'running' AND owner = ?1 AND worker = ?2 AND cancel_by IS NOT NULL ORDER BY key
 
 -- name: run_row

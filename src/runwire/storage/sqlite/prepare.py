@@ -57,7 +57,7 @@ def prepare(path: Path) -> Prepared:
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a connection that cannot write."""
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro",
         uri=True,
         isolation_level=None,
@@ -65,8 +65,6 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         timeout=BUSY_TIMEOUT_S,
         cached_statements=256,
     )
-    connection.execute(_SQL["query_only"])
-    return connection
 
 
 def _open(path: Path, lock: OwnerLock) -> Prepared:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -108,7 +109,8 @@ class Writer:
     def _divide(self, group: list[Job[Any]], error: sqlite3.Error) -> None:
         """Execute a void group again in halves, in order, until only the guilty job fails."""
         if self._connection.in_transaction:
-            self._connection.execute(_SQL["rollback"])
+            with suppress(sqlite3.Error):  # should even this fail, the next BEGIN does, and says so to everybody
+                self._connection.execute(_SQL["rollback"])
         _log.warning("sqlite_group_void", jobs=len(group), error=type(error).__name__)
         if len(group) == 1:
             _fail(group, _first_sqlite_error(group[0].error) or error)
