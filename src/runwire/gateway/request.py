@@ -11,6 +11,7 @@ from fastapi import Request, Response
 
 from runwire.auth.identity import Identity
 from runwire.errors import ProtocolError, RunwireError, Unauthenticated
+from runwire.gateway.clock import wall_ms
 from runwire.gateway.identities import Identities
 from runwire.gateway.problem import problem
 from runwire.gateway.upgrade import has_token_in_query
@@ -20,6 +21,7 @@ from runwire.protocol.codes import ErrorCode
 __all__ = ["PAGE_LIMIT", "Callers", "answer", "decode_body", "problem_response", "read_body"]
 
 PAGE_LIMIT: Final = 200  # PROTOCOL §3
+_LEEWAY_MS: Final = 30_000  # as the verifier of tokens allows between two clocks
 
 _encoder: Final = msgspec.json.Encoder()
 T = TypeVar("T", bound=strict_json.Inbound)
@@ -44,9 +46,14 @@ class Callers:
         if scheme.lower() != "bearer" or not credential.strip():
             raise Unauthenticated("Send `Authorization: Bearer <access token or API key>`.")
         identity = await self.identities.authenticate(credential.strip())
-        if not self.identities.view.is_current(identity):
-            raise Unauthenticated("Your access was withdrawn.")
+        self.check(identity)
         return identity
+
+    def check(self, identity: Identity) -> None:
+        """Raise Unauthenticated if access was withdrawn, or has ended."""
+        is_over = identity.expires_at is not None and identity.expires_at + _LEEWAY_MS < wall_ms()
+        if is_over or not self.identities.view.is_current(identity):
+            raise Unauthenticated("Your access was withdrawn or has ended.")
 
 
 async def read_body(request: Request, *, limit_bytes: int) -> bytes:

@@ -155,7 +155,7 @@ class ThreadRoutes:
             user=identity.user, thread=thread, after=after, log=log, view=view, wake=lambda _thread: wake.set()
         )
         if not is_stream:
-            return await self._poll(opened, wake, min(wait, self.wait_max_s))
+            return await self._poll(identity, opened, wake, min(wait, self.wait_max_s))
         if run and run.terminal_seq is not None and opened.reset is None and opened.after >= run.terminal_seq:
             self.subscriptions.close(opened.subscription)
             return Response(status_code=204)  # makes an EventSource stop for good
@@ -173,11 +173,12 @@ class ThreadRoutes:
         )
         return _Streamed(stream)
 
-    async def _poll(self, opened: Opened, wake: asyncio.Event, wait_s: float) -> Response:
+    async def _poll(self, identity: Identity, opened: Opened, wake: asyncio.Event, wait_s: float) -> Response:
         try:
             body = await poll(opened.subscription, reset=opened.reset, after=opened.after, wake=wake, wait_s=wait_s)
         finally:
             self.subscriptions.close(opened.subscription)
+        self.callers.check(identity)  # access may have been withdrawn while this waited
         return Response(body, 200, {"Cache-Control": "no-store"}, media_type="application/json; charset=utf-8")
 
     async def _run_of(self, identity: Identity, thread: str, run: str) -> RunRow:

@@ -105,6 +105,8 @@ class EventStream:
                 self._live.add(self)  # first in the index, then checked: before each chunk
             except Unavailable as error:
                 self.end(CloseCode.TOO_MANY_CONNECTIONS, error.message)
+            if self._live.is_draining:
+                self.end(CloseCode.DRAINING, "The server is restarting.", after_s=1.0)
             async with asyncio.TaskGroup() as group:
                 watcher = group.create_task(self._watch(receive))
                 try:

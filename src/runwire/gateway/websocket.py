@@ -115,20 +115,23 @@ class Socket:
                     await self._write()
                 finally:
                     reader.cancel()
+                self._hang_up()
                 # Commands that run are not cut off: what a `send` has stored must still be announced.
         except Exception as error:  # top of a connection
             _log.exception("socket_failed", connection=self._connection.connection, error=type(error).__name__)
             self._connection.close(CloseCode.INTERNAL, "Something went wrong here; come back.")
             self._flush()
+            self._hang_up()
         finally:
-            self._leave()
+            self._services.live.discard(self)
+            for subscription in self._subscriptions.values():
+                self._services.subscriptions.close(subscription)
+            if self._timer:
+                self._timer.cancel()
 
-    def _leave(self) -> None:
+    def _hang_up(self) -> None:
+        """Send the close frame, unless the client is gone. Commands that still run wait for nobody."""
         self._services.live.discard(self)
-        for subscription in self._subscriptions.values():
-            self._services.subscriptions.close(subscription)
-        if self._timer:
-            self._timer.cancel()
         closing = self._connection.closing
         if closing and not self._is_gone:
             self._services.metrics.closes.labels(code=int(closing.code)).inc()

@@ -118,11 +118,12 @@ async def test_another_tab_sees_all_and_its_leaving_harms_nobody() -> None:
         assert await ann.until_end(data["run"]) == await tab.until_end(data["run"])
 
 
-async def test_a_new_subscription_replaces_the_old_one_and_stays_awake() -> None:
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_new_subscription_replaces_the_old_one_and_stays_awake(times: int) -> None:
     async with running() as node, node.connect() as websocket:
         ann = await welcomed(websocket)
         data = (await ann.ask(op="send", content="hi"))["data"]
-        for _ in range(3):
+        for _ in range(times):
             await ann.ask(op="subscribe", thread=data["thread"], after=0, view="lifecycle")
             ann.events.clear()
         await node.worker.whole_run(data["run"])

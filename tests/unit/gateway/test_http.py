@@ -17,6 +17,7 @@ from runwire.gateway.sse import StreamSettings
 from runwire.protocol import events
 from runwire.protocol.connection import ConnectionSettings
 from runwire.protocol.frames import Limits
+from runwire.storage.base import NewMessage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 
@@ -366,6 +367,19 @@ async def test_json_answers_what_there_is_and_a_long_poll_what_comes() -> None:
         reset = (await http.get(path, params={"after": 99})).json()["reset"]
         assert (reset["reason"], reset["from"]) == ("log_changed", 0)
         assert node.gateway.tail.threads == 0
+
+
+async def test_a_long_poll_answers_nothing_after_access_was_withdrawn() -> None:
+    async with running() as node, person(node) as http:
+        data = await sent(http)
+        path = f"/v1/threads/{data['thread']}/events"
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(http.get(path, params={"after": 1, "wait": 10}))
+            await eventually(lambda: node.gateway.tail.threads > 0)
+            node.identities.withdraw("usr_ann")
+            await node.storage.runs.send(NewMessage(user="usr_ann", thread=data["thread"], agent="echo", content="no"))
+            node.bus.publish(Wake(topic="deleted", thread=data["thread"]))  # any reason to look
+        assert waiting.result().status_code == 401
 
 
 async def test_polling_page_by_page_is_the_whole_log() -> None:
