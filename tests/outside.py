@@ -51,7 +51,11 @@ class Outside:
         headers = {"Authorization": f"Bearer {self.token}"}
         async with asyncio.timeout(10):
             self._socket = await websockets.connect(
-                self.ws_url, additional_headers=headers, subprotocols=["runwire.v1"], max_size=None, **options
+                self.ws_url,
+                additional_headers=headers,
+                subprotocols=[websockets.Subprotocol("runwire.v1")],
+                max_size=None,
+                **options,
             )
         self._pending = []
         try:

@@ -40,13 +40,13 @@ def test_one_statement_gives_birth_to_a_seq() -> None:
 
 
 def test_one_function_executes_that_statement() -> None:
-    users = []
-    for file, tree in _modules():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
-                isinstance(leaf, ast.Constant) and leaf.value == "move_head" for leaf in ast.walk(node)
-            ):
-                users.append((file.relative_to(SOURCE).as_posix(), node.name))
+    users = [
+        (file.relative_to(SOURCE).as_posix(), node.name)
+        for file, tree in _modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(isinstance(leaf, ast.Constant) and leaf.value == "move_head" for leaf in ast.walk(node))
+    ]
     assert len(users) == 1, users
     assert users[0][0] == "storage/sqlite/log.py"
 
@@ -59,7 +59,8 @@ def test_architecture_names_the_birthplace() -> None:
 
 
 def test_sql_lives_in_named_blocks_only() -> None:
-    sql = re.compile(r"^\s*(select\b.*\bfrom\b|insert\s+(or\s+\w+\s+)?into\b|update\s+\w+\s+set\b|delete\s+from\b)", re.I | re.S)
+    verbs = r"^\s*(select\b.*\bfrom\b|insert\s+(or\s+\w+\s+)?into\b|update\s+\w+\s+set\b|delete\s+from\b)"
+    sql = re.compile(verbs, re.IGNORECASE | re.DOTALL)
     exempt = {"storage/migrations", "guide"}  # migrations are history; the guide's index is its own, in memory
     found = [
         (file.relative_to(SOURCE).as_posix(), leaf.value)

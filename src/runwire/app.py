@@ -32,7 +32,7 @@ from runwire.guide import docs_root
 from runwire.protocol.connection import ConnectionSettings
 from runwire.runtime.worker import Worker, WorkerSettings
 from runwire.settings import Loaded, Settings, no_color
-from runwire.storage.base import Bus, CancelRequest, Storage, Wake
+from runwire.storage.base import Bus, BusMessage, CancelRequest, Storage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 from runwire.storage.sqlite.control import ControlSocket, Verb, ask
@@ -46,6 +46,7 @@ Ready = Callable[[str, str | None], None]
 
 _DEVELOPER: Final = "developer"  # who the sign-in link of `runwire dev` signs in
 _OWNER_WAIT_S: Final = 10.0  # a starting server owns the file before it takes commands
+_OWNER_POLL_S: Final = 0.05
 
 
 async def serve(loaded: Loaded, *, ready: Ready, announce: Announce) -> None:
@@ -146,20 +147,16 @@ class _Process:
             announce("agents", self._describe_agents())
             serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
             try:
-                await self._until_started(serving)
+                # A server that cannot start ends the whole group, and with it this wait.
+                await self._server.until_up()
                 link = await self._developer_link() if self._settings.environment == "development" else None
-                ready(self._url, link)
+                ready(self._url + self._settings.path_prefix, link)
                 await asyncio.wait([serving])
             finally:
                 # The server has drained and closed its sockets: nobody needs the rest any more.
                 for task in background:
                     task.cancel()
                 await self._bus.close()
-
-    async def _until_started(self, serving: asyncio.Task[None]) -> None:
-        # The accept queue exists since `_listen`: a client that comes now waits, it is not refused.
-        while not self._server.started and not serving.done():
-            await asyncio.sleep(0)
 
     async def _drain(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -170,20 +167,20 @@ class _Process:
         # A restart finds the developer of the start before.
         with contextlib.suppress(Conflict):
             await users.add_user(self._storage.auth, _DEVELOPER, roles=("user", "operator"))
-        return f"{self._url}/?link={await users.create_sign_in_link(self._storage.auth, _DEVELOPER)}"
+        secret = await users.create_sign_in_link(self._storage.auth, _DEVELOPER)
+        return f"{self._url}{self._settings.path_prefix}/?link={secret}"
 
     def _control_socket(self) -> ControlSocket | None:
         if not isinstance(self._storage, SqliteStorage):
             return None
-        verbs = dict(_verbs(self._storage, self._bus))
-        verbs["where"] = self._where
+        verbs = _Verbs(self._storage, self._bus).table() | {"where": self._where}
         control = ControlSocket(self._storage.database, verbs)
         control.open()
         return control
 
     async def _where(self, _arguments: Mapping[str, Any]) -> dict[str, Any]:
         link = await self._developer_link() if self._settings.environment == "development" else None
-        return {"url": self._url, "link": link}
+        return {"url": self._url + self._settings.path_prefix, "link": link}
 
     def _describe_agents(self) -> str:
         default = f" (default {self._agents.default})" if len(self._agents.names) > 1 and self._agents.default else ""
@@ -206,7 +203,7 @@ async def administer(settings: Settings, verb: str, **arguments: Any) -> dict[st
     """
     try:
         async with _storage(settings) as storage:
-            done: dict[str, Any] = await _verbs(storage, None)[verb](arguments)
+            done: dict[str, Any] = await _Verbs(storage, None).table()[verb](arguments)
             return done
     except OwnedElsewhere as owned:
         return await _ask_owner(settings, verb, arguments, owned)
@@ -215,25 +212,26 @@ async def administer(settings: Settings, verb: str, **arguments: Any) -> dict[st
 async def _ask_owner(
     settings: Settings, verb: str, arguments: Mapping[str, Any], owned: OwnedElsewhere
 ) -> dict[str, Any]:
-    path = Path(settings.storage_url.removeprefix("sqlite://"))
-    async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(asyncio.timeout(_OWNER_WAIT_S))
-        while True:
-            try:
-                done: dict[str, Any] = await ask(path, verb, **arguments)
-            except Unavailable as error:
-                if error.code == "deadline":
-                    raise
-                # It owns the file and takes no commands yet: it is starting, or another command is at work.
-                await asyncio.sleep(0.05)
-            else:
-                return done
-    raise owned
+    path = _database(settings)
+    try:
+        async with asyncio.timeout(_OWNER_WAIT_S):
+            while True:
+                try:
+                    done: dict[str, Any] = await ask(path, verb, **arguments)
+                except Unavailable as error:
+                    if error.code == "deadline":
+                        raise
+                    # It owns the file and takes no commands yet: it is starting, or another command is at work.
+                    await asyncio.sleep(_OWNER_POLL_S)
+                else:
+                    return done
+    except TimeoutError:
+        raise owned from None
 
 
 async def where(settings: Settings) -> tuple[str, str | None] | None:
     """Return (URL, sign-in link or None) of the server that runs on the data folder; None: none does."""
-    if not Path(settings.storage_url.removeprefix("sqlite://")).exists():
+    if not await asyncio.to_thread(_database(settings).exists):
         return None  # nothing was ever started here, and looking must not make a database
     place = await administer(settings, "where")
     return (place["url"], place["link"]) if place["url"] else None
@@ -252,11 +250,10 @@ async def running(loaded: Loaded) -> AsyncIterator[tuple[str, str | None]]:
         place.set_result((url, link))
 
     async with asyncio.TaskGroup() as tasks:
+        # If it does not start, its error ends the group and this wait with it.
         serving = tasks.create_task(serve(loaded, ready=ready, announce=lambda _part, _detail: None))
-        await asyncio.wait([serving, place], return_when=asyncio.FIRST_COMPLETED)
-        if place.done():
-            yield place.result()
-            serving.cancel()
+        yield await place
+        serving.cancel()
 
 
 async def migrate(settings: Settings) -> str:
@@ -266,56 +263,72 @@ async def migrate(settings: Settings) -> str:
         return f"{_without_home(settings.storage_url)} is up to date (log {storage.log})"
 
 
-def _verbs(storage: Storage, bus: Bus | None) -> Mapping[str, Verb]:
-    """Return what the command line may ask of whoever owns the database."""
+class _Verbs:
+    """What the command line may ask of whoever owns the database.
 
-    def changed() -> None:
-        if bus is not None:
-            bus.publish(Wake(topic="auth"))
+    Args:
+        storage: the database.
+        bus: wakes the parts of the running server; None: none runs.
+    """
 
-    async def user_add(arguments: dict[str, Any]) -> dict[str, Any]:
+    def __init__(self, storage: Storage, bus: Bus | None) -> None:
+        self._storage = storage
+        self._bus = bus
+
+    def table(self) -> dict[str, Verb]:
+        """Return verb → what does it."""
+        return {
+            "user_add": self.user_add,
+            "user_disable": self.user_disable,
+            "user_enable": self.user_enable,
+            "user_list": self.user_list,
+            "token_create": self.token_create,
+            "where": self.where,
+        }
+
+    async def user_add(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Add a user."""
         row = await users.add_user(
-            storage.auth, arguments["name"], password=arguments.get("password"), roles=tuple(arguments["roles"])
+            self._storage.auth, arguments["name"], password=arguments.get("password"), roles=tuple(arguments["roles"])
         )
-        changed()
+        self._tell(Wake(topic="auth"))
         return {"user": row.user, "name": row.name}
 
-    async def user_disable(arguments: dict[str, Any]) -> dict[str, Any]:
-        row = await users.disable_user(storage.auth, arguments["name"])
-        changed()
+    async def user_disable(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Withdraw a user's access and end what runs for them."""
+        row = await users.disable_user(self._storage.auth, arguments["name"])
+        self._tell(Wake(topic="auth"))
         # After the change, so that no new run of theirs can slip in between.
-        cancelled = await storage.runs.cancel_user(row.user, CancelRequest(by="revoked", reason="access was withdrawn"))
-        if bus is not None:
-            for committed in (each for run in cancelled for each in run.committed):
-                bus.publish(committed)
-            bus.publish(Wake(topic="signals"))
+        request = CancelRequest(by="revoked", reason="access was withdrawn")
+        cancelled = await self._storage.runs.cancel_user(row.user, request)
+        self._tell(*(committed for run in cancelled for committed in run.committed), Wake(topic="signals"))
         return {"user": row.user}
 
-    async def user_enable(arguments: dict[str, Any]) -> dict[str, Any]:
-        row = await users.enable_user(storage.auth, arguments["name"])
-        changed()
+    async def user_enable(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Let a user sign in again."""
+        row = await users.enable_user(self._storage.auth, arguments["name"])
+        self._tell(Wake(topic="auth"))
         return {"user": row.user}
 
-    async def user_list(_arguments: dict[str, Any]) -> dict[str, Any]:
-        rows = [row async for row in _all_users(storage)]
+    async def user_list(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        """List everybody."""
+        rows = [row async for row in _all_users(self._storage)]
         return {"users": [{"name": r.name, "status": r.status, "roles": list(r.roles), "user": r.user} for r in rows]}
 
-    async def token_create(arguments: dict[str, Any]) -> dict[str, Any]:
-        key = await users.create_api_key(storage.auth, arguments["name"], ttl_s=arguments.get("ttl_s"))
-        changed()
+    async def token_create(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Make an API key."""
+        key = await users.create_api_key(self._storage.auth, arguments["name"], ttl_s=arguments.get("ttl_s"))
+        self._tell(Wake(topic="auth"))
         return {"key": key}
 
-    async def where(_arguments: dict[str, Any]) -> dict[str, Any]:
+    async def where(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        """Say that no server runs; the one that does answers otherwise."""
         return {"url": None, "link": None}
 
-    return {
-        "user_add": user_add,
-        "user_disable": user_disable,
-        "user_enable": user_enable,
-        "user_list": user_list,
-        "token_create": token_create,
-        "where": where,
-    }
+    def _tell(self, *messages: BusMessage) -> None:
+        if self._bus is not None:
+            for message in messages:
+                self._bus.publish(message)
 
 
 async def _all_users(storage: Storage) -> AsyncIterator[Any]:
@@ -335,6 +348,10 @@ async def _storage(settings: Settings) -> AsyncIterator[Storage]:
         yield storage
     finally:
         await storage.close()
+
+
+def _database(settings: Settings) -> Path:
+    return Path(settings.storage_url.removeprefix("sqlite://"))
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,8 +1,10 @@
 """Agents of the mission-critical tests: each name shows one behaviour; marks go to the working folder."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+from runwire.agents.context import Context
 
 
 def _mark(name: str, text: str) -> None:
@@ -16,7 +18,7 @@ async def look_up(query: str) -> dict[str, str]:
     return {"found": f"facts about {query}"}
 
 
-async def golden(ctx, message):
+async def golden(ctx: Context, message: str) -> AsyncIterator[str]:
     """Think, call one tool, stream an answer."""
     await ctx.thinking(f"thinking about {message}")
     found = await ctx.tool(look_up, query=message)
@@ -25,12 +27,12 @@ async def golden(ctx, message):
         await asyncio.sleep(0.005)
 
 
-async def plain(ctx, message):
+async def plain(ctx: Context, message: str) -> str:
     """Use no tools and return a string."""
     return f"echo {message}"
 
 
-async def failing(ctx, message):
+async def failing(ctx: Context, message: str) -> None:
     """Raise after a thought."""
     await ctx.thinking("this will go wrong")
     raise ValueError("the secret reason")
@@ -41,11 +43,11 @@ async def broken_tool() -> None:
     raise RuntimeError("tool broke")
 
 
-async def tool_fails(ctx, message):
+async def tool_fails(ctx: Context, message: str) -> str:
     """Let a tool raise and go on."""
     try:
         await ctx.tool(broken_tool)
-    except Exception as error:  # noqa: BLE001 - the agent shows how it looks from inside
+    except Exception as error:
         return f"went on after {type(error).__name__}"
     return "never"
 
@@ -58,7 +60,7 @@ async def slow_tool(name: str, seconds: float) -> str:
     return "done"
 
 
-async def steady(ctx, message):
+async def steady(ctx: Context, message: str) -> AsyncIterator[str]:
     """Stream and leave a mark for each piece, until told to stop."""
     for n in range(2_000):
         _mark(f"steady-{ctx.run}", str(n))
@@ -66,7 +68,7 @@ async def steady(ctx, message):
         await asyncio.sleep(0.01)
 
 
-async def journey(ctx, message):
+async def journey(ctx: Context, message: str) -> AsyncIterator[str]:
     """Deterministic: 24 times a thought, a tool with a side effect and a message of 10 numbered pieces.
 
     The time is in the tools, whose results are recorded: so every life of a killed server gets further.
@@ -79,7 +81,7 @@ async def journey(ctx, message):
             await asyncio.sleep(0.002)
 
 
-async def flood(ctx, message):
+async def flood(ctx: Context, message: str) -> None:
     """Stream much, fast: for readers that do not keep up."""
     for n in range(int(message)):
         await ctx.message(f"{n:06d} " + "x" * 4_000)

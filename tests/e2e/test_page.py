@@ -23,7 +23,6 @@ async def _ask(page: Page, text: str) -> None:
     await page.locator("#message").press("Enter")
 
 
-
 async def _shown(page: Page) -> str:
     """Return the text of the whole timeline, without the times it took."""
     return str(await page.locator("#timeline .prose, #timeline .said, #timeline .tool-name").all_inner_texts())

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.mission_critical.deployment import Deployment
 
 
@@ -21,7 +20,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 @pytest.fixture
 async def own_deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    server = Deployment(tmp_path, slow_reader_s=2.0)
+    server = Deployment(tmp_path, slow_reader_s=3.0)
     await server.start()
     yield server
     await server.kill9()

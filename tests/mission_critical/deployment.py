@@ -21,6 +21,10 @@ class Deployment:
         self.process = ServerProcess(f"{AGENTS}", data_dir=folder / "data", cwd=self.probes)
         self._keys: dict[str, str] = {}
 
+    def marks(self, name: str) -> list[str]:
+        """Give the lines that agents left under a name."""
+        return (self.probes / name).read_text(encoding="utf-8").splitlines()
+
     @property
     def url(self) -> str:
         return self.process.url

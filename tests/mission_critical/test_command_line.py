@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.mission_critical.deployment import AGENTS, Deployment
 
 from runwire.testing.server import ServerProcess
-from tests.mission_critical.deployment import AGENTS, Deployment
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "NO_COLOR": "1"}
 
@@ -60,7 +60,12 @@ def test_faults_of_configuration_are_all_named_and_exit_78(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("target", "word"),
-    [("missing.py", "missing.py"), ("broken.py", "broken.py"), ("empty.py", "async def agent"), ("no_such_module:x", "no_such_module")],
+    [
+        ("missing.py", "missing.py"),
+        ("broken.py", "broken.py"),
+        ("empty.py", "async def agent"),
+        ("no_such_module:x", "no_such_module"),
+    ],
 )
 def test_an_agent_that_cannot_be_loaded_is_explained(tmp_path: Path, target: str, word: str) -> None:
     (tmp_path / "broken.py").write_text("async def agent(ctx, message:\n", encoding="utf-8")
@@ -126,10 +131,9 @@ async def test_new_makes_a_project_that_runs(tmp_path: Path) -> None:
 
 async def test_run_tail_and_replay_show_the_same_events(tmp_path: Path) -> None:
     async with ServerProcess(str(AGENTS), data_dir=tmp_path / "data") as server:
+
         async def events(*words: str) -> list[dict[str, object]]:
-            done = await asyncio.to_thread(
-                _runwire, *words, "--json", "--data-dir", str(server.data_dir), cwd=tmp_path
-            )
+            done = await asyncio.to_thread(_runwire, *words, "--json", "--data-dir", str(server.data_dir), cwd=tmp_path)
             assert done.returncode == 0, done.stderr
             return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-
 from tests.mission_critical.deployment import Deployment
 from tests.outside import Outside, assert_one_run
 

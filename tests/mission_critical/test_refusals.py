@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import websockets
-
 from tests.mission_critical.deployment import Deployment
 from tests.outside import Outside, http
 

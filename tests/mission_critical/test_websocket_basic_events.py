@@ -6,7 +6,6 @@ import asyncio
 import json
 
 import pytest
-
 from tests.mission_critical.deployment import Deployment
 from tests.outside import FIVE, Outside, assert_one_run, text_of
 

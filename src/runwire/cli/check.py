@@ -42,10 +42,17 @@ def check(
             expect=expect,
             agent=agent,
             timeout_s=timeout_s,
-            on_result=lambda _: None if as_json or not sys.stderr.isatty() else sys.stderr.write("."),
+            on_result=lambda _: _dot(quiet=as_json),
         )
     )
     typer.echo(as_json_report(done) if as_json else as_text(done))
     if report:
         report.write_text(as_markdown(done), encoding="utf-8")
     raise typer.Exit(done.exit_code)
+
+
+def _dot(*, quiet: bool) -> None:
+    """Show that it goes on, where somebody watches."""
+    if not quiet and sys.stderr.isatty():
+        sys.stderr.write(".")
+        sys.stderr.flush()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import msgspec
 from rich.console import Console
@@ -53,35 +55,13 @@ class Tree:
         if isinstance(item, Reset):
             self._line(f"[yellow]↺ history starts again ({item.reason})[/]")
             return
-        data = item.data
-        match item.type:
-            case EventType.USER_MESSAGE:
-                self._line(f"[bold]›[/] {escape(_text(data.get('content')))}")
-            case EventType.AGENT_STARTED:
-                self._line(f"[cyan]●[/] {escape(str(data.get('agent')))} started")
-            case EventType.AGENT_RETRYING:
-                self._line(f"[yellow]↻ attempt {data.get('attempt')}: {escape(str(data.get('reason')))}[/]")
-            case EventType.AGENT_THINKING:
-                self._line(f"  [dim]✻ {escape(_text(data.get('text')))}[/]")
-            case EventType.TOOL_EXECUTING:
-                self._line(f"  [blue]→[/] {escape(str(data.get('name')))}({escape(_short(data.get('args')))})")
-            case EventType.TOOL_COMPLETED:
-                self._line(_tool_line(data))
-            case EventType.TEXT_DELTA:
-                self._stream(str(data.get("message")), int(data.get("offset", 0)), str(data.get("text")))
-            case EventType.MESSAGE_COMPLETED:
-                self._stream(str(data.get("message")), 0, _text(data.get("content")))
-                self.close()
-            case EventType.SUPERSEDED:
-                self._line("  [yellow]↺ the last passage is said anew[/]")
-            case EventType.CUSTOM:
-                self._line(f"  [dim]{escape(str(data.get('name')))}: {escape(_short(data.get('value')))}[/]")
-            case EventType.AGENT_COMPLETED:
-                self._line(f"[green]✓[/] completed in {data.get('duration_ms', 0) / 1000:.1f} s")
-            case EventType.AGENT_FAILED:
-                self._line(f"[red]✗ failed ({data.get('code')})[/]: {escape(str(data.get('message')))}")
-            case EventType.AGENT_CANCELLED:
-                self._line(f"[yellow]■ cancelled by {data.get('by')}[/]")
+        if item.type == EventType.TEXT_DELTA:
+            self._stream(str(item.data.get("message")), int(item.data.get("offset", 0)), str(item.data.get("text")))
+        elif item.type == EventType.MESSAGE_COMPLETED:
+            self._stream(str(item.data.get("message")), 0, _text(item.data.get("content")))
+            self.close()
+        elif line := _LINES.get(item.type):
+            self._line(line(item.data))
 
     def close(self) -> None:
         """End an open line."""
@@ -120,3 +100,26 @@ def _text(content: Any) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+_LINES: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = MappingProxyType(
+    {
+        EventType.USER_MESSAGE: lambda data: f"[bold]›[/] {escape(_text(data.get('content')))}",
+        EventType.AGENT_STARTED: lambda data: f"[cyan]●[/] {escape(str(data.get('agent')))} started",
+        EventType.AGENT_RETRYING: lambda data: f"[yellow]↻ attempt {data.get('attempt')}: {data.get('reason')}[/]",
+        EventType.AGENT_THINKING: lambda data: f"  [dim]✻ {escape(_text(data.get('text')))}[/]",
+        EventType.TOOL_EXECUTING: lambda data: (
+            f"  [blue]→[/] {escape(str(data.get('name')))}({escape(_short(data.get('args')))})"
+        ),
+        EventType.TOOL_COMPLETED: _tool_line,
+        EventType.SUPERSEDED: lambda _: "  [yellow]↺ the last passage is said anew[/]",
+        EventType.CUSTOM: lambda data: (
+            f"  [dim]{escape(str(data.get('name')))}: {escape(_short(data.get('value')))}[/]"
+        ),
+        EventType.AGENT_COMPLETED: lambda data: f"[green]✓[/] completed in {data.get('duration_ms', 0) / 1000:.1f} s",
+        EventType.AGENT_FAILED: lambda data: (
+            f"[red]✗ failed ({data.get('code')})[/]: {escape(str(data.get('message')))}"
+        ),
+        EventType.AGENT_CANCELLED: lambda data: f"[yellow]■ cancelled by {data.get('by')}[/]",
+    }
+)

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.unit.runtime.bench import bench, types_of
 
 from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
 from runwire.protocol.view import ThreadView
-from tests.unit.runtime.bench import bench, types_of
 
 FIVE = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
 
