@@ -76,7 +76,7 @@ async def test_a_reader_that_never_reads_is_dropped_and_harms_nobody(
     stuck = Outside(server.url, key)
     raw = socket.socket()
     request.addfinalizer(raw.close)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)
     host, port = server.url.removeprefix("http://").split(":")
     raw.connect((host, int(port)))
     raw.settimeout(30)
