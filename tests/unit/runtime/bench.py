@@ -30,13 +30,18 @@ class Gate:
     def __init__(self) -> None:
         self.arrivals = 0
         self._lock = threading.Lock()
-        self._arrived = threading.Event()
+        self._arrived = threading.Condition()
         self._opened = threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    async def arrival(self) -> None:
-        """Wait, in the test, until the code has been at the gate."""
-        assert await asyncio.to_thread(self._arrived.wait, PATIENCE_S), "the code never came to the gate"
+    async def arrival(self, times: int = 1) -> None:
+        """Wait, without blocking the loop, until code has been at the gate so many times."""
+
+        def wait() -> bool:
+            with self._arrived:
+                return self._arrived.wait_for(lambda: self.arrivals >= times, PATIENCE_S)
+
+        assert await asyncio.to_thread(wait), f"the gate saw {self.arrivals} of {times} arrivals"
 
     def open(self) -> None:
         """Let the code pass."""
@@ -64,8 +69,9 @@ class Gate:
 
     def arrive(self) -> None:
         """Say that the code has come this far."""
-        self.arrivals += 1
-        self._arrived.set()
+        with self._arrived:
+            self.arrivals += 1
+            self._arrived.notify_all()
 
 
 class Bench:

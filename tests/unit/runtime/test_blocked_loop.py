@@ -97,7 +97,7 @@ def test_a_deadline_before_the_limit_ends_a_blocked_run_as_blocked() -> None:
         wall.block()
 
     async def body() -> None:
-        settings = replace(BLOCKED, blocked_fail_s=60, deadline_s=0.3, grace_s=5)
+        settings = replace(BLOCKED, blocked_fail_s=60, deadline_s=0.3, grace_s=60)
         async with bench(agent, settings=settings) as b:
             run = await b.send()
             assert decode_data((await b.ended(run))[-1]).code == "loop_blocked"

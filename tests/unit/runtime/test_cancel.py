@@ -11,6 +11,7 @@ from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
 
 from runwire.agents.context import Context, RunEnded
 from runwire.protocol.events import decode_data
+from runwire.runtime.speech import HandOver
 from runwire.storage.base import CancelRequest, Wake
 from runwire.storage.memory.storage import MemoryStorage
 
@@ -62,6 +63,50 @@ def test_a_cancel_without_a_hint_is_found_by_the_poll() -> None:
             await gate.arrival()
             await b.storage.runs.cancel("usr_ann", run, USER)
             assert (await b.ended(run))[-1].type == "agent_cancelled"
+
+    play(body)
+
+
+def test_of_several_reasons_to_stop_the_first_one_counts() -> None:
+    gate = Gate()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await gate.pass_()
+
+    async def body() -> None:
+        async with bench(agent) as b:
+            run = await b.send()
+            await gate.arrival()
+            [held] = b.worker._runs
+            held.stop(USER)
+            held.stop(CancelRequest(by="operator"))
+            held.stop(HandOver("drained"))
+            assert decode_data((await b.ended(run))[-1]).by == "user"
+
+    play(body)
+
+
+def test_an_agent_that_never_pauses_can_be_cancelled_and_leaves_others_their_turn() -> None:
+    talking = Gate()
+
+    async def talker(ctx: Context, message: str) -> AsyncIterator[str]:
+        while True:
+            yield "bla "
+            talking.arrive()
+
+    async def quiet(ctx: Context, message: str) -> Any:
+        return "my turn"
+
+    async def body() -> None:
+        async with bench({"talker": talker, "quiet": quiet}) as b:
+            loud = await b.send(agent="talker")
+            await talking.arrival()
+            other = await b.send(agent="quiet", user="usr_bob")
+            assert decode_data((await b.ended(other, user="usr_bob"))[-1]).output == "my turn"
+            await _cancel(b, loud)
+            assert (await b.ended(loud))[-1].type == "agent_cancelled"
+            await b.idle()
+            assert b.worker.abandoned == 0
 
     play(body)
 
@@ -172,7 +217,7 @@ def test_a_run_whose_holder_died_after_a_cancel_is_ended_without_running_its_cod
             await gate.arrival()
             await b.until(lambda: _has(b, run, "text_delta"))
             await storage.runs.cancel("usr_ann", run, USER)  # no hint: the holder dies before it learns of it
-        async with bench(agent, storage=storage.restarted()) as b:
+        async with bench(agent, storage=storage.restarted(), settings=replace(QUICK, signals_s=60)) as b:
             events = await b.ended(run)
             assert types_of(events)[-2:] == ["message_completed", "agent_cancelled"]
             assert (decode_data(events[-2]).content, decode_data(events[-2]).complete) == ("half a sen", False)

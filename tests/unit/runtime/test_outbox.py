@@ -82,6 +82,35 @@ def test_a_lost_reply_is_answered_with_the_same_bytes_and_nothing_stands_twice()
     play(body)
 
 
+def test_a_tool_is_called_only_after_its_beginning_is_committed() -> None:
+    gate = Gate()
+    called: list[int] = []
+
+    async def tool() -> None:
+        called.append(1)
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await gate.pass_()
+        await ctx.tool(tool)
+        return "done"
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        async with bench(agent, storage=storage) as b:
+            run = await b.send()
+            await gate.arrival()
+            await b.until(lambda: _has(storage, run, "agent_started"))
+            storage.events.is_open.clear()
+            gate.open()
+            await b.agent_turns(100)
+            assert called == []
+            storage.events.is_open.set()
+            await b.ended(run)
+            assert called == [1]
+
+    play(body)
+
+
 def test_one_refused_run_does_not_fail_the_others_and_ends_visibly() -> None:
     async def agent(ctx: Context, message: str) -> Any:
         await ctx.custom("card", message)
@@ -112,13 +141,15 @@ def test_adjacent_deltas_of_one_stream_are_one_event_until_frozen() -> None:
             for at, text in enumerate("abcdef"):
                 buffer.put([Emit(TextDelta(message="msg_1", offset=at, text=text))])
             buffer.put([Emit(TextDelta(message="msg_2", offset=6, text="x"))])
-            buffer.put([Emit(TextDelta(message="msg_1", offset=9, text="y"))])
+            for offset in (9, 9):  # not where the one before it ended
+                buffer.put([Emit(TextDelta(message="msg_1", offset=offset, text="y"))])
             storage.events.is_open.set()
             await buffer.flushed()
             deltas = [decode_data(each) for each in _sent(storage)[1:]]
             assert [(each.message, each.offset, each.text) for each in deltas] == [
                 ("msg_1", 0, "abcdef"),
                 ("msg_2", 6, "x"),
+                ("msg_1", 9, "y"),
                 ("msg_1", 9, "y"),
             ]
 

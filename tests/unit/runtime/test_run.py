@@ -209,6 +209,24 @@ def test_a_tool_that_calls_sys_exit_ends_neither_the_loop_nor_the_server() -> No
     play(body)
 
 
+def test_a_task_that_calls_sys_exit_leaves_the_loop_alive() -> None:
+    async def agent(ctx: Context, message: str) -> Any:
+        async def leave() -> None:
+            raise SystemExit(3)
+
+        if message == "leave":
+            asyncio.get_running_loop().create_task(leave())
+        await asyncio.sleep(0)
+        return "still here"
+
+    async def body() -> None:
+        async with bench(agent) as b:
+            for message in ("leave", "stay"):
+                assert _last(await b.ended(await b.send(message))).output == "still here"
+
+    play(body)
+
+
 def test_an_agent_that_raises_fails_with_its_type_and_an_error_id_and_no_text() -> None:
     async def agent(ctx: Context, message: str) -> Any:
         await ctx.thinking("this goes wrong")
@@ -345,6 +363,18 @@ def test_the_deadline_ends_a_run_that_hangs_and_the_code_is_told() -> None:
     assert told.is_set()
 
 
+def test_a_deadline_inside_a_tool_closes_the_tool() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await ctx.tool(hang)
+
+    events = _ended(agent, deadline_s=0.2)
+    assert types_of(events) == ["agent_started", "tool_executing", "tool_completed", "agent_failed"]
+    assert decode_data(events[2]).error.code == "deadline_exceeded"
+
+
 def test_the_context_in_another_task_fails_the_run_even_if_nobody_looks() -> None:
     strays: list[asyncio.Task[None]] = []
 
@@ -386,8 +416,14 @@ def test_tasks_that_an_agent_leaves_behind_are_cancelled_with_it() -> None:
         assert not leftover.done()
         return "done"
 
-    _ended(agent)
-    assert cancelled.wait(5)
+    async def body() -> None:
+        async with bench(agent) as b:
+            await b.ended(await b.send())
+            await b.idle()
+            await b.agent_turns(10)
+            assert cancelled.is_set()
+
+    play(body)
 
 
 def _ended(agent: Any, **settings: Any) -> list[StoredEvent]:

@@ -15,7 +15,7 @@ from tests.unit.runtime.faults import FaultyStorage
 from runwire.agents.context import Context, ToolFailed, User
 from runwire.protocol.events import StoredEvent, decode_data
 from runwire.protocol.view import ThreadView
-from runwire.storage.base import Batch
+from runwire.storage.base import Batch, CancelRequest
 from runwire.storage.memory.storage import MemoryStorage
 
 
@@ -145,7 +145,8 @@ def test_what_an_attempt_read_at_first_every_later_one_reads_again() -> None:
             run = await b.send()
             await gate.arrival()
             await b.until(lambda: _has(b, run, "agent_started"))
-            await b.send("queued behind it", thread=(await b.row(run)).thread)
+            behind = await b.send("queued behind it", thread=(await b.row(run)).thread)
+            await storage.runs.cancel("usr_ann", behind, CancelRequest(by="user"))  # ended, but not before this run
         settings = replace(QUICK, deadline_s=5)
         async with bench({"other": agent, "agent": agent}, storage=storage.restarted(), settings=settings) as b:
             output = decode_data((await b.ended(run))[-1]).output

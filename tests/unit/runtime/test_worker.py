@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
+from tests.unit.runtime.faults import FaultyStorage
 
 from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
@@ -51,7 +52,9 @@ def test_a_worker_takes_no_more_runs_than_it_may() -> None:
     async def body() -> None:
         async with bench(agent, settings=replace(QUICK, max_runs=3)) as b:
             runs = [(f"usr_{n}", await b.send(user=f"usr_{n}")) for n in range(8)]
-            await gate.arrival()
+            await gate.arrival(3)
+            await b.agent_turns(100)
+            assert now == 3
             gate.open()
             for user, run in runs:
                 await b.ended(run, user=user)
@@ -141,6 +144,38 @@ def test_drain_hands_a_run_over_at_its_next_step_and_the_next_worker_goes_on() -
         assert calls == [0, 1, 2, 3]
         assert decode_data(events[-1]).output == "0 1 2 3 "
         assert next(decode_data(each) for each in events if each.type == "agent_retrying").reason == "drained"
+
+    play(body)
+
+
+def test_what_was_said_is_committed_before_a_run_is_handed_over() -> None:
+    gate = Gate()
+    calls: list[int] = []
+
+    async def step() -> None:
+        calls.append(1)
+        await gate.pass_()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await ctx.tool(step)
+        return "done"
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        async with bench(agent, storage=storage) as b:
+            run = await b.send()
+            await gate.arrival()
+            storage.events.is_open.clear()
+            storage.events.is_asked.clear()
+            gate.open()  # the tool ends, and that it did cannot be stored yet
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(b.worker.drain())
+                await storage.events.is_asked.wait()
+                await b.agent_turns(100)
+                storage.events.is_open.set()
+        async with bench(agent, storage=storage) as b:
+            await b.ended(run)
+        assert calls == [1]
 
     play(body)
 

@@ -1,0 +1,82 @@
+"""What an attempt starts from."""
+
+from __future__ import annotations
+
+import msgspec
+
+from runwire.protocol.events import (
+    AgentCompleted,
+    AgentStarted,
+    EventData,
+    EventType,
+    MessageCompleted,
+    MessageStarted,
+    StoredEvent,
+    Superseded,
+    UserMessage,
+)
+from runwire.runtime.journal import history_of, text_of, used_s
+
+
+def _event(seq: int, run: str, data: EventData, *, kind: EventType, ts: int = 0, attempt: int = 1) -> StoredEvent:
+    raw = msgspec.Raw(msgspec.json.encode(data))
+    return StoredEvent(seq=seq, run=run, attempt=attempt, type=kind, ts=ts, data=raw)
+
+
+def _asked(seq: int, run: str, text: str) -> StoredEvent:
+    return _event(seq, run, UserMessage(message=f"msg_u{seq}", content=text), kind=EventType.USER_MESSAGE, attempt=0)
+
+
+def _said(seq: int, run: str, text: str) -> list[StoredEvent]:
+    return [
+        _event(seq, run, MessageStarted(message=f"msg_a{seq}"), kind=EventType.MESSAGE_STARTED),
+        _event(seq + 1, run, MessageCompleted(message=f"msg_a{seq}", content=text), kind=EventType.MESSAGE_COMPLETED),
+    ]
+
+
+def _ended(seq: int, run: str) -> StoredEvent:
+    return _event(seq, run, AgentCompleted(output=None, duration_ms=0), kind=EventType.AGENT_COMPLETED)
+
+
+def test_history_is_in_run_order_and_without_runs_that_have_not_ended() -> None:
+    events = [
+        _asked(1, "run_1", "one"),
+        _asked(2, "run_2", "two"),
+        *_said(3, "run_1", "answer one"),
+        _ended(5, "run_1"),
+        _asked(6, "run_3", "three"),
+    ]
+    assert history_of(events, "run_2") == [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "answer one"},
+        {"role": "user", "content": "two"},
+    ]
+
+
+def test_history_never_holds_what_was_taken_back_nor_what_the_run_itself_said() -> None:
+    taken = Superseded(messages=["msg_a2"], thinking=[], events=[], reason="differs")
+    events = [
+        _asked(1, "run_1", "one"),
+        *_said(2, "run_1", "wrong"),
+        _event(4, "run_1", taken, kind=EventType.SUPERSEDED),
+        *_said(5, "run_1", "right"),
+        _ended(7, "run_1"),
+        _asked(8, "run_2", "two"),
+        *_said(9, "run_2", "half"),
+    ]
+    assert [turn["content"] for turn in history_of(events, "run_2")] == ["one", "right", "two"]
+
+
+def test_running_time_is_counted_per_attempt_and_not_while_nobody_ran_it() -> None:
+    started = AgentStarted(agent="a", message="m")
+    times = [(0, 0), (1, 1_000), (1, 3_000), (2, 60_000), (2, 60_500), (3, 90_000)]
+    events = [
+        _event(seq, "run_1", started, kind=EventType.AGENT_STARTED, ts=ts, attempt=attempt)
+        for seq, (attempt, ts) in enumerate(times, 1)
+    ]
+    assert used_s(events) == 2.5
+
+
+def test_the_text_of_a_message_is_its_text_parts_joined() -> None:
+    assert text_of([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]) == "ab"
+    assert text_of("plain") == "plain"
