@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -185,9 +186,13 @@ class Node:
 
 @asynccontextmanager
 async def running(
-    settings: GatewaySettings | None = None, *, bus: Bus | None = None, storage: Storage | None = None
+    settings: GatewaySettings | None = None,
+    *,
+    bus: Bus | None = None,
+    storage: Storage | None = None,
+    is_stoppable: bool = False,
 ) -> AsyncIterator[Node]:
-    """Run a gateway with its server."""
+    """Run a gateway with its protocols; with the whole server around them if the test stops it."""
     store = storage or await open_storage("memory://")
     used_bus = bus or LocalBus()
     identities = FakeIdentities()
@@ -200,19 +205,38 @@ async def running(
     )
     server = make_server(gateway.asgi, ServerSettings(graceful_s=1), drain=gateway.drain)
     listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+    node = Node(gateway, server, store, used_bus, identities, listener.getsockname()[1])
     async with asyncio.TaskGroup() as group:
         feeding = group.create_task(gateway.run())
-        serving = group.create_task(server.serve(sockets=[listener]))
+        serving = group.create_task(server.serve(sockets=[listener]) if is_stoppable else _accept(server, listener))
         try:
-            # The kernel queues connections from here on; uvicorn accepts them once it has started.
-            yield Node(gateway, server, store, used_bus, identities, port)
+            # The kernel queues connections from here on; they are accepted once the server has started.
+            yield node
         finally:
             server.stop()
-            await serving
+            if not is_stoppable:
+                serving.cancel()
+            await asyncio.wait([serving])
             feeding.cancel()
     if storage is None:
         await store.close()
+
+
+async def _accept(server: Server, listener: socket.socket) -> None:
+    """Serve until cancelled, then cut what is left: uvicorn's own loop would rest 0.1 s at start and at end."""
+    server.config.load()
+    state = server.server_state
+    protocol_of: Callable[..., asyncio.Protocol] = server.config.http_protocol_class
+    make_protocol = partial(protocol_of, config=server.config, server_state=state, app_state={})
+    accepting = await asyncio.get_running_loop().create_server(make_protocol, sock=listener)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        accepting.close()
+        for protocol in tuple(state.connections):
+            protocol.transport.abort()
+        if state.tasks:
+            await asyncio.wait(state.tasks)
 
 
 class Reader:

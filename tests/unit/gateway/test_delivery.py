@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.gateway.node import DeafBus, Node, Reader, running
+from tests.unit.gateway.node import DeafBus, Node, Reader, eventually, running
 
 from runwire.gateway.app import GatewaySettings
 from runwire.gateway.tail import TailSettings
@@ -120,15 +120,45 @@ async def test_another_tab_sees_all_and_its_leaving_harms_nobody() -> None:
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 async def test_a_new_subscription_replaces_the_old_one_and_stays_awake(times: int) -> None:
-    async with running() as node, node.connect() as websocket:
+    async with running() as node:
+        async with node.connect() as websocket:
+            ann = await welcomed(websocket)
+            data = (await ann.ask(op="send", content="hi"))["data"]
+            for _ in range(times):
+                await ann.ask(op="subscribe", thread=data["thread"], after=0, view="lifecycle")
+                ann.events.clear()
+            await node.worker.whole_run(data["run"])
+            await ann.until_end(data["run"])
+            assert not [event for event in ann.events if event["type"] in events.DELTA_TYPES]
+        await eventually(lambda: node.gateway.tail.threads == 0)  # none of them listens on
+
+
+async def test_what_an_older_subscription_was_reading_is_not_shown_after_a_newer_began() -> None:
+    storage = MemoryStorage(State())
+    read, began, go_on = storage.events.read, asyncio.Event(), asyncio.Event()
+
+    async def paused(thread: str, *, after: int, limit: int = 500, size_bytes: int = 262_144) -> Any:
+        if after == 0:
+            began.set()
+            await go_on.wait()
+        return await read(thread, after=after, limit=limit, size_bytes=size_bytes)
+
+    async with running(storage=storage) as node, node.connect() as websocket:
+        thread, _, whole = await finished_run(node)
+        storage.events.read = paused  # type: ignore[method-assign]  # a pause, injected
         ann = await welcomed(websocket)
-        data = (await ann.ask(op="send", content="hi"))["data"]
-        for _ in range(times):
-            await ann.ask(op="subscribe", thread=data["thread"], after=0, view="lifecycle")
-            ann.events.clear()
+        first = await ann.say(op="subscribe", thread=thread, after=0)
+        await began.wait()
+        second = await ann.say(op="subscribe", thread=thread, after=-1)
+        await eventually(lambda: node.gateway.metrics.commands.labels("subscribe", "ok")._value.get() == 2)
+        go_on.set()
+        answers = [await ann.frame(), await ann.frame()]
+        assert [answer["id"] for answer in answers] == [first, second]
+        ann.last[thread] = whole[-1]["seq"]
+        data = (await ann.ask(op="send", thread=thread, content="more"))["data"]
         await node.worker.whole_run(data["run"])
         await ann.until_end(data["run"])
-        assert not [event for event in ann.events if event["type"] in events.DELTA_TYPES]
+        assert ann.events[0]["seq"] == whole[-1]["seq"] + 1
 
 
 async def test_a_refused_subscribe_leaves_the_older_subscription_awake() -> None:

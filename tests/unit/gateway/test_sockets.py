@@ -202,6 +202,15 @@ async def test_wrong_commands_are_refused_by_name_and_the_socket_lives() -> None
         assert await node.storage.runs.list("usr_ann") == []
 
 
+async def test_no_connection_waits_for_a_delayed_acknowledgement() -> None:
+    async with running() as node, node.connect() as websocket, httpx2.AsyncClient(base_url=node.url) as http:
+        await Reader(websocket).frame()
+        await http.get("/health/live")
+        connections = [each.transport.get_extra_info("socket") for each in node.server.server_state.connections]
+        assert len(connections) == 2
+        assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in connections)
+
+
 # ── slow readers ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -368,7 +377,7 @@ async def test_a_drain_says_so_and_closes_before_the_server_does() -> None:
 
 
 async def test_the_server_drains_when_it_is_stopped() -> None:
-    async with running() as node, node.connect() as websocket:
+    async with running(is_stoppable=True) as node, node.connect() as websocket:
         ann = Reader(websocket)
         await ann.frame()
         node.server.handle_exit(0, None)
