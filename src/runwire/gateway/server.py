@@ -203,11 +203,6 @@ class Server(uvicorn.Server):
         """Wait until the server accepts; its `serve` is running elsewhere."""
         await self._is_up.wait()
 
-    @property
-    def port(self) -> int:
-        """Return the port that the server listens on; for use once `started` is true."""
-        return int(self.servers[0].sockets[0].getsockname()[1])
-
     def stop(self) -> None:
         """Drain, then exit; called again: exit now. Safe in a signal handler."""
         if not self._is_stopping:
@@ -231,11 +226,14 @@ class Server(uvicorn.Server):
             async with asyncio.timeout(0 if self._cut_short else None) as self._limit:
                 await self._drain()
         except TimeoutError:
-            self.force_exit = True
+            pass  # cut short
+        finally:
+            self._limit = None
         self.should_exit = True
         return True
 
     def _cut(self) -> None:
+        self.force_exit = True  # the base class waits for nobody any more
         if self._limit and self._loop:
             self._limit.reschedule(self._loop.time())
 
