@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.gateway.node import DeafBus, Node, Reader, eventually, running
 
+from runwire.errors import NotFound, Unavailable
 from runwire.gateway.app import GatewaySettings
 from runwire.gateway.tail import TailSettings
 from runwire.protocol import events
@@ -173,8 +174,6 @@ async def test_a_refused_subscribe_leaves_the_older_subscription_awake() -> None
 
 
 async def _not_found(user: str, thread: str) -> Any:
-    from runwire.errors import NotFound
-
     raise NotFound("There is no such thread.", field="thread")
 
 
@@ -247,6 +246,26 @@ async def test_a_ring_too_small_for_the_run_is_helped_by_the_log() -> None:
         await node.worker.whole_run(data["run"], words=100)
         await ann.until_end(data["run"])
         assert [event["seq"] for event in ann.events] == list(range(1, len(ann.events) + 1))
+
+
+async def test_a_database_that_does_not_answer_for_a_while_costs_only_time() -> None:
+    storage = MemoryStorage(State())
+    read, refused = storage.events.read, 0
+
+    async def failing(thread: str, *, after: int, limit: int = 500, size_bytes: int = 262_144) -> Any:
+        nonlocal refused
+        refused += 1
+        if refused <= 4:
+            raise Unavailable("The database does not answer.")
+        return await read(thread, after=after, limit=limit, size_bytes=size_bytes)
+
+    async with running(storage=storage) as node, node.connect() as websocket:
+        thread, run, whole = await finished_run(node)
+        ann = await welcomed(websocket)
+        storage.events.read = failing  # type: ignore[method-assign]  # an outage, injected
+        await ann.ask(op="subscribe", thread=thread, after=0)
+        assert await ann.until_end(run) == whole
+        assert refused > 4
 
 
 async def test_from_now_begins_at_the_head() -> None:

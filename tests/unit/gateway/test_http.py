@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from tests.unit.gateway.node import ORIGIN, FakeIdentities, Node, Reader, eventually, running
 
 from runwire.gateway.app import GatewaySettings, make_gateway
@@ -320,6 +321,29 @@ async def test_a_quiet_stream_beats_and_ends_with_bye_when_access_is_withdrawn()
         (bye,) = [json.loads(line[6:]) for line in rest]
         assert (bye["op"], bye["code"], bye["reconnect"]) == ("bye", 4507, False)
         await eventually(lambda: not len(node.gateway.live) and not node.gateway.tail.threads)
+
+
+async def test_no_event_is_streamed_after_access_was_withdrawn_even_if_nobody_calls_back() -> None:
+    async with running() as node, person(node) as http:
+        data = await sent(http)
+        async with stream(http, data["thread"], after=1) as records:
+            node.identities.view.withdrawn.add("usr_ann")  # the view moved; the call-back is lost
+            await node.worker.whole_run(data["run"])
+            assert [record["data"]["code"] async for record in records] == [4507]
+
+
+async def test_a_fault_of_ours_tells_nothing_but_an_id() -> None:
+    async with running() as node, person(node) as http:
+
+        async def broken(*_args: Any, **_options: Any) -> Any:
+            raise ValueError("secret of somebody")
+
+        node.storage.threads.list = broken  # type: ignore[method-assign]  # a bug, injected
+        with structlog.testing.capture_logs() as lines:
+            response = await http.get("/v1/threads")
+        assert (response.status_code, response.json()["code"]) == (500, "internal")
+        assert "secret" not in response.text
+        assert [line["error_id"] in response.text for line in lines if line["event"] == "request_failed"] == [True]
 
 
 async def test_a_stream_ends_with_its_token_and_with_the_server() -> None:

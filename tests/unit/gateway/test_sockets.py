@@ -13,6 +13,7 @@ import pytest
 import websockets
 from tests.unit.gateway.node import ORIGIN, Node, Reader, eventually, running
 
+from runwire.errors import Unavailable
 from runwire.gateway.app import GatewaySettings
 from runwire.protocol import events
 from runwire.protocol.connection import ConnectionSettings
@@ -209,6 +210,34 @@ async def test_no_connection_waits_for_a_delayed_acknowledgement() -> None:
         connections = [each.transport.get_extra_info("socket") for each in node.server.server_state.connections]
         assert len(connections) == 2
         assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in connections)
+
+
+async def test_a_fault_of_ours_is_4000_and_tells_nothing() -> None:
+    async with running() as node, node.connect() as websocket:
+
+        async def broken(*_args: Any, **_options: Any) -> Any:
+            raise ValueError("secret of somebody")
+
+        node.storage.runs.cancel = broken  # type: ignore[method-assign]  # a bug, injected
+        ann = Reader(websocket)
+        await ann.frame()
+        await ann.say(op="cancel", run="run_1")
+        bye, code = await ann.closed()
+        assert (bye["reconnect"], code) == (True, 4000)
+        assert "secret" not in json.dumps(bye)
+        assert len(node.gateway.live) == 0
+
+
+async def test_an_identity_that_cannot_be_decided_is_4013() -> None:
+    async with running() as node:
+
+        async def unavailable(credential: str) -> Any:
+            raise Unavailable("The auth service does not answer.", retry_after_s=1.0)
+
+        node.identities.authenticate = unavailable  # type: ignore[method-assign]  # an outage, injected
+        async with node.connect() as websocket:
+            bye, code = await Reader(websocket).closed()
+            assert (bye["reconnect"], code) == (True, 4013)
 
 
 # ── slow readers ─────────────────────────────────────────────────────────────────────────────────────────

@@ -486,3 +486,28 @@ def test_commands_that_end_after_the_close_say_nothing() -> None:
     assert connection.take_commands() == []
     assert said(connection) == []
     assert connection.subscriptions == 0
+
+
+def test_a_subscribe_that_ends_after_the_close_subscribes_nothing() -> None:
+    connection = opened()
+    (command,) = hear(connection, {"op": "subscribe", "id": "1", "thread": "th_1"})
+    assert isinstance(command, frames.Subscribe)
+    connection.close(CloseCode.DRAINING, "restart")
+    said(connection)
+    answer = frames.Subscribed(id="1", thread="th_1", log="k3x9", view="all", after=0, head=0)
+    reset = frames.Reset(thread="th_1", log="k3x9", from_=0, reason="trimmed")
+    connection.subscribed(command, answer, reset)
+    connection.deliver("th_1", [b"{}"], position=1)
+    assert connection.subscriptions == 0
+    assert said(connection) == []
+
+
+def test_a_reset_follows_its_subscribed() -> None:
+    connection = opened()
+    (command,) = hear(connection, {"op": "subscribe", "id": "1", "thread": "th_1", "after": 9})
+    assert isinstance(command, frames.Subscribe)
+    answer = frames.Subscribed(id="1", thread="th_1", log="k3x9", view="all", after=9, head=5)
+    connection.subscribed(command, answer, frames.Reset(thread="th_1", log="k3x9", from_=3, reason="log_changed"))
+    assert [frame["op"] for frame in said(connection)] == ["subscribed", "reset"]
+    connection.tick(25.0)
+    assert said(connection)[-1] == {"op": "position", "thread": "th_1", "seq": 3}
