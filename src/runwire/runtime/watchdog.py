@@ -20,6 +20,7 @@ class Stall:
     owner: object | None  # whose task it is stuck in; None: in no task
     blocked_s: float
     where: str  # the line it is at
+    is_new: bool  # the first report since it answered last
 
 
 class Watchdog:
@@ -47,11 +48,19 @@ class Watchdog:
         self._is_over.set()
 
     def _main(self) -> None:
+        stalled: set[LoopThread] = set()
         while not self._is_over.wait(self._warn_s / 4):
             for thread in self._threads:
                 blocked_s = thread.blocked_s(time.monotonic())
-                if blocked_s >= self._warn_s and not thread.is_retired:
-                    stall = Stall(
-                        thread=thread, owner=thread.running_owner(), blocked_s=blocked_s, where=thread.where()
-                    )
-                    self._report(stall)
+                if blocked_s < self._warn_s or thread.is_retired:
+                    stalled.discard(thread)
+                    continue
+                stall = Stall(
+                    thread=thread,
+                    owner=thread.running_owner(),
+                    blocked_s=blocked_s,
+                    where=thread.where(),
+                    is_new=thread not in stalled,
+                )
+                stalled.add(thread)
+                self._report(stall)

@@ -234,13 +234,14 @@ class Worker:
             return
         beside = [run for run in self._runs if run.thread is stall.thread]
         culprit = stall.owner if isinstance(stall.owner, Run) else beside[0] if len(beside) == 1 else None
-        _log.warning(
-            "agent_loop_blocked",
-            agent=culprit.claim.agent if culprit else None,
-            run=culprit.claim.run if culprit else None,
-            blocked_s=round(stall.blocked_s, 1),
-            where=stall.where,
-        )
+        if stall.is_new:
+            _log.warning(
+                "agent_loop_blocked",
+                agent=culprit.claim.agent if culprit else None,
+                run=culprit.claim.run if culprit else None,
+                blocked_s=round(stall.blocked_s, 1),
+                where=stall.where,
+            )
         is_late = culprit is not None and culprit.is_late
         if stall.blocked_s < self._settings.blocked_fail_s and not is_late:
             return
