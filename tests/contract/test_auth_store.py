@@ -314,9 +314,11 @@ def test_a_ticket_is_consumed_once_and_in_time(on_store: Suite) -> None:
         assert won.count(ticket) == 1
         assert won.count(None) == 19
         await store.create_ticket(ticket, secret_hash=b"two", ttl_s=30)
+        await store.create_ticket(ticket, secret_hash=b"two more", ttl_s=30)
         clock.move(30)
-        await store.create_ticket(ticket, secret_hash=b"three", ttl_s=30)
         assert await store.consume_ticket(b"two") is None
+        await store.create_ticket(ticket, secret_hash=b"three", ttl_s=30)
+        assert await store.consume_ticket(b"two more") is None
         assert await store.consume_ticket(b"three") == ticket
 
     on_store(check)

@@ -147,8 +147,6 @@ class AuthClient:
             Unauthenticated: it proves nothing; code `revoked`: it did once.
             Unavailable: it cannot be decided now; doubt means no.
         """
-        if len(credential) > tokens.MAX_CREDENTIAL_BYTES:
-            raise _refused()
         if tokens.is_api_key(credential):
             return await self._of_key(credential)
         return await self._standing(await self._of_token(credential))

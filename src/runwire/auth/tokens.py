@@ -116,7 +116,7 @@ def verify(token: str, keys: PublicKeys, *, issuer: str, audience: str, now_s: f
         UnknownKid: well-formed, but signed by a key that is not in `keys`.
         Unauthenticated: anything else; always the same sentence.
     """
-    if len(token) > MAX_CREDENTIAL_BYTES or not token.isascii():
+    if len(token) > MAX_CREDENTIAL_BYTES:
         raise _refused()
     segments = token.split(".")
     if len(segments) != 3 or not all(_is_canonical(segment) for segment in segments):

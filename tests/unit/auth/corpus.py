@@ -200,6 +200,10 @@ def _claims(key: ECKey) -> dict[str, str]:
         "exp NaN": raw(good.replace(str(NOW_S + 300), "NaN")),
         "exp of a thousand digits": raw(good.replace(str(NOW_S + 300), "9" * 1000)),
         "exp of five thousand digits": raw(good.replace(str(NOW_S + 300), "9" * 5000)),
+        "exp of a thousand digits, iat a fraction": raw(
+            good.replace(str(NOW_S + 300), "9" * 1000).replace(f'"iat": {NOW_S}', f'"iat": {NOW_S}.5')
+        ),
+        "an unknown claim NaN": raw(good[:-1] + ', "x": NaN}'),
         "iat NaN": raw(good.replace(f'"iat": {NOW_S}', '"iat": NaN')),
         "iat minus infinity": raw(good.replace(f'"iat": {NOW_S}', '"iat": -1e400')),
         "nbf infinity": raw(good[:-1] + ', "nbf": 1e400}'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from runwire.storage.memory.auth import MemoryAuthStore
 PASSWORD = "correct horse battery"
 POLL_S = 0.25
 ORIGIN = "https://app.example.org"
+GOOD_JWK = tokens.public_jwk("k", tokens.read_signing_key(tokens.new_signing_key("k")))
 
 Check = Callable[[House], Awaitable[None]]
 Suite = Callable[..., None]
@@ -339,7 +341,7 @@ def test_a_broken_key_document_leaves_the_last_good_keys_in_force(in_house: Suit
             "empty": httpx2.Response(200),
             "not json": httpx2.Response(200, text="<html>"),
             "no keys": httpx2.Response(200, json={"keys": []}),
-            "too large": httpx2.Response(200, content=b" " * 2_000_000),
+            "too large": httpx2.Response(200, content=json.dumps({"keys": [GOOD_JWK]}).encode() + b" " * 2_000_000),
             "redirect": httpx2.Response(302, headers={"location": "http://evil.example/"}),
         }[fault]
 

@@ -52,6 +52,13 @@ def test_a_flood_of_keys_costs_bounded_memory_and_keeps_the_busy_ones() -> None:
     assert buckets.take("invented 0", now_s=0.0) == 0
 
 
+def test_the_key_used_longest_ago_is_forgotten_first() -> None:
+    buckets = Buckets(burst=2, refill_s=1e6, max_keys=2)
+    for key in ("a", "b", "a", "c"):
+        assert buckets.take(key, now_s=0.0) == 0
+    assert buckets.take("a", now_s=0.0) > 0
+
+
 @given(st.lists(st.floats(0, 3, allow_nan=False), max_size=60), st.integers(1, 5))
 def test_never_more_than_the_burst_and_the_refill_passes(gaps_s: list[float], burst: int) -> None:
     buckets, now_s, passed = Buckets(burst=burst, refill_s=1.0), 0.0, 0

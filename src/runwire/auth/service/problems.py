@@ -39,7 +39,7 @@ async def body_of(request: Request) -> bytes:
 
 def problem(fault: RunwireError, *, status: int | None = None, **members: Any) -> Response:
     """Answer with an error; `members` are added to the problem, e.g. OAuth's `error`."""
-    code = ErrorCode(fault.code) if fault.code in set(ErrorCode) else _nearest(fault)
+    code = ErrorCode(fault.code)
     shown = {
         "type": "about:blank",
         "title": code.value.replace("_", " "),
@@ -56,12 +56,6 @@ def problem(fault: RunwireError, *, status: int | None = None, **members: Any) -
     if shown["status"] == 401:
         headers["www-authenticate"] = "Bearer"  # RFC 9110 §11.6.1
     return Response(msgspec.json.encode(shown), shown["status"], media_type="application/problem+json", headers=headers)
-
-
-def _nearest(error: RunwireError) -> ErrorCode:
-    """Return the wire code for a code that is for the inside only, such as `revoked`."""
-    own = type(error).code
-    return ErrorCode(own) if own in set(ErrorCode) else ErrorCode.INTERNAL
 
 
 def add_problems(app: FastAPI) -> None:
