@@ -128,7 +128,7 @@ async def test_interrupt_ends_queued_runs_and_asks_the_running_one(storage: Stor
 async def test_claim_takes_the_oldest_queued_run_of_a_thread(storage: Storage) -> None:
     first = await send(storage)
     second = await send(storage, first.thread)
-    claim = await claim_one(storage)
+    (claim,) = await storage.runs.claim("w1", agents=["echo"], limit=10, user_limit=10)
     assert (claim.run, claim.thread, claim.user, claim.agent) == (first.run, first.thread, "usr_ada", "echo")
     assert (claim.message, claim.attempt, claim.ordinal, claim.pinned) == (first.message, 1, 0, None)
     assert (claim.cancel, claim.handed_over) == (None, None)
