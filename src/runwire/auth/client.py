@@ -144,7 +144,7 @@ class AuthClient:
         revocation in between then finds it.
 
         Raises:
-            Unauthenticated: it proves nothing; code `revoked`: it did once.
+            Unauthenticated: it proves nothing, or does not any more.
             Unavailable: it cannot be decided now; doubt means no.
         """
         if tokens.is_api_key(credential):
@@ -246,7 +246,7 @@ class AuthClient:
         if holder is None:
             raise _refused()
         if not self._view.is_current(proved):
-            raise Unauthenticated("This access was withdrawn; sign in again.", code="revoked")
+            raise Unauthenticated("This access was withdrawn; sign in again.")
         return replace(proved, name=holder.name, roles=frozenset(holder.roles))
 
     async def _bounded(self, call: Awaitable[T]) -> T:

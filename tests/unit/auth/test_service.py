@@ -22,6 +22,8 @@ PASSWORD = "correct horse battery"
 Check = Callable[[House], Awaitable[None]]
 Suite = Callable[..., None]
 
+MEMORY = pytest.mark.parametrize("in_house", ["memory"], indirect=True)  # nothing here depends on the store
+
 
 @pytest.fixture(params=["memory", "sqlite"])
 def in_house(request: pytest.FixtureRequest, tmp_path: Path) -> Suite:
@@ -110,6 +112,7 @@ def test_an_unknown_user_costs_as_many_hashes_as_a_known_one(in_house: Suite, mo
     in_house(check)
 
 
+@MEMORY
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -137,6 +140,7 @@ def test_a_wrong_body_is_refused_naming_the_field(in_house: Suite, body: str, fi
     in_house(check)
 
 
+@MEMORY
 def test_a_body_over_its_limit_is_refused_while_it_is_read(in_house: Suite) -> None:
     async def check(house: House) -> None:
         answer = await house.http.post("/auth/sessions", content=b"x" * 20_000)
@@ -351,6 +355,7 @@ def test_an_access_token_ends_with_its_lifetime(in_house: Suite) -> None:
     in_house(check)
 
 
+@MEMORY
 @pytest.mark.parametrize(
     ("form", "status", "error", "code"),
     [
@@ -375,6 +380,7 @@ def test_errors_of_the_token_endpoint_speak_oauth_and_ours(
     in_house(check)
 
 
+@MEMORY
 @pytest.mark.parametrize("body", [b"token=a&token=b", b"\xff\xfe", b"token", b"&" * 100, b"a=1&" * 30])
 def test_a_form_that_is_none_is_refused(in_house: Suite, body: bytes) -> None:
     async def check(house: House) -> None:
@@ -411,6 +417,7 @@ def test_two_services_on_one_store_sign_with_one_key(in_house: Suite, tmp_path: 
     in_house(check)
 
 
+@MEMORY
 def test_brute_force_on_an_account_is_slowed_and_a_live_session_is_not(in_house: Suite) -> None:
     async def check(house: House) -> None:
         refresh_token = (await house.sign_in("ada", PASSWORD))["refresh_token"]
@@ -432,6 +439,7 @@ def test_brute_force_on_an_account_is_slowed_and_a_live_session_is_not(in_house:
     in_house(check)
 
 
+@MEMORY
 def test_one_address_guessing_many_names_is_slowed(in_house: Suite) -> None:
     async def check(house: House) -> None:
         statuses = [
@@ -443,6 +451,7 @@ def test_one_address_guessing_many_names_is_slowed(in_house: Suite) -> None:
     in_house(check)
 
 
+@MEMORY
 def test_good_sign_ins_are_never_limited(in_house: Suite) -> None:
     async def check(house: House) -> None:
         for _ in range(40):
@@ -483,6 +492,7 @@ def test_a_store_that_does_not_answer_is_503_with_a_time_to_come_back(
     in_house(check)
 
 
+@MEMORY
 def test_unknown_paths_and_methods_are_problems_too(in_house: Suite) -> None:
     async def check(house: House) -> None:
         missing = await house.http.get("/auth/nothing")
