@@ -92,7 +92,7 @@ class Conflict(RunwireError):
 
 
 class Unauthenticated(RunwireError):
-    """Refuse an identity that a fresh token could prove; `code` may be `revoked`."""
+    """Refuse an identity that a fresh token could prove."""
 
     code = "unauthenticated"
 
