@@ -133,6 +133,24 @@ async def test_what_a_worker_was_quicker_with_is_found_after_a_send() -> None:
         assert await place.seqs(subscription, count=2) == [1, 2]
 
 
+async def test_a_hole_of_several_pages_is_filled_without_another_reason_to_look() -> None:
+    async with tailing(bus=DeafBus()) as place:
+        sent = await place.send()
+        claim = await place.worker.claim(sent.run)
+        await place.worker.append(claim, [events.AgentStarted(agent="echo", message=sent.message)])
+        for _ in range(3):
+            await place.worker.append(claim, [note()] * 400)
+        subscription = place.subscriptions.open_after_send(
+            user="usr_ann",
+            thread=sent.thread,
+            after=sent.after,
+            log=sent.log,
+            view="all",
+            wake=lambda _thread: place.woken.set(),
+        )
+        assert await place.seqs(subscription, count=1202) == list(range(1, 1203))
+
+
 async def test_without_a_beacon_active_threads_are_checked_quickly() -> None:
     settings = TailSettings(blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
     async with tailing(settings, bus=DeafBus()) as place:
