@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from tests.conformance.minimal_server import (
@@ -19,6 +20,7 @@ from tests.conformance.minimal_server import (
     without_tools,
 )
 from websockets.datastructures import Headers
+from websockets.http11 import Response
 
 
 class Mute(MinimalServer):
@@ -130,6 +132,24 @@ class UnpairedTool(MinimalServer):
             super().emitted(run, kind, data)
 
 
+class EndsAToolTwice(MinimalServer):
+    """Shows the end of a tool call again."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        super().emitted(run, kind, data)
+        if kind == "tool_completed":
+            super().emitted(run, kind, data)
+
+
+class StartsTwice(MinimalServer):
+    """Shows agent_started again."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        super().emitted(run, kind, data)
+        if kind == "agent_started":
+            super().emitted(run, kind, data)
+
+
 class WrongText(MinimalServer):
     """Completes a message with another text than it streamed."""
 
@@ -167,6 +187,25 @@ class ForgetsKeys(MinimalServer):
 
     def known(self, user: str, frame: Frame, body: str) -> Any:
         return None
+
+
+class RepeatsForTheSameBody(MinimalServer):
+    """Starts a new run for a repeated send, and refuses only another body."""
+
+    def known(self, user: str, frame: Frame, body: str) -> Any:
+        return False if self.is_other(user, frame, body) else None
+
+    def is_other(self, user: str, frame: Frame, body: str) -> bool:
+        before = self.keys.get((user, frame.get("key") or ""))
+        return before is not None and before[0] != body
+
+
+class TakesAnyBody(MinimalServer):
+    """Answers another body under the same key as if it were the first."""
+
+    def known(self, user: str, frame: Frame, body: str) -> Any:
+        before = self.keys.get((user, frame.get("key") or ""))
+        return before[1] if before else None
 
 
 class OtherHistoryOverHttp(MinimalServer):
@@ -245,6 +284,14 @@ class SseStartsOver(MinimalServer):
 
     async def sse(self, thread: Thread, query: dict[str, str], headers: Any) -> Any:
         return await super().sse(thread, query, Headers())
+
+
+class SseNeverEnds(MinimalServer):
+    """Answers an empty stream where 204 says that there is no more."""
+
+    async def sse(self, thread: Thread, query: dict[str, str], headers: Headers) -> Response:
+        response = await super().sse(thread, query, headers)
+        return response if response.status_code != 204 else self.respond(HTTPStatus.OK, "", "text/event-stream")
 
 
 class WrongPosition(MinimalServer):
@@ -326,11 +373,15 @@ FAULTS = {
         Fault(UnpairedTool, ("tools_paired",)),
         Fault(MinimalServer, ("tools_paired",), agent=fabricated),
         Fault(MinimalServer, ("five",), agent=without_tools),
+        Fault(EndsAToolTwice, ("tools_paired",)),
+        Fault(StartsTwice, ("lifecycle",)),
         Fault(WrongText, ("text",)),
         Fault(WrongShape, ("frames",)),
         Fault(EventsFirst, ("reply_first",)),
         Fault(ForgetsTheAnswer, ("snapshot_agrees",)),
         Fault(ForgetsKeys, ("idempotent",)),
+        Fault(RepeatsForTheSameBody, ("idempotent",)),
+        Fault(TakesAnyBody, ("idempotent",)),
         Fault(OtherHistoryOverHttp, ("sse_agrees",)),
         Fault(OtherPage, ("page_agrees",)),
         Fault(Hangs, ("ends",)),
@@ -347,6 +398,7 @@ FAULTS = {
         Fault(NeverResets, ("beyond_the_end", "another_log")),
         Fault(ResetsToNowhere, ("beyond_the_end", "another_log")),
         Fault(SseStartsOver, ("sse_resumes",)),
+        Fault(SseNeverEnds, ("sse_resumes",)),
         Fault(WrongPosition, ("position_frame",)),
     ),
 }

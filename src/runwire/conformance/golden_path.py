@@ -124,8 +124,8 @@ _IDS: Final[dict[str, str]] = {
 
 
 def _ids(event: Event) -> set[str]:
-    name = _IDS.get(event.type)
-    return {str(judge.data_of(event).get(name))} if name else set()
+    new = judge.data_of(event).get(_IDS.get(event.type, ""))
+    return {new} if isinstance(new, str) else set()
 
 
 def _at(event: Event, expected: str, seen: str) -> Evidence:

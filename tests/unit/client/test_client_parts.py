@@ -59,7 +59,7 @@ def test_a_stop_has_the_error_of_who_must_act(code: int, kind: type[Exception]) 
     assert type(stopped(code, "why")) is kind
 
 
-def transport(answer: Callable[[httpx2.Request], httpx2.Response]) -> httpx2.MockTransport:
+def transport(answer: Callable[[httpx2.Request], Any]) -> httpx2.MockTransport:
     return httpx2.MockTransport(answer)
 
 
@@ -119,9 +119,11 @@ class Auth:
         self.asked: list[tuple[str, str]] = []
         self.is_ended = False
 
-    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        await asyncio.sleep(0)  # as a network does, let others run in between
         self.asked.append((f"{request.method} {request.url.path}", request.content.decode()))
-        if request.url.path == "/auth/token" and self.is_ended:
+        is_old = not request.content.decode().endswith(f"=r{len(self.asked) - 1}")  # each works once
+        if request.url.path == "/auth/token" and (self.is_ended or is_old):
             return httpx2.Response(400, json={"error": "invalid_grant", "code": "unauthenticated", "message": "used"})
         number = len(self.asked)
         body = {"access_token": f"a{number}", "refresh_token": f"r{number}", "expires_in": self.life_s, "user": "usr_1"}
