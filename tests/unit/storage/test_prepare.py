@@ -149,3 +149,12 @@ def test_migration_that_dies_half_way_leaves_nothing_behind(tmp_path: Path, monk
     prepared = prepare(path)
     prepared.connection.close()
     prepared.lock.release()
+
+
+def test_a_python_with_an_old_sqlite_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 37, 2))
+    with pytest.raises(ConfigurationError, match=r"SQLite 3\.37\.2; Runwire needs 3\.38\.0"):
+        prepare(tmp_path / "data" / "runwire.db")
+    assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,7 @@ from runwire.storage.sqlite.lock import OwnerLock
 
 __all__ = ["Prepared", "connect_reader", "prepare"]
 
+_OLDEST_SQLITE: Final = (3, 38, 0)  # `->>`, RETURNING and UPDATE … FROM, which `sqlite.sql` is written in
 BUSY_TIMEOUT_S: Final = 2.0  # for somebody's `sqlite3` shell: no process of ours competes for the file
 
 _SQL: Final = load("sqlite.sql")
@@ -40,6 +41,7 @@ def prepare(path: Path) -> Prepared:
         ConfigurationError: owned by another process (`OwnedElsewhere`), not a file of ours, of a newer
             release, or not to be opened.
     """
+    _check_library(sqlite3.sqlite_version_info)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = OwnerLock(path)
@@ -53,6 +55,12 @@ def prepare(path: Path) -> Prepared:
     except BaseException:
         lock.release()
         raise
+
+
+def _check_library(version: tuple[int, int, int]) -> None:
+    if version < _OLDEST_SQLITE:
+        have, need = (".".join(map(str, each)) for each in (version, _OLDEST_SQLITE))
+        raise ConfigurationError([f"This Python has SQLite {have}; Runwire needs {need} or newer: use another Python."])
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
