@@ -73,7 +73,7 @@ class Record:
     why: str = ""
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets
 class Recorder:
     """A pytest plugin that remembers what was collected and what became of it, with and without xdist."""
 

@@ -44,6 +44,14 @@ def test_a_category_with_passing_tests_passes_and_the_report_lists_them(project:
     assert set(report["tests"]) == {"tests/unit/test_one.py::test_true", "tests/unit/test_one.py::test_also"}
 
 
+def test_a_folder_with_a_conftest_of_its_own_runs(project: Path) -> None:
+    write(project, "unit/conftest.py", "import pytest\n@pytest.fixture\ndef one(): return 1\n")
+    write(project, "unit/test_one.py", "def test_one(one): assert one == 1\n")
+    status, said, report = run(project, "--category", "unit")
+    assert status == 0, said
+    assert report["counts"]["passed"] == 1
+
+
 def test_an_unknown_category_is_an_error_that_names_the_known(project: Path) -> None:
     status, said, _ = run(project, "--category", "unti")
     assert status == 2
