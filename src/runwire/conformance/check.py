@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from runwire.client.token import Token, text_of
-from runwire.conformance import conversation, golden_path, resume
+from runwire.conformance import conversation, cuts, golden_path, resume
 from runwire.conformance.case import Case, Expect, Subject, judge_all
 from runwire.conformance.report import Report, Result
 from runwire.conformance.wire import CouldNotCheck
@@ -22,7 +22,7 @@ _Play = Callable[[Subject], Awaitable[Any]]
 CATEGORIES: Final[Mapping[str, tuple[_Play, Sequence[Case[Any]]]]] = MappingProxyType(
     {
         "golden_path": (conversation.play, golden_path.CASES),
-        "resume": (resume.play, resume.CASES),
+        "resume": (cuts.play, resume.CASES),
     }
 )
 """Name → what is done, and what is looked at afterwards."""
