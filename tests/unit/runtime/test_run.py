@@ -363,6 +363,20 @@ def test_the_deadline_ends_a_run_that_hangs_and_the_code_is_told() -> None:
     assert told.is_set()
 
 
+def test_a_generator_that_is_not_read_to_its_end_is_closed_in_its_own_task() -> None:
+    tasks: list[object] = []
+
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
+        tasks.append(asyncio.current_task())
+        try:
+            yield "a\0b"
+        finally:
+            tasks.append(asyncio.current_task())
+
+    assert _last(_ended(agent)).code == "agent_error"
+    assert tasks[0] is tasks[1]
+
+
 def test_a_deadline_inside_a_tool_closes_the_tool() -> None:
     async def hang() -> None:
         await asyncio.Event().wait()

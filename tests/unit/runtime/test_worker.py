@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,16 @@ def test_drain_hands_a_run_over_at_its_next_step_and_the_next_worker_goes_on() -
 
 
 def test_what_was_said_is_committed_before_a_run_is_handed_over() -> None:
-    gate = Gate()
+    gates = [Gate(), Gate()]
     calls: list[int] = []
 
-    async def step() -> None:
-        calls.append(1)
-        await gate.pass_()
-
     async def agent(ctx: Context, message: str) -> Any:
+        async def step() -> None:
+            calls.append(1)
+            for gate in gates:
+                await gate.pass_()
+                await ctx.thinking("inside")
+
         await ctx.tool(step)
         return "done"
 
@@ -164,14 +167,17 @@ def test_what_was_said_is_committed_before_a_run_is_handed_over() -> None:
         storage = FaultyStorage()
         async with bench(agent, storage=storage) as b:
             run = await b.send()
-            await gate.arrival()
+            await gates[0].arrival()
+            await b.until(partial(_has, b, run, "tool_executing"))
             storage.events.is_open.clear()
             storage.events.is_asked.clear()
-            gate.open()  # the tool ends, and that it did cannot be stored yet
+            gates[0].open()
+            await storage.events.is_asked.wait()  # a commit is under way, and does not come to its end
+            gates[1].open()  # the tool ends; that it did waits behind that commit
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(b.worker.drain())
-                await storage.events.is_asked.wait()
                 await b.agent_turns(100)
+                assert b.worker.active == 1
                 storage.events.is_open.set()
         async with bench(agent, storage=storage) as b:
             await b.ended(run)
