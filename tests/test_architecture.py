@@ -74,7 +74,7 @@ def test_sql_lives_in_named_blocks_only() -> None:
 
 def test_no_class_is_called_what_it_is_not() -> None:
     banned = re.compile(
-        r"(Manager|Factory|Helper|Utils?|Processor|Orchestrator|Coordinator|Impl|Base)$|^_?(Abstract|My|Enhanced|Unified)"
+        r"(Manager|Factory|Helper|Utils?|Processor|Orchestrator|Coordinator|Impl|Base)$|^_?(Abstract|My|New|Enhanced|Unified)"
     )
     found = [
         f"{file.relative_to(SOURCE)}: {node.name}"

@@ -11,7 +11,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run a verb; a person's mistake is one sentence on standard error, never a traceback."""
-    from runwire.cli.main import app  # noqa: PLC0415 - the verbs' libraries load only when a verb runs
+    from runwire.cli.main import app
 
     try:
         app(prog_name="runwire")

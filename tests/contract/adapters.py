@@ -13,12 +13,12 @@ from runwire.protocol.events import (
     AgentFailed,
     AgentStarted,
     AgentThinking,
-    NewEvent,
+    EmittedEvent,
     StoredEvent,
     decode_data,
-    new_event,
+    emitted,
 )
-from runwire.storage.base import Batch, Claim, NewMessage, RunEnd, Sent, Storage, Stored
+from runwire.storage.base import Batch, Claim, IncomingMessage, RunEnd, Sent, Storage, Stored
 from runwire.storage.memory.storage import MemoryStorage
 from runwire.storage.sqlite.storage import SqliteStorage
 
@@ -88,7 +88,7 @@ class SqliteAdapter(Adapter):
 
 
 async def send(storage: Storage, thread: str | None = None, *, user: str = "usr_ada", **fields: Any) -> Sent:
-    return await storage.runs.send(NewMessage(user=user, thread=thread, agent="echo", content="hello", **fields))
+    return await storage.runs.send(IncomingMessage(user=user, thread=thread, agent="echo", content="hello", **fields))
 
 
 async def claim_one(storage: Storage, worker: str = "w1") -> Claim:
@@ -96,29 +96,31 @@ async def claim_one(storage: Storage, worker: str = "w1") -> Claim:
     return claim
 
 
-async def append(storage: Storage, claim: Claim, *events: NewEvent, ordinal: int, end: RunEnd | None = None) -> Stored:
+async def append(
+    storage: Storage, claim: Claim, *events: EmittedEvent, ordinal: int, end: RunEnd | None = None
+) -> Stored:
     batch = Batch(run=claim.run, attempt=claim.attempt, ordinal=ordinal, events=events, end=end)
     (outcome,) = await storage.events.append([batch])
     assert isinstance(outcome, Stored), outcome
     return outcome
 
 
-def thought(text: str, *, scope: str = "") -> NewEvent:
-    return new_event(AgentThinking(text=text), ts=1, scope=scope)
+def thought(text: str, *, scope: str = "") -> EmittedEvent:
+    return emitted(AgentThinking(text=text), ts=1, scope=scope)
 
 
-def started() -> NewEvent:
-    return new_event(AgentStarted(agent="echo", message="msg_1"), ts=1)
+def started() -> EmittedEvent:
+    return emitted(AgentStarted(agent="echo", message="msg_1"), ts=1)
 
 
-def completed() -> NewEvent:
-    return new_event(AgentCompleted(output="done", duration_ms=1), ts=1)
+def completed() -> EmittedEvent:
+    return emitted(AgentCompleted(output="done", duration_ms=1), ts=1)
 
 
-def failed(code: Literal["agent_error", "internal"] = "agent_error") -> NewEvent:
-    return new_event(AgentFailed(code=code, message="no", error_id="err_1", retryable=False), ts=1)
+def failed(code: Literal["agent_error", "internal"] = "agent_error") -> EmittedEvent:
+    return emitted(AgentFailed(code=code, message="no", error_id="err_1", retryable=False), ts=1)
 
 
-def said(events: Sequence[StoredEvent | NewEvent]) -> list[str]:
+def said(events: Sequence[StoredEvent | EmittedEvent]) -> list[str]:
     """Return each event as a word: the text of a thought, else its type."""
     return [decode_data(event).text if event.type == "agent_thinking" else event.type for event in events]

@@ -31,7 +31,7 @@ from tests.contract.adapters import (
 )
 
 from runwire.errors import Conflict, Unavailable
-from runwire.protocol.events import NewEvent
+from runwire.protocol.events import EmittedEvent
 from runwire.storage.base import AlreadyStored, Batch, CancelRequest, Claim, Fenced, RunEnd, Stored
 
 T = TypeVar("T")
@@ -232,7 +232,7 @@ class EventLogMachine(RuleBasedStateMachine):
         return [run for run in runs if self.status[run] in ("queued", "running")]
 
     def batch(self, held: Held, size: int, *, ends: bool) -> Batch:
-        events: list[NewEvent] = [thought(self.word()) for _ in range(size)]
+        events: list[EmittedEvent] = [thought(self.word()) for _ in range(size)]
         if held.ordinal == 0:
             events[0] = started()
         if ends:

@@ -9,7 +9,7 @@ import msgspec
 from runwire.errors import ProtocolError
 from runwire.gateway.tail import Tail
 from runwire.protocol import frames
-from runwire.storage.base import Bus, CancelRequest, Committed, NewMessage, Sent, Storage, Wake
+from runwire.storage.base import Bus, CancelRequest, Committed, IncomingMessage, Sent, Storage, Wake
 
 __all__ = ["Commands"]
 
@@ -42,7 +42,7 @@ class Commands:
             NotFound: unknown or foreign thread.
             Conflict: `conflict` or `run_active`.
         """
-        message = NewMessage(
+        message = IncomingMessage(
             user=user,
             thread=thread,
             agent=self._agent(body.agent),

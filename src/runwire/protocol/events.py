@@ -27,13 +27,13 @@ __all__ = [
     "AgentThinking",
     "AgentWaiting",
     "Custom",
+    "EmittedEvent",
     "EventData",
     "EventError",
     "EventType",
     "HasData",
     "MessageCompleted",
     "MessageStarted",
-    "NewEvent",
     "StepCompleted",
     "StepStarted",
     "StoredEvent",
@@ -49,7 +49,7 @@ __all__ = [
     "UserMessage",
     "View",
     "decode_data",
-    "new_event",
+    "emitted",
     "pack",
     "unpack",
     "view_has",
@@ -340,7 +340,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 }
 
 
-class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
+class EmittedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event that has no seq yet: what a run emits and an append takes."""
 
     type: EventType
@@ -375,13 +375,13 @@ _encoder: Final = msgspec.json.Encoder()
 _packed_decoder: Final = msgspec.json.Decoder(list[_Packed])
 
 
-def new_event(data: EventData, *, ts: int, scope: str = "") -> NewEvent:
+def emitted(data: EventData, *, ts: int, scope: str = "") -> EmittedEvent:
     """Encode an event's data.
 
     Raises:
         TypeError, msgspec.EncodeError: a value that is not JSON; agent code is guarded in `agents.payload`.
     """
-    return NewEvent(type=_TYPE_OF[type(data)], ts=ts, data=msgspec.Raw(_encoder.encode(data)), scope=scope)
+    return EmittedEvent(type=_TYPE_OF[type(data)], ts=ts, data=msgspec.Raw(_encoder.encode(data)), scope=scope)
 
 
 class HasData(Protocol):
@@ -404,7 +404,7 @@ def decode_data(event: HasData) -> Any:
     return decoder.decode(event.data) if decoder else msgspec.json.decode(event.data)
 
 
-def pack(events: Sequence[NewEvent]) -> bytes:
+def pack(events: Sequence[EmittedEvent]) -> bytes:
     """Pack a segment's events; the k-th gets offset k."""
     return _encoder.encode([_Packed(at, e.type, e.ts, e.data, e.scope) for at, e in enumerate(events)])
 

@@ -28,11 +28,11 @@ from runwire.agents.payload import MAX_FIELD_BYTES, put_aside
 from runwire.errors import Fenced, Unavailable
 from runwire.protocol.events import (
     AgentThinking,
+    EmittedEvent,
     MessageCompleted,
-    NewEvent,
     TextDelta,
     ThinkingDelta,
-    new_event,
+    emitted,
     pack,
 )
 from runwire.protocol.replay import Emit
@@ -89,13 +89,13 @@ class _OpenDelta:
         self._end = next_._end
         return True
 
-    def seal(self) -> NewEvent:
+    def seal(self) -> EmittedEvent:
         """Encode what was merged."""
         whole = msgspec.structs.replace(self._first, text="".join(self._texts))
-        return new_event(whole, ts=self._ts, scope=self._scope)
+        return emitted(whole, ts=self._ts, scope=self._scope)
 
 
-_Entry = tuple[NewEvent | _OpenDelta, Mapping[str, bytes]]
+_Entry = tuple[EmittedEvent | _OpenDelta, Mapping[str, bytes]]
 
 
 class Buffer:
@@ -243,7 +243,7 @@ class Buffer:
         if 0 < rest < self._closing < len(self._pending):
             count = len(self._pending) - self._closing  # what closes the run is not torn apart
             rest = self._closing
-        events: list[NewEvent] = []
+        events: list[EmittedEvent] = []
         blobs: dict[str, bytes] = {}
         self._frozen_bytes = 0
         for _ in range(count):
@@ -377,9 +377,9 @@ def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) 
     return entries
 
 
-def _encoded(emit: Emit, ts: int, blobs: Mapping[str, bytes]) -> tuple[NewEvent, Mapping[str, bytes]]:
+def _encoded(emit: Emit, ts: int, blobs: Mapping[str, bytes]) -> tuple[EmittedEvent, Mapping[str, bytes]]:
     """Encode an event; the whole text of a stream, which only its completion knows, may have to be put aside."""
-    event = new_event(emit.data, ts=ts, scope=emit.scope)
+    event = emitted(emit.data, ts=ts, scope=emit.scope)
     if len(event.data) <= MAX_FIELD_BYTES:
         return event, blobs
     more = dict(blobs)
@@ -391,7 +391,7 @@ def _encoded(emit: Emit, ts: int, blobs: Mapping[str, bytes]) -> tuple[NewEvent,
         data = msgspec.structs.replace(data, text=put_aside(data.text, more, limit_bytes=len(event.data)))
     else:
         return event, blobs
-    return new_event(data, ts=ts, scope=emit.scope), more
+    return emitted(data, ts=ts, scope=emit.scope), more
 
 
 def _wake(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from runwire.protocol.events import NewEvent, StoredEvent
+from runwire.protocol.events import EmittedEvent, StoredEvent
 from runwire.storage.base_auth import (
     AuthEvent,
     AuthKind,
@@ -43,8 +43,8 @@ __all__ = [
     "Committed",
     "EventLog",
     "Fenced",
+    "IncomingMessage",
     "KeyRow",
-    "NewMessage",
     "OnActive",
     "Outcome",
     "Page",
@@ -103,7 +103,7 @@ class Batch(_Value, frozen=True):
     run: str
     attempt: int  # the fencing token, from `Runs.claim`
     ordinal: int  # how many events this run's workers have appended before this batch
-    events: tuple[NewEvent, ...]
+    events: tuple[EmittedEvent, ...]
     end: RunEnd | None = None  # set iff the last event is terminal
     pinned: bytes | None = None  # set with `agent_started`: what a replay must read again (JSON)
     blobs: Mapping[str, bytes] = {}  # content-addressed values that `$ref` in these events names
@@ -241,7 +241,7 @@ class Threads(Protocol):
         ...
 
 
-class NewMessage(_Value, frozen=True):
+class IncomingMessage(_Value, frozen=True):
     """A person's message, checked. Its event and its run are one write."""
 
     user: str
@@ -329,7 +329,7 @@ class RunRow(_Value, frozen=True):
 class Runs(Protocol):
     """Runs and who owns them."""
 
-    async def send(self, message: NewMessage) -> Sent:
+    async def send(self, message: IncomingMessage) -> Sent:
         """Store a message and its run; idempotent by (user, key).
 
         Raises:

@@ -122,7 +122,7 @@ class Worker:
         return self._claims[run]
 
     async def append(self, claim: Claim, data: Iterable[EventData], *, end: RunEnd | None = None) -> None:
-        batch = tuple(events.new_event(each, ts=1) for each in data)
+        batch = tuple(events.emitted(each, ts=1) for each in data)
         ordinal = self._ordinals[claim.run]
         (outcome,) = await self._storage.events.append(
             [Batch(run=claim.run, attempt=claim.attempt, ordinal=ordinal, events=batch, end=end)]

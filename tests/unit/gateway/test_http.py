@@ -18,7 +18,7 @@ from runwire.gateway.sse import StreamSettings
 from runwire.protocol import events
 from runwire.protocol.connection import ConnectionSettings
 from runwire.protocol.frames import Limits
-from runwire.storage.base import NewMessage, Wake
+from runwire.storage.base import IncomingMessage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 
@@ -403,7 +403,9 @@ async def test_a_long_poll_answers_nothing_after_access_was_withdrawn() -> None:
             waiting = group.create_task(http.get(path, params={"after": 1, "wait": 10}))
             await eventually(lambda: node.gateway.tail.threads > 0)
             node.identities.withdraw("usr_ann")
-            await node.storage.runs.send(NewMessage(user="usr_ann", thread=data["thread"], agent="echo", content="no"))
+            await node.storage.runs.send(
+                IncomingMessage(user="usr_ann", thread=data["thread"], agent="echo", content="no")
+            )
             node.bus.publish(Wake(topic="deleted", thread=data["thread"]))  # any reason to look
         assert waiting.result().status_code == 401
 

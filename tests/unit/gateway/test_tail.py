@@ -16,7 +16,7 @@ from runwire.gateway.subscription import Subscription, Subscriptions, Taken
 from runwire.gateway.tail import Tail, TailSettings
 from runwire.protocol import events, frames
 from runwire.protocol.events import StoredEvent
-from runwire.storage.base import Bus, Committed, NewMessage, Page, Sent, Storage, Wake
+from runwire.storage.base import Bus, Committed, IncomingMessage, Page, Sent, Storage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.memory.state import State
 from runwire.storage.memory.storage import MemoryStorage
@@ -36,7 +36,7 @@ class Place:
         self.woken = asyncio.Event()
 
     async def send(self, thread: str | None = None) -> Sent:
-        message = NewMessage(user="usr_ann", thread=thread, agent="echo", content="hi")
+        message = IncomingMessage(user="usr_ann", thread=thread, agent="echo", content="hi")
         return await self.storage.runs.send(message)
 
     async def open(self, thread: str, *, after: int) -> Subscription:
@@ -75,7 +75,7 @@ async def tailing(
 
 def segment(place: Place, thread: str, *, first: int, text: str, **other: str) -> Committed:
     """Make a segment as the bus would bring it; it is in no log."""
-    event = events.new_event(events.Custom(name=text, value=None), ts=1)
+    event = events.emitted(events.Custom(name=text, value=None), ts=1)
     fields = {"log": place.storage.log, "user": "usr_ann", "thread": thread, "run": "run_x"} | other
     return Committed(**fields, attempt=1, first_seq=first, last_seq=first, packed=events.pack([event]))
 
@@ -286,7 +286,7 @@ def ring_of(*kinds: events.EventData, limit_events: int = 100, at: int = 0) -> R
     ring.open(at=at, log="k3x9")
     stored: list[StoredEvent] = []
     for n, data in enumerate(kinds, start=at + 1):
-        new = events.new_event(data, ts=1)
+        new = events.emitted(data, ts=1)
         stored.append(StoredEvent(seq=n, run="run_1", attempt=1, type=new.type, ts=1, data=new.data))
     ring.extend(stored, through=at + len(kinds))
     return ring
@@ -335,7 +335,7 @@ def test_a_ring_is_bounded_and_says_where_it_begins() -> None:
     assert len(ring.after(ring.start)) <= 10
     large = Ring(user="u", thread="t", limit_events=100, limit_bytes=10_000)
     large.open(at=0, log="l")
-    new = events.new_event(events.Custom(name="n", value="x" * 4_000), ts=1)
+    new = events.emitted(events.Custom(name="n", value="x" * 4_000), ts=1)
     for seq in range(1, 6):
         event = StoredEvent(seq=seq, run="r", attempt=1, type=new.type, ts=1, data=new.data)
         large.extend([event], through=seq)
@@ -346,8 +346,8 @@ def test_a_ring_knows_whether_a_run_goes_on() -> None:
     ring = ring_of()
     assert ring.is_active  # not known yet
     ring.unfinished = set()
-    said = events.new_event(events.UserMessage(message="m", content="hi"), ts=1)
-    ended = events.new_event(events.AgentCompleted(output=None, duration_ms=1), ts=1)
+    said = events.emitted(events.UserMessage(message="m", content="hi"), ts=1)
+    ended = events.emitted(events.AgentCompleted(output=None, duration_ms=1), ts=1)
     activity: list[bool] = []
     for seq, new in enumerate((said, ended), start=1):
         ring.extend([StoredEvent(seq=seq, run="r", attempt=1, type=new.type, ts=1, data=new.data)], through=seq)

@@ -29,7 +29,7 @@ from runwire.protocol.events import (
     TextDelta,
     UserMessage,
     decode_data,
-    new_event,
+    emitted,
 )
 from runwire.protocol.lifecycle import RunOrder
 
@@ -243,7 +243,7 @@ class Attempt:
             seq = self.events.pop().seq
         else:
             seq += seq % 5 == 0  # as if the gateway had written to the thread
-        new = new_event(merged or data, ts=seq * 10, scope=scope)
+        new = emitted(merged or data, ts=seq * 10, scope=scope)
         event = StoredEvent(
             seq=seq, run="run_1", attempt=self.number, type=new.type, ts=new.ts, data=new.data, scope=scope
         )
@@ -353,7 +353,7 @@ class World:
             again: at how many points each later attempt is crashed again, and a third time; None: everywhere,
                 and a third time at two.
         """
-        new = new_event(UserMessage(message="msg_u", content="hello"), ts=0)
+        new = emitted(UserMessage(message="msg_u", content="hello"), ts=0)
         asked = StoredEvent(seq=3, run="run_1", attempt=0, type=new.type, ts=0, data=new.data)
         history = History(log=[asked])
         clean = self.attempt(history, 1)

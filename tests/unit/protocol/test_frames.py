@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runwire.errors import NotFound, ProtocolError
 from runwire.protocol import frames, strict_json
 from runwire.protocol.codes import CloseCode, ErrorCode
-from runwire.protocol.events import StoredEvent, TextDelta, new_event
+from runwire.protocol.events import StoredEvent, TextDelta, emitted
 
 SEND = {"op": "send", "id": "3", "content": "hi"}
 SUBSCRIBE = {"op": "subscribe", "id": "1", "thread": "th_1"}
@@ -390,7 +390,7 @@ def test_an_error_becomes_a_reply_with_all_its_fields() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 2**53 - 1))
 def test_an_event_survives_the_wire(text: str, seq: int) -> None:
-    new = new_event(TextDelta(message="m", offset=0, text=text), ts=1)
+    new = emitted(TextDelta(message="m", offset=0, text=text), ts=1)
     stored = StoredEvent(seq=seq, run="r", attempt=1, type=new.type, ts=1, data=new.data)
     (event,) = frames.parse_server_frames(frames.encode_event("th_1", stored, 0).decode())
     assert isinstance(event, frames.Event)

@@ -33,7 +33,7 @@ from runwire.protocol.events import (
     ToolCompleted,
     ToolExecuting,
     UserMessage,
-    new_event,
+    emitted,
 )
 from runwire.protocol.lifecycle import RunOrder
 
@@ -104,7 +104,7 @@ def span(id_: str = "sp", attempt: int = 1) -> Told:
 def feed(history: list[Told]) -> RunOrder:
     order = RunOrder()
     for data, attempt in history:
-        order.accept(new_event(data, ts=0).type, data, attempt)
+        order.accept(emitted(data, ts=0).type, data, attempt)
     return order
 
 
@@ -113,7 +113,7 @@ def assert_refused(history: list[Told], because: str) -> None:
     order = feed(history[:-1])
     before = order.open_things, order.attempt, order.is_ended
     data, attempt = history[-1]
-    kind = new_event(data, ts=0).type
+    kind = emitted(data, ts=0).type
     with pytest.raises(ProtocolError, match=because) as caught:
         order.accept(kind, data, attempt)
     assert caught.value.field == kind
@@ -179,7 +179,7 @@ WHOLE: list[Told] = [
 
 LEGAL: dict[str, list[Told]] = {
     "everything": WHOLE,
-    "seen without deltas": [told for told in WHOLE if new_event(told[0], ts=0).type not in DELTA_TYPES],
+    "seen without deltas": [told for told in WHOLE if emitted(told[0], ts=0).type not in DELTA_TYPES],
     "cancelled while queued": [ASKED, (AgentCancelled(by="user"), 0)],
     "failed before it began": [ASKED, failed()],
     "begun by a later attempt": [ASKED, (STARTED[0], 3), (DONE[0], 3)],
@@ -341,7 +341,7 @@ def test_a_fault_is_refused_where_it_stands(history: list[Told], because: str) -
 
 def test_every_event_of_a_legal_run_is_refused_after_its_end_and_before_its_start() -> None:
     for data, attempt in WHOLE:
-        kind = new_event(data, ts=0).type
+        kind = emitted(data, ts=0).type
         with pytest.raises(ProtocolError):
             feed(WHOLE).accept(kind, data, attempt)
         if kind not in (EventType.USER_MESSAGE, EventType.AGENT_STARTED):
@@ -355,11 +355,11 @@ def test_leaving_out_one_event_that_others_rest_on_is_noticed() -> None:
     resting |= {EventType.SUBAGENT_STARTED, EventType.SUBAGENT_COMPLETED}
     for position, (data, _) in enumerate(WHOLE):
         is_taken_back = getattr(data, "message", None) == "inner"  # its end rests on nothing then
-        if new_event(data, ts=0).type in resting and not is_taken_back:
+        if emitted(data, ts=0).type in resting and not is_taken_back:
             with pytest.raises(ProtocolError):
                 feed(WHOLE[:position] + WHOLE[position + 1 :])
 
 
 def test_every_type_is_covered_by_a_legal_history() -> None:
-    kinds: set[str] = {new_event(data, ts=0).type for history in LEGAL.values() for data, _ in history}
+    kinds: set[str] = {emitted(data, ts=0).type for history in LEGAL.values() for data, _ in history}
     assert kinds == set(EventType)

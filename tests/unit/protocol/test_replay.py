@@ -27,7 +27,7 @@ from runwire.protocol.events import (
     ToolCompleted,
     ToolExecuting,
     UserMessage,
-    new_event,
+    emitted,
 )
 from runwire.protocol.ids import ID_PATTERN
 from runwire.protocol.replay import Emit, Replay, Step, closers, lost_attempts_without_progress, step_key
@@ -64,7 +64,7 @@ class Run:
 
     def append(self, data: EventData, scope: str = RUN) -> StoredEvent:
         seq = len(self.log) + 1
-        new = new_event(data, ts=seq * 10, scope=scope)
+        new = emitted(data, ts=seq * 10, scope=scope)
         event = StoredEvent(
             seq=seq, run="run_1", attempt=self.number, type=new.type, ts=new.ts, data=new.data, scope=scope
         )

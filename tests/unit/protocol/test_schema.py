@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from runwire.protocol import frames, schema
 from runwire.protocol.codes import CloseCode, ErrorCode, RunFailure
-from runwire.protocol.events import EVENT_DATA, INTERNAL_TYPES, EventType, StoredEvent, TextDelta, new_event
+from runwire.protocol.events import EVENT_DATA, INTERNAL_TYPES, EventType, StoredEvent, TextDelta, emitted
 from runwire.protocol.shown import Message, Run, Step, Wait
 
 FOLDER = Path(__file__).parents[3] / schema.FOLDER
@@ -42,7 +42,7 @@ def an_event(kind: str, data: bytes) -> Any:
 
 
 def test_the_schema_accepts_what_the_server_sends() -> None:
-    delta = new_event(TextDelta(message="m", offset=0, text="x"), ts=0)
+    delta = emitted(TextDelta(message="m", offset=0, text="x"), ts=0)
     sent: list[frames.ServerFrame] = [
         frames.Welcome(protocol=1, server="s", connection="c", user="u", log="l", ping_s=25, pong_s=10),
         frames.Subscribed(id="1", thread="t", log="l", view="all", after=0, head=0),

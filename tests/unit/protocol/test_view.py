@@ -36,7 +36,7 @@ from runwire.protocol.events import (
     ToolCompleted,
     ToolExecuting,
     UserMessage,
-    new_event,
+    emitted,
 )
 from runwire.protocol.shown import Text
 from runwire.protocol.view import Action, Apply, Ask, Cursor, DropView, Ended, NotSubscribed, ThreadView
@@ -45,7 +45,7 @@ THREAD = "th_1"
 
 
 def event(seq: int, prev: int | None = None, data: EventData | None = None, thread: str = THREAD) -> frames.Event:
-    new = new_event(data or AgentThinking(text="x"), ts=0)
+    new = emitted(data or AgentThinking(text="x"), ts=0)
     return frames.Event(
         thread=thread,
         seq=seq,
@@ -320,7 +320,7 @@ class Log:
         return self.view
 
     def try_to_say(self, data: EventData, *, attempt: int = 1) -> bool:
-        new = new_event(data, ts=0)
+        new = emitted(data, ts=0)
         self.seq += 1
         return self.view.apply(
             StoredEvent(seq=self.seq, run="run_1", attempt=attempt, type=new.type, ts=0, data=new.data)

@@ -41,7 +41,7 @@ from runwire.protocol.events import (
     UserMessage,
     View,
     decode_data,
-    new_event,
+    emitted,
     view_has,
 )
 from runwire.protocol.lifecycle import RunOrder
@@ -62,7 +62,7 @@ class History:
     finals: dict[str, str] = field(default_factory=dict)  # of messages and thinking streams, by id
 
     def say(self, run: str, attempt: int, data: EventData) -> int:
-        kind = new_event(data, ts=0)
+        kind = emitted(data, ts=0)
         self.events.append(
             StoredEvent(seq=len(self.events) + 1, run=run, attempt=attempt, type=kind.type, ts=0, data=kind.data)
         )
@@ -420,7 +420,7 @@ class Server:
         text = ""
         for delta in map(decode_data, stream[start : end + 1]):
             text = text[: delta.offset - first.offset] + delta.text
-        merged = msgspec.structs.replace(last, data=new_event(msgspec.structs.replace(first, text=text), ts=0).data)
+        merged = msgspec.structs.replace(last, data=emitted(msgspec.structs.replace(first, text=text), ts=0).data)
         self.kept = [merged if event is last else event for event in self.kept if event not in stream[start:end]]
         return "merged"
 

@@ -12,7 +12,7 @@ from runwire.agents.load import Agents
 from runwire.protocol.events import StoredEvent, decode_data
 from runwire.protocol.lifecycle import RunOrder
 from runwire.runtime.worker import Worker, WorkerSettings
-from runwire.storage.base import BusMessage, NewMessage, RunRow, Storage, Wake
+from runwire.storage.base import BusMessage, IncomingMessage, RunRow, Storage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.memory.storage import MemoryStorage
 
@@ -90,7 +90,9 @@ class Bench:
     async def send(self, content: str = "hello", *, agent: str = "agent", user: str = "usr_ann", **more: Any) -> str:
         """Send a message; return its run."""
         thread = more.pop("thread", None)
-        sent = await self.storage.runs.send(NewMessage(user=user, thread=thread, agent=agent, content=content, **more))
+        sent = await self.storage.runs.send(
+            IncomingMessage(user=user, thread=thread, agent=agent, content=content, **more)
+        )
         if not self.is_bus_lossy:
             self.bus.publish(Wake(topic="runs"))
         return sent.run

@@ -25,7 +25,7 @@ from runwire.protocol.events import (
 )
 from runwire.protocol.replay import Emit
 from runwire.runtime.outbox import MAX_BUFFER_EVENTS, Buffer, Outbox
-from runwire.storage.base import NewMessage, RunEnd
+from runwire.storage.base import IncomingMessage, RunEnd
 from runwire.storage.bus_local import LocalBus
 
 
@@ -255,7 +255,7 @@ class _outbox:
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         storage = FaultyStorage()
-        await storage.runs.send(NewMessage(user="usr_ann", thread=None, agent="agent", content="x"))
+        await storage.runs.send(IncomingMessage(user="usr_ann", thread=None, agent="agent", content="x"))
         [claim] = await storage.runs.claim("wk", agents=["agent"], limit=1, user_limit=1)
         outbox = Outbox(storage, LocalBus())
         self._loop = self._tasks.create_task(outbox.run())

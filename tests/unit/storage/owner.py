@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from runwire.protocol.events import AgentThinking, new_event
-from runwire.storage.base import Batch, NewMessage, Storage, Stored
+from runwire.protocol.events import AgentThinking, emitted
+from runwire.storage.base import Batch, IncomingMessage, Storage, Stored
 from runwire.storage.open import open_storage
 
 
@@ -21,7 +21,7 @@ async def main(path: str, what: str) -> None:
     if what == "hold":
         await asyncio.Event().wait()
     for _ in range(8):
-        await storage.runs.send(NewMessage(user="usr_ada", thread=None, agent="echo", content="hello"))
+        await storage.runs.send(IncomingMessage(user="usr_ada", thread=None, agent="echo", content="hello"))
     claims = await storage.runs.claim("w1", agents=["echo"], limit=8, user_limit=8)
     async with asyncio.TaskGroup() as group:
         for claim in claims:
@@ -31,7 +31,7 @@ async def main(path: str, what: str) -> None:
 async def emit(storage: Storage, thread: str, run: str) -> None:
     ordinal = 0
     while True:
-        events = tuple(new_event(AgentThinking(text=f"{ordinal + place}"), ts=1) for place in range(3))
+        events = tuple(emitted(AgentThinking(text=f"{ordinal + place}"), ts=1) for place in range(3))
         (outcome,) = await storage.events.append([Batch(run=run, attempt=1, ordinal=ordinal, events=events)])
         assert isinstance(outcome, Stored)
         ordinal += 3

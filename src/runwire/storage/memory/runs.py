@@ -8,9 +8,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 from runwire.errors import Conflict, NotFound
-from runwire.protocol.events import UserMessage, new_event, pack
+from runwire.protocol.events import UserMessage, emitted, pack
 from runwire.protocol.ids import new_id
-from runwire.storage.base import Cancelled, CancelRequest, Claim, Committed, NewMessage, RunRow, RunStatus, Sent, Signal
+from runwire.storage.base import (
+    Cancelled,
+    CancelRequest,
+    Claim,
+    Committed,
+    IncomingMessage,
+    RunRow,
+    RunStatus,
+    Sent,
+    Signal,
+)
 from runwire.storage.clock import now_ms
 from runwire.storage.memory.state import UNFINISHED, Run, State, Thread
 
@@ -25,11 +35,11 @@ class MemoryRuns:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def send(self, message: NewMessage) -> Sent:
+    async def send(self, message: IncomingMessage) -> Sent:
         """Store a message and its run in one write; see `Runs.send`."""
         id_, now = new_id("msg"), now_ms()
         data = UserMessage(message=id_, content=message.content, metadata=message.metadata)
-        packed = pack([new_event(data, ts=now)])
+        packed = pack([emitted(data, ts=now)])
         state = self._state
         with state.lock:
             earlier = self._sent_earlier(message)
@@ -128,7 +138,7 @@ class MemoryRuns:
                 and agent in (None, run.agent)
             ][:limit]
 
-    def _sent_earlier(self, message: NewMessage) -> Sent | None:
+    def _sent_earlier(self, message: IncomingMessage) -> Sent | None:
         user = self._state.users.get(message.user)
         run = user.keys.get(message.key) if user and message.key is not None else None
         if run is None:
@@ -139,7 +149,7 @@ class MemoryRuns:
             raise NotFound("There is no such thread.", field="thread")
         return _sent(self._state.log, run)
 
-    def _add(self, message: NewMessage, thread: Thread, *, id_: str, after: int, now: int) -> Run:
+    def _add(self, message: IncomingMessage, thread: Thread, *, id_: str, after: int, now: int) -> Run:
         run = Run(
             id=new_id("run"),
             place=len(self._state.runs),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from runwire.errors import NotFound
-from runwire.protocol.events import AgentCancelled, new_event, pack
+from runwire.protocol.events import AgentCancelled, emitted, pack
 from runwire.storage.base import CancelRequest, Committed, RunStatus
 from runwire.storage.clock import now_ms
 from runwire.storage.memory.auth import MemoryAuthStore
@@ -142,7 +142,7 @@ class State:
     def call_off(self, runs: Iterable[Run], request: CancelRequest) -> list[Committed]:
         """End runs that are queued or parked, in order, and flag those that are running."""
         now = now_ms()
-        packed = pack([new_event(AgentCancelled(by=request.by, reason=request.reason), ts=now)])
+        packed = pack([emitted(AgentCancelled(by=request.by, reason=request.reason), ts=now)])
         all_committed: list[Committed] = []
         for run in runs:
             run.cancel = run.cancel or request

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from runwire.protocol.events import AgentCancelled, new_event, pack
+from runwire.protocol.events import AgentCancelled, emitted, pack
 from runwire.storage.base import CancelRequest, Committed, RunStatus
 from runwire.storage.batches import FLAG_TERMINAL
 from runwire.storage.clock import now_ms
@@ -33,7 +33,7 @@ def call_off(
 ) -> list[Committed]:
     """End runs that are queued or parked, in order, and flag those that are running."""
     now = now_ms()
-    packed = pack([new_event(AgentCancelled(by=request.by, reason=request.reason), ts=now)])
+    packed = pack([emitted(AgentCancelled(by=request.by, reason=request.reason), ts=now)])
     connection.executemany(_SQL["flag_cancel"], [(run.key, request.by, request.reason) for run in runs])
     idle = [run for run in runs if run.status in ("queued", "waiting")]
     stretches = [Stretch(run.thread_key, run.key, run.run, run.attempt, None, 1, FLAG_TERMINAL, packed) for run in idle]

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from runwire.errors import Conflict, NotFound
-from runwire.protocol.events import UserMessage, new_event, pack
+from runwire.protocol.events import UserMessage, emitted, pack
 from runwire.protocol.ids import new_id
 from runwire.storage.base import (
     Cancelled,
@@ -18,7 +18,7 @@ from runwire.storage.base import (
     CancelRequest,
     Claim,
     Committed,
-    NewMessage,
+    IncomingMessage,
     RunRow,
     RunStatus,
     Sent,
@@ -43,7 +43,7 @@ class SqliteRuns:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def send(self, message: NewMessage) -> Sent:
+    async def send(self, message: IncomingMessage) -> Sent:
         """Store a message and its run in one write; see `Runs.send`."""
         draft = _Draft(message)
         log = self._database.log
@@ -127,14 +127,14 @@ class SqliteRuns:
 class _Draft:
     """A message with its new ids and its packed event: the same however often its write is executed."""
 
-    def __init__(self, message: NewMessage) -> None:
+    def __init__(self, message: IncomingMessage) -> None:
         self.message = message
         self.new_thread = new_id("th")
         self.run = new_id("run")
         self.id = new_id("msg")
         self.now = now_ms()
         data = UserMessage(message=self.id, content=message.content, metadata=message.metadata)
-        self.packed = pack([new_event(data, ts=self.now)])
+        self.packed = pack([emitted(data, ts=self.now)])
 
 
 def _send(connection: sqlite3.Connection, log: str, draft: _Draft) -> Sent:
@@ -169,7 +169,7 @@ def _send(connection: sqlite3.Connection, log: str, draft: _Draft) -> Sent:
     )
 
 
-def _sent_earlier(connection: sqlite3.Connection, log: str, message: NewMessage) -> Sent | None:
+def _sent_earlier(connection: sqlite3.Connection, log: str, message: IncomingMessage) -> Sent | None:
     """Return what this user's key stored before, if it did. Raises Conflict, NotFound."""
     if message.key is None:
         return None
@@ -185,7 +185,7 @@ def _sent_earlier(connection: sqlite3.Connection, log: str, message: NewMessage)
 
 
 def _make_way(
-    connection: sqlite3.Connection, log: str, thread_key: int, message: NewMessage
+    connection: sqlite3.Connection, log: str, thread_key: int, message: IncomingMessage
 ) -> tuple[builtins.list[Committed], builtins.list[str]]:
     """Apply `on_active`; return what was committed for it and the runs whose holders must stop."""
     if message.on_active == "enqueue":
