@@ -20,6 +20,7 @@ setup: $(VENV)/.ready-dev
 # What a server needs, and no more: a newcomer's first start must not wait for test tools.
 $(VENV)/.ready: pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Runwire needs Python 3.11 or newer; set PYTHON=… (this is %s)" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "setting up $(VENV) (once, about half a minute)…" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv sync --quiet --frozen --inexact --no-dev --extra fast --python $(BIN)/python

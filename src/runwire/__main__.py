@@ -15,17 +15,33 @@ def main() -> None:
 
     try:
         app(prog_name="runwire")
-    except ConfigurationError as error:
-        for fault in error.faults:
-            sys.stderr.write(f"configuration: {fault}\n")
-        sys.exit(78)
     except RunwireError as error:
-        where = f" ({error.field})" if error.field else ""
-        again = f" Try again in {error.retry_after_s:.0f} s." if error.retry_after_s else ""
-        sys.stderr.write(f"error{where}: {error.message}{again}\n")
-        sys.exit(1)
+        sys.exit(_explain(error))
+    except BaseExceptionGroup as group:
+        # Parts of a process run side by side, so what one of them meets comes wrapped. A bug stays a traceback.
+        known, unknown = group.split(RunwireError)
+        if unknown is not None or known is None:
+            raise
+        sys.exit(_explain(_first(known)))
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells expect
+
+
+def _explain(error: RunwireError) -> int:
+    """Write the error for a person and return the exit status (PROTOCOL §6)."""
+    if isinstance(error, ConfigurationError):
+        for fault in error.faults:
+            sys.stderr.write(f"configuration: {fault}\n")
+        return 78
+    where = f" ({error.field})" if error.field else ""
+    again = f" Try again in {error.retry_after_s:.0f} s." if error.retry_after_s else ""
+    sys.stderr.write(f"error{where}: {error.message}{again}\n")
+    return 1
+
+
+def _first(group: BaseExceptionGroup[RunwireError]) -> RunwireError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ names the setting and where it came from, never the value (it may be a secret).
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -76,6 +78,23 @@ class Settings(BaseSettings):
         for origin in value:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2 or "*" in origin:
                 raise ValueError("write each origin as scheme://host[:port], without a path and without *")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and (not value.startswith(("http://", "https://")) or not urlsplit(value).netloc):
+            raise ValueError("write it as people type it, e.g. https://agents.example.org")
+        return value.rstrip("/") if value else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            try:
+                ipaddress.ip_network(address, strict=False)
+            except ValueError:
+                raise ValueError("write each as an IP address or network, e.g. 10.0.0.0/8") from None
         return value
 
     @field_validator("path_prefix")
@@ -165,7 +184,7 @@ def load(
     layers = [
         _from_file(config_file, faults),
         _from_environment(_environ(environ), faults),
-        {name: (value, f"--{name.replace('_', '-')}") for name, value in (flags or {}).items() if value is not None},
+        {name: (value, "the command line") for name, value in (flags or {}).items() if value is not None},
     ]
     for layer in layers:
         for name, (value, source) in layer.items():
@@ -221,7 +240,7 @@ def _from_environment(environ: Mapping[str, str], faults: list[str]) -> dict[str
 
 def _hint(name: str, candidates: list[str]) -> str:
     near = difflib.get_close_matches(name, candidates, n=1)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    return f" (did you mean `{near[0]}`?)" if near else ""
 
 
 def _sentence(fault: Any, sources: Mapping[str, str]) -> str:

@@ -76,6 +76,38 @@ def test_an_agent_that_cannot_be_loaded_is_explained(tmp_path: Path, target: str
     assert "runwire/" not in done.stderr, "no line of ours in an error of the user's file"
 
 
+def test_a_person_without_a_password_can_be_given_one(tmp_path: Path) -> None:
+    _runwire("user", "add", "ann", "--data-dir", "data", cwd=tmp_path)
+    empty = _runwire("user", "password", "ann", "--data-dir", "data", cwd=tmp_path)
+    assert empty.returncode == 2
+    done = _runwire("user", "password", "ann", "--data-dir", "data", cwd=tmp_path, stdin="correct horse battery\n")
+    assert done.returncode == 0, done.stderr
+    assert "correct horse" not in done.stdout + done.stderr
+    nobody = _runwire("user", "password", "bob", "--data-dir", "data", cwd=tmp_path, stdin="correct horse battery\n")
+    assert nobody.returncode == 1
+    assert "runwire user add bob --data-dir data" in nobody.stderr
+
+
+def test_run_without_server_and_without_agent_is_explained(tmp_path: Path) -> None:
+    done = _runwire("run", "hello", cwd=tmp_path)
+    assert done.returncode == 78
+    assert "[tool.runwire]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "notaurl", "ftp://x"])
+def test_a_url_without_its_scheme_is_a_usage_error(tmp_path: Path, url: str) -> None:
+    for words in (("run", "hello", "--url", url), ("check", url)):
+        done = _runwire(*words, "--token", "x", cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "http://" in done.stderr
+
+
+def test_help_names_the_table_of_agents(tmp_path: Path) -> None:
+    assert "[tool.runwire]" in _runwire("dev", "--help", cwd=tmp_path).stdout
+    assert "[tool.runwire]" in _runwire("run", "--help", cwd=tmp_path).stdout
+
+
 def test_usage_errors_exit_2(tmp_path: Path) -> None:
     assert _runwire("dance", cwd=tmp_path).returncode == 2
     assert _runwire("token", "create", cwd=tmp_path).returncode == 2
@@ -99,6 +131,7 @@ async def test_a_second_server_on_the_same_folder_is_refused(deployment: Deploym
     )  # fmt: skip
     assert done.returncode == 78
     assert str(deployment.process.pid) in done.stderr
+    assert deployment.url in done.stderr
 
 
 async def test_standard_output_has_exactly_the_two_lines(tmp_path: Path) -> None:
@@ -166,5 +199,9 @@ async def test_check_proves_our_own_server(deployment: Deployment, tmp_path: Pat
     )
     assert plain.returncode == 1, "a run without tools never passes as five"
     assert "tool_executing" in plain.stdout
+    whom = await asyncio.to_thread(
+        _runwire, "check", deployment.url, "--token", key, "--agent", "nobody", "--only", "golden_path", cwd=tmp_path
+    )
+    assert whom.returncode == 2, "an agent that is not there breaks no promise"
     nobody = await asyncio.to_thread(_runwire, "check", "http://127.0.0.1:9", "--token", key, cwd=tmp_path)
     assert nobody.returncode == 2

@@ -84,7 +84,9 @@ def load_agents(targets: Sequence[str], *, root: Path, default: str | None = Non
     else:
         loading.add_project()
     if default is not None and default not in loading.found and not loading.faults:
-        loading.faults.append(f"default agent {default!r}: there are only {', '.join(sorted(loading.found))}")
+        loading.faults.append(
+            f"default_agent {default!r}: there is no such agent, only {', '.join(sorted(loading.found))}"
+        )
     if loading.faults:
         raise ConfigurationError(loading.faults)
     return Agents(

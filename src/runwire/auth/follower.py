@@ -121,7 +121,7 @@ class Follower:
                 return
         async with _deadline(_LOAD_DEADLINE_S):
             snapshot = await self._store.snapshot(revoked_within_s=RETAIN_S)
-        _log.info("auth_view_loaded", seq=snapshot.head, users=len(snapshot.users))
+        _log.debug("auth_view_loaded", seq=snapshot.head, users=len(snapshot.users))
         self._after(withdraws=self._view.load(snapshot, began_s=began_s))
 
     async def _read_on(self, began_s: float) -> bool:
@@ -143,7 +143,7 @@ class Follower:
         freshness = self._view.freshness(self._monotonic_s())
         if freshness != self._reported:
             self._reported = freshness
-            _log.log(20 if freshness == "fresh" else 30, "auth_view_freshness_changed", freshness=freshness)
+            _log.log(10 if freshness == "fresh" else 30, "auth_view_freshness_changed", freshness=freshness)
 
 
 @asynccontextmanager

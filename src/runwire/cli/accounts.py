@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from runwire import app
+from runwire.errors import NotFound
 from runwire.settings import load
 
 __all__ = ["DataDir", "token", "user"]
@@ -22,30 +25,56 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The server's d
 
 def _administer(data_dir: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
     settings = load({"data_dir": data_dir}).settings
-    return asyncio.run(app.administer(settings, verb, **arguments))
+    try:
+        return asyncio.run(app.administer(settings, verb, **arguments))
+    except NotFound as error:
+        # Its last line is a command to copy: it must work on the same folder.
+        raise NotFound(error.message + _same_folder(data_dir), field=error.field) from error
+
+
+def _same_folder(data_dir: Path | None) -> str:
+    return "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
+
+
+def _password() -> str:
+    """Read a password: its line from standard input, or what is typed unseen at a terminal."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    line = sys.stdin.readline().rstrip("\r\n")
+    if not line:
+        raise typer.BadParameter("standard input was empty; write the password on one line", param_hint="password")
+    return line
 
 
 @user.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="What the person signs in with.")],
     data_dir: DataDir = None,
-    role: Annotated[list[str] | None, typer.Option("--role", help="user, operator or admin; repeatable.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="user, operator, admin or service; repeatable.")
+    ] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password's line from stdin.")
     ] = False,
 ) -> None:
     """Add a user; an existing one is an error."""
-    password = None
-    if password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-        if not password:
-            raise typer.BadParameter(
-                "standard input was empty; write the password on one line", param_hint="--password-stdin"
-            )
+    password = _password() if password_stdin else None
     made = _administer(data_dir, "user_add", name=name, password=password, roles=role or ["user"])
     typer.echo(f"added {name} ({made['user']})")
     if password is None:
-        typer.echo(f"No password was set. For an API key: runwire token create --user {name}", err=True)
+        folder = _same_folder(data_dir)
+        typer.echo(
+            f"Without a password: set one with `runwire user password {name}{folder}`,"
+            f" or make an API key with `runwire token create --user {name}{folder}`.",
+            err=True,
+        )
+
+
+@user.command("password")
+def password(name: Annotated[str, typer.Argument(help="The user's name.")], data_dir: DataDir = None) -> None:
+    """Set a user's password, read from standard input; they are signed out everywhere."""
+    _administer(data_dir, "user_password", name=name, password=_password())
+    typer.echo(f"changed the password of {name}")
 
 
 @user.command("disable")
@@ -57,15 +86,22 @@ def disable(name: Annotated[str, typer.Argument(help="The user's name.")], data_
 
 @user.command("enable")
 def enable(name: Annotated[str, typer.Argument(help="The user's name.")], data_dir: DataDir = None) -> None:
-    """Give access back; what was signed in before stays signed out."""
+    """Give access back; sessions and API keys from before stay dead."""
     _administer(data_dir, "user_enable", name=name)
     typer.echo(f"enabled {name}")
 
 
 @user.command("list")
-def list_users(data_dir: DataDir = None) -> None:
+def list_users(
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
     """List users: name, status, roles."""
-    for row in _administer(data_dir, "user_list")["users"]:
+    rows = _administer(data_dir, "user_list")["users"]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
         typer.echo(f"{row['name']}\t{row['status']}\t{','.join(row['roles'])}")
 
 

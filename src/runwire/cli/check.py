@@ -9,18 +9,22 @@ from typing import Annotated, Literal
 
 import typer
 
+from runwire.cli.accounts import DataDir
+from runwire.cli.place import TokenOption, found
 from runwire.conformance.check import CATEGORIES
 from runwire.conformance.check import check as prove
+from runwire.conformance.report import Report, as_markdown, as_text
 from runwire.conformance.report import as_json as as_json_report
-from runwire.conformance.report import as_markdown, as_text
-from runwire.settings import client_defaults
 
 __all__ = ["check"]
 
 
 def check(
-    url: Annotated[str | None, typer.Argument(help="Where the deployment answers (RUNWIRE_URL).")] = None,
-    token: Annotated[str | None, typer.Option(help="API key or access token (RUNWIRE_TOKEN).")] = None,
+    url: Annotated[
+        str | None, typer.Argument(help="The deployment (RUNWIRE_URL); default: the data folder's server.")
+    ] = None,
+    token: TokenOption = None,
+    data_dir: DataDir = None,
     agent: Annotated[str | None, typer.Option(help="The agent to talk to; default: the deployment's.")] = None,
     expect: Annotated[Literal["five", "any"], typer.Option(help="five: all five events must come.")] = "five",
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this category; repeatable.")] = None,
@@ -29,22 +33,20 @@ def check(
     report: Annotated[Path | None, typer.Option(help="Also write a Markdown report here.")] = None,
 ) -> None:
     """Exit status 0: every promise kept; 1: one is broken; 2: it could not be checked."""
-    defaults = client_defaults()
-    url, token = url or defaults.url, token or defaults.token
-    if url is None or token is None:
-        missing = "URL" if url is None else "--token"
-        raise typer.BadParameter("name it, or set RUNWIRE_URL and RUNWIRE_TOKEN", param_hint=missing)
-    done = asyncio.run(
-        prove(
-            url,
-            token,
-            categories=only or tuple(CATEGORIES),
-            expect=expect,
-            agent=agent,
-            timeout_s=timeout_s,
-            on_result=lambda _: _dot(quiet=as_json),
-        )
-    )
+
+    async def prove_it() -> Report:
+        async with found(url, token, data_dir) as (place, credential):
+            return await prove(
+                place,
+                credential,
+                categories=only or tuple(CATEGORIES),
+                expect=expect,
+                agent=agent,
+                timeout_s=timeout_s,
+                on_result=lambda _: _dot(quiet=as_json),
+            )
+
+    done = asyncio.run(prove_it())
     typer.echo(as_json_report(done) if as_json else as_text(done))
     if report:
         report.write_text(as_markdown(done), encoding="utf-8")

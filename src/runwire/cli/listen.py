@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
-from runwire import app
 from runwire.cli.accounts import DataDir
+from runwire.cli.place import TokenOption, UrlOption, connected
 from runwire.cli.screen import JsonLines, Screen, Tree
-from runwire.client import Client, Event, connect, sign_in
-from runwire.errors import NotFound, ProtocolError, Unavailable
+from runwire.client import Client, Event
+from runwire.errors import NotFound
 from runwire.protocol.events import TERMINAL_TYPES, EventType
-from runwire.settings import client_defaults, load
 
 __all__ = ["replay", "run", "tail"]
 
-_Url = Annotated[str | None, typer.Option("--url", help="The server (RUNWIRE_URL); default: that of the data folder.")]
-_Token = Annotated[str | None, typer.Option("--token", help="API key or access token (RUNWIRE_TOKEN).")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object per event.")]
 _PROGRESS_AFTER_S: Final = 1.0
 
@@ -33,17 +28,18 @@ def run(
     agent: Annotated[str | None, typer.Option(help="To whom; default: the server's.")] = None,
     thread: Annotated[str | None, typer.Option(help="In this thread; default: a new one.")] = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", help="Agent to load if no server runs; default [tool.runwire].")
+        list[str] | None,
+        typer.Option("--target", help="Agent to load if no server runs; default: \\[tool.runwire] of pyproject.toml."),
     ] = None,
-    url: _Url = None,
-    token: _Token = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
     data_dir: DataDir = None,
     as_json: _Json = False,
 ) -> None:
     """Run an agent once and watch it; exit status 0 if it completed."""
 
     async def talk() -> int:
-        async with _client(url, token, data_dir, targets=tuple(target or ())) as client:
+        async with connected(url, token, data_dir, targets=tuple(target or ())) as client:
             started = await client.send(message, agent=agent, thread=thread)
             return await _show(started.events(), _screen(as_json))
 
@@ -52,15 +48,15 @@ def run(
 
 def tail(
     of: Annotated[str | None, typer.Argument(metavar="[THREAD|RUN]", help="Default: the newest thread.")] = None,
-    url: _Url = None,
-    token: _Token = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
     data_dir: DataDir = None,
     as_json: _Json = False,
 ) -> None:
     """Follow a thread, or one run to its end; goes on by itself after a lost connection."""
 
     async def follow() -> int:
-        async with _client(url, token, data_dir) as client:
+        async with connected(url, token, data_dir) as client:
             thread, only = await _find(client, of)
             return await _show(_of_run(client.events(thread), only), _screen(as_json))
 
@@ -70,51 +66,19 @@ def tail(
 def replay(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Which run.")],
     speed: Annotated[float, typer.Option(min=0, help="1: as it was; 10: ten times as fast; 0: at once.")] = 1.0,
-    url: _Url = None,
-    token: _Token = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
     data_dir: DataDir = None,
     as_json: _Json = False,
 ) -> None:
     """Show a run again, at its own pace. Nothing is executed."""
 
     async def play() -> int:
-        async with _client(url, token, data_dir) as client:
+        async with connected(url, token, data_dir) as client:
             thread = (await client.http.run(run_id))["thread"]
             return await _show(_paced(_of_run(client.events(thread), run_id), speed), _screen(as_json))
 
     _exit(play())
-
-
-@asynccontextmanager
-async def _client(
-    url: str | None, token: str | None, data_dir: Path | None, *, targets: tuple[str, ...] | None = None
-) -> AsyncIterator[Client]:
-    """Connect to the named server, else to the data folder's, else (with `targets`) to one of our own."""
-    defaults = client_defaults()
-    url, token = url or defaults.url, token or defaults.token
-    async with contextlib.AsyncExitStack() as stack:
-        if url is None:
-            url, link = await _local(stack, data_dir, targets)
-        else:
-            link = None
-        if token is None and link is None:
-            raise ProtocolError("Say who you are: --token, or RUNWIRE_TOKEN (`runwire token create`).", field="--token")
-        client = connect(url, token or await sign_in(url, link=link))
-        yield await stack.enter_async_context(client)
-
-
-async def _local(
-    stack: contextlib.AsyncExitStack, data_dir: Path | None, targets: tuple[str, ...] | None
-) -> tuple[str, str | None]:
-    settings = load({"data_dir": data_dir}).settings
-    place = await app.where(settings)
-    if place is not None:
-        return place
-    if targets is None:
-        raise Unavailable(f"No server runs on {settings.data_dir}; start `runwire dev`, or name one with --url.")
-    flags = {"environment": "development", "data_dir": data_dir, "port": 0, "agents": targets or None}
-    flags["log_level"] = "warning"
-    return await stack.enter_async_context(app.running(load(flags)))
 
 
 async def _find(client: Client, of: str | None) -> tuple[str, str | None]:

@@ -18,7 +18,7 @@ __all__ = ["dev", "serve"]
 
 _Target = Annotated[
     list[str] | None,
-    typer.Argument(help="agent.py, agent.py:name or module:attribute; without it [tool.runwire] of pyproject.toml."),
+    typer.Argument(help="agent.py, agent.py:name or module:attribute; without it \\[tool.runwire] of pyproject.toml."),
 ]
 _Host = Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")]
 _Port = Annotated[int | None, typer.Option(help="Port to listen on (default 8000; 0: any free one).")]

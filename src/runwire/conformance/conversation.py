@@ -168,6 +168,10 @@ async def _ask(wire: Wire, subject: Subject, asked: Asked, *, thread: str | None
     asked.reply = reply
     assert isinstance(reply.frame, frames.Reply)
     if not reply.frame.ok:
+        error = reply.frame.error
+        if isinstance(error, frames.ErrorBody) and error.field == "agent":
+            # Whom to ask is what the caller said, not what the deployment promised.
+            raise CouldNotCheck(f"The deployment does not have the agent that was asked for. {error.message}")
         asked.fault = f"The send was refused: {reply.clipped}"
         return
     try:

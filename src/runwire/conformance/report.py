@@ -83,7 +83,7 @@ def as_text(report: Report) -> str:
     lines = [f"{report.url} · {report.server or 'no server'} · expect {report.expect}"]
     for result in report.results:
         lines.append(f"{_MARK[result.status]} {result.category}/{result.case}: {result.promise}")
-        if result.why:
+        if result.why and result.why != report.problem:  # that one is the verdict's
             lines.append(f"       {result.why}")
         for evidence in result.evidence:
             lines += [f"       {line}" for line in _evidence_lines(evidence)]

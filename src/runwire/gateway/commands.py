@@ -96,6 +96,6 @@ class Commands:
         chosen = self.default_agent if name is None else name
         if chosen is None or chosen not in self.agents:
             what = f"There is no agent {name!r}" if name is not None else "Say which agent"
-            known = ", ".join(self.agents) or "none is served here"
-            raise ProtocolError(f"{what[:120]}: {known}.", field="agent")
+            known = ", ".join(self.agents) or "none"
+            raise ProtocolError(f"{what[:120]}; served here: {known}.", field="agent")
         return chosen

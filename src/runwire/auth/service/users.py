@@ -28,6 +28,7 @@ __all__ = [
     "enable_user",
     "find_user",
     "normal_name",
+    "set_password",
 ]
 
 LINK_TTL_S = 900  # long enough to start a browser, short enough to be worthless in a log found later
@@ -77,6 +78,19 @@ async def add_user(
         with closing(Passwords(settings or AuthSettings())) as passwords:
             hashed = await passwords.hash(password)
     return await store.create_user(normal, roles=roles, password_hash=hashed)
+
+
+async def set_password(store: AuthStore, name: str, password: str, *, settings: AuthSettings | None = None) -> UserRow:
+    """Give a user another password; every session of theirs ends.
+
+    Raises:
+        NotFound: no such user; the message says what to run.
+        ProtocolError: a bad password.
+    """
+    holder = await find_user(store, name)
+    with closing(Passwords(settings or AuthSettings())) as passwords:
+        hashed = await passwords.hash(password)
+    return await store.set_password(holder.user, hashed)
 
 
 async def find_user(store: AuthStore, name: str) -> UserRow:

@@ -9,6 +9,7 @@ from typing import Final
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from runwire.storage.sql import load
@@ -22,7 +23,7 @@ def upgrade(path: Path, *, revision: str = "head") -> None:
     """Bring a data file to a revision, whole or not at all; only its owner may call.
 
     Raises:
-        sqlite3.Error, sqlalchemy.exc.SQLAlchemyError: nothing was changed.
+        sqlite3.Error: nothing was changed.
     """
     # Autocommit plus an explicit BEGIN: the driver's own transactions would leave DDL outside, and a process
     # killed here would leave half a schema.
@@ -30,9 +31,14 @@ def upgrade(path: Path, *, revision: str = "head") -> None:
     event.listen(engine, "begin", _begin)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise error.orig from error
+        raise
 
 
 def _begin(connection: Connection) -> None:

@@ -1,52 +1,48 @@
-"""The composition root: the only file that knows all rooms. It wires them and decides the order of start and stop."""
+"""One process: every room wired, and the order in which its parts start and stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import secrets
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx2
-import structlog
 
 import runwire
 from runwire.agents.context import User
 from runwire.agents.load import Agents, load_agents
+from runwire.app.administration import Verbs, opened, shown_url, where
+from runwire.app.logs import configure_logging
 from runwire.auth.client import AuthClient, AuthClientSettings
 from runwire.auth.service import users
 from runwire.auth.service.app import make_auth_app
 from runwire.auth.service.settings import AuthSettings
 from runwire.console.app import make_console_app
-from runwire.errors import ConfigurationError, Conflict, Unavailable
+from runwire.errors import ConfigurationError, Conflict, RunwireError
 from runwire.gateway.app import Gateway, GatewaySettings, make_gateway
 from runwire.gateway.server import Server, ServerSettings, make_server
 from runwire.guide import docs_root
 from runwire.protocol.connection import ConnectionSettings
 from runwire.runtime.worker import Worker, WorkerSettings
-from runwire.settings import Loaded, Settings, no_color
-from runwire.storage.base import Bus, BusMessage, CancelRequest, Storage, Wake
+from runwire.settings import Loaded, Settings
+from runwire.storage.base import Storage, Wake
 from runwire.storage.bus_local import LocalBus
-from runwire.storage.open import open_storage
-from runwire.storage.sqlite.control import ControlSocket, Verb, ask
+from runwire.storage.sqlite.control import ControlSocket
 from runwire.storage.sqlite.lock import OwnedElsewhere
 from runwire.storage.sqlite.storage import SqliteStorage
 
-__all__ = ["administer", "migrate", "running", "serve", "where"]
+__all__ = ["running", "serve"]
 
 Announce = Callable[[str, str], None]
 Ready = Callable[[str, str | None], None]
 
 _DEVELOPER: Final = "developer"  # who the sign-in link of `runwire dev` signs in
-_OWNER_WAIT_S: Final = 10.0  # a starting server owns the file before it takes commands
-_OWNER_POLL_S: Final = 0.05
 
 
 async def serve(loaded: Loaded, *, ready: Ready, announce: Announce) -> None:
@@ -62,17 +58,49 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce) -> None:
         Unavailable: a part does not answer.
     """
     settings = loaded.settings
-    _configure_logging(settings)
+    configure_logging(settings)
     announce("settings", f"{settings.environment} ({_sources(loaded)})")
-    listener = _listen(settings)  # first: a busy port must cost nothing
+    async with contextlib.AsyncExitStack() as stack:
+        storage, agents, listener = await _prepare(settings, stack)
+        await storage.ping()
+        announce("database", f"{shown_url(settings)} (log {storage.log})")
+        await _Process(settings, storage, agents, listener).run(ready=ready, announce=announce)
+
+
+async def _prepare(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Storage, Agents, socket.socket]:
+    """Get what a process needs before it starts anything; every fault of it is reported, not only the first."""
+    faults: list[str] = []
+    storage: Storage | None = None
+    agents: Agents | None = None
+    listener: socket.socket | None = None
+    try:
+        storage = await stack.enter_async_context(opened(settings))
+    except OwnedElsewhere as owned:
+        faults.append(await _describe_owner(settings, owned))
+    except ConfigurationError as error:
+        faults += error.faults
     try:
         agents = _load_agents(settings)
-        async with _storage(settings) as storage:
-            await storage.ping()
-            announce("database", f"{_without_home(settings.storage_url)} (log {storage.log})")
-            await _Process(settings, storage, agents, listener).run(ready=ready, announce=announce)
-    finally:
-        listener.close()
+    except ConfigurationError as error:
+        faults += error.faults
+    try:
+        listener = _listen(settings)
+        stack.callback(listener.close)
+    except ConfigurationError as error:
+        faults += error.faults
+    if storage is None or agents is None or listener is None:
+        raise ConfigurationError(faults)
+    return storage, agents, listener
+
+
+async def _describe_owner(settings: Settings, owned: OwnedElsewhere) -> str:
+    process = f"process {owned.owner.pid}" if owned.owner else "another process"
+    try:
+        place = await where(settings)
+    except RunwireError:
+        place = None
+    at = f" at {place[0]}" if place else ""
+    return f"data_dir {settings.data_dir}: already served{at} by {process}; use that, stop it, or choose --data-dir."
 
 
 class _Process:
@@ -173,7 +201,7 @@ class _Process:
     def _control_socket(self) -> ControlSocket | None:
         if not isinstance(self._storage, SqliteStorage):
             return None
-        verbs = _Verbs(self._storage, self._bus).table() | {"where": self._where}
+        verbs = Verbs(self._storage, self._bus).table() | {"where": self._where}
         control = ControlSocket(self._storage.database, verbs)
         control.open()
         return control
@@ -195,48 +223,6 @@ class _Process:
         return User(id=user, name=row.name, roles=frozenset(row.roles)) if row else User(id=user)
 
 
-async def administer(settings: Settings, verb: str, **arguments: Any) -> dict[str, Any]:
-    """Carry out a verb on the data folder: by the server that owns it, or here when none runs.
-
-    Raises:
-        RunwireError: what the verb raised, the same either way.
-    """
-    try:
-        async with _storage(settings) as storage:
-            done: dict[str, Any] = await _Verbs(storage, None).table()[verb](arguments)
-            return done
-    except OwnedElsewhere as owned:
-        return await _ask_owner(settings, verb, arguments, owned)
-
-
-async def _ask_owner(
-    settings: Settings, verb: str, arguments: Mapping[str, Any], owned: OwnedElsewhere
-) -> dict[str, Any]:
-    path = _database(settings)
-    try:
-        async with asyncio.timeout(_OWNER_WAIT_S):
-            while True:
-                try:
-                    done: dict[str, Any] = await ask(path, verb, **arguments)
-                except Unavailable as error:
-                    if error.code == "deadline":
-                        raise
-                    # It owns the file and takes no commands yet: it is starting, or another command is at work.
-                    await asyncio.sleep(_OWNER_POLL_S)
-                else:
-                    return done
-    except TimeoutError:
-        raise owned from None
-
-
-async def where(settings: Settings) -> tuple[str, str | None] | None:
-    """Return (URL, sign-in link or None) of the server that runs on the data folder; None: none does."""
-    if not await asyncio.to_thread(_database(settings).exists):
-        return None  # nothing was ever started here, and looking must not make a database
-    place = await administer(settings, "where")
-    return (place["url"], place["link"]) if place["url"] else None
-
-
 @contextlib.asynccontextmanager
 async def running(loaded: Loaded) -> AsyncIterator[tuple[str, str | None]]:
     """Run a server beside the caller's own code; gives its URL and sign-in link.
@@ -254,111 +240,6 @@ async def running(loaded: Loaded) -> AsyncIterator[tuple[str, str | None]]:
         serving = tasks.create_task(serve(loaded, ready=ready, announce=lambda _part, _detail: None))
         yield await place
         serving.cancel()
-
-
-async def migrate(settings: Settings) -> str:
-    """Create or upgrade the database, and say what it is."""
-    async with _storage(settings) as storage:
-        await storage.ping()
-        return f"{_without_home(settings.storage_url)} is up to date (log {storage.log})"
-
-
-class _Verbs:
-    """What the command line may ask of whoever owns the database.
-
-    Args:
-        storage: the database.
-        bus: wakes the parts of the running server; None: none runs.
-    """
-
-    def __init__(self, storage: Storage, bus: Bus | None) -> None:
-        self._storage = storage
-        self._bus = bus
-
-    def table(self) -> dict[str, Verb]:
-        """Return verb → what does it."""
-        return {
-            "user_add": self.user_add,
-            "user_disable": self.user_disable,
-            "user_enable": self.user_enable,
-            "user_list": self.user_list,
-            "token_create": self.token_create,
-            "where": self.where,
-        }
-
-    async def user_add(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Add a user."""
-        row = await users.add_user(
-            self._storage.auth, arguments["name"], password=arguments.get("password"), roles=tuple(arguments["roles"])
-        )
-        self._tell(Wake(topic="auth"))
-        return {"user": row.user, "name": row.name}
-
-    async def user_disable(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Withdraw a user's access and end what runs for them."""
-        row = await users.disable_user(self._storage.auth, arguments["name"])
-        self._tell(Wake(topic="auth"))
-        # After the change, so that no new run of theirs can slip in between.
-        request = CancelRequest(by="revoked", reason="access was withdrawn")
-        cancelled = await self._storage.runs.cancel_user(row.user, request)
-        self._tell(*(committed for run in cancelled for committed in run.committed), Wake(topic="signals"))
-        return {"user": row.user}
-
-    async def user_enable(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Let a user sign in again."""
-        row = await users.enable_user(self._storage.auth, arguments["name"])
-        self._tell(Wake(topic="auth"))
-        return {"user": row.user}
-
-    async def user_list(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        """List everybody."""
-        rows = [row async for row in _all_users(self._storage)]
-        return {"users": [{"name": r.name, "status": r.status, "roles": list(r.roles), "user": r.user} for r in rows]}
-
-    async def token_create(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Make an API key."""
-        key = await users.create_api_key(self._storage.auth, arguments["name"], ttl_s=arguments.get("ttl_s"))
-        self._tell(Wake(topic="auth"))
-        return {"key": key}
-
-    async def where(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        """Say that no server runs; the one that does answers otherwise."""
-        return {"url": None, "link": None}
-
-    def _tell(self, *messages: BusMessage) -> None:
-        if self._bus is not None:
-            for message in messages:
-                self._bus.publish(message)
-
-
-async def _all_users(storage: Storage) -> AsyncIterator[Any]:
-    after: str | None = None
-    while rows := await storage.auth.list_users(after=after):
-        for row in rows:
-            yield row
-        after = rows[-1].name
-
-
-@contextlib.asynccontextmanager
-async def _storage(settings: Settings) -> AsyncIterator[Storage]:
-    if settings.database_url is None:
-        _make_folder(settings.data_dir)
-    storage = await open_storage(settings.storage_url)
-    try:
-        yield storage
-    finally:
-        await storage.close()
-
-
-def _database(settings: Settings) -> Path:
-    return Path(settings.storage_url.removeprefix("sqlite://"))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError([f"data_dir {folder}: cannot be made ({error.strerror}); set --data-dir."]) from error
 
 
 def _load_agents(settings: Settings) -> Agents:
@@ -379,10 +260,10 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         free = _free_port(settings.host, family)
-        hint = f"; port {free} is free: --port {free}" if free else ""
-        raise ConfigurationError(
-            [f"port: cannot listen on {settings.host}:{settings.port} ({error.strerror}){hint}"]
-        ) from error
+        hint = f"; port {free} is free: --port {free} (make: PORT={free})" if free else ""
+        address = f"{settings.host}:{settings.port}"
+        fault = f"{'port' if free else 'host'}: cannot listen on {address} ({error.strerror}){hint}."
+        raise ConfigurationError([fault]) from error
     listener.setblocking(False)
     return listener
 
@@ -431,35 +312,6 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _configure_logging(settings: Settings) -> None:
-    level = getattr(logging, settings.log_level.upper())
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not no_color())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        # Standard output belongs to the two lines that programs read (PROTOCOL §6).
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(
-        stream=sys.stderr, level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s"
-    )
-
-
 def _sources(loaded: Loaded) -> str:
     named = sorted({source for source in loaded.sources.values() if source != "default"})
     return ", ".join(named) if named else "defaults"
-
-
-def _without_home(url: str) -> str:
-    return url.replace(str(Path.home()), "~", 1)
