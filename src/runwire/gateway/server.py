@@ -213,8 +213,11 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._cut)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal."""
-        self._captured_signals.append(sig)
+        """Take a signal.
+
+        It is not kept for being raised again when `serve` returns, as the base class would: that would kill the
+        process before the parts behind the server have stopped.
+        """
         self.stop()
 
     async def on_tick(self, counter: int) -> bool:

@@ -21,7 +21,6 @@ def listening() -> socket.socket:
 
 def signalled(server: Server) -> None:
     server.handle_exit(signal.SIGTERM, None)
-    server._captured_signals.clear()  # or uvicorn raises it again, for this whole process
 
 
 async def test_the_first_signal_drains_before_the_server_ends_and_later_ones_do_no_harm() -> None:

@@ -410,6 +410,5 @@ async def test_the_server_drains_when_it_is_stopped() -> None:
         ann = Reader(websocket)
         await ann.frame()
         node.server.handle_exit(0, None)
-        node.server._captured_signals.clear()
         bye, code = await ann.closed()
         assert (bye["code"], code) == (4001, 4001)
