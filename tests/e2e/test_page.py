@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from runwire.testing.server import ServerProcess
 
@@ -100,6 +100,18 @@ async def test_two_tabs_signed_in_by_password_show_the_same_run(browser: Browser
     assert await _shown(tabs[1]) == await _shown(tabs[0])
 
 
+async def test_a_message_typed_before_the_sign_in_is_through_is_shown(page: Page, demo: ServerProcess) -> None:
+    async def slow(route: Route) -> None:
+        await page.locator("#message").fill("What is a thread?")
+        await page.locator("#message").press("Enter")
+        await route.continue_()
+
+    await page.route("**/auth/sessions", slow)
+    await page.goto(demo.sign_in_link)
+    await expect(page.locator(".row-end")).to_contain_text("Completed", timeout=20_000)
+    await expect(page.locator(".row-user")).to_have_count(1)
+
+
 async def test_escape_cancels_and_says_so(page: Page, tmp_path: Path) -> None:
     async with ServerProcess(f"{JOURNEY}:steady", data_dir=tmp_path / "data", cwd=tmp_path) as server:
         await page.goto(server.sign_in_link)
@@ -107,3 +119,104 @@ async def test_escape_cancels_and_says_so(page: Page, tmp_path: Path) -> None:
         await expect(page.locator(".row-message .prose")).to_contain_text("3 4 5", timeout=20_000)
         await page.keyboard.press("Escape")
         await expect(page.locator(".row-end")).to_contain_text("Cancelled by you", timeout=10_000)
+
+
+async def test_escape_ends_the_run_that_goes_on_and_each_run_stays_below_its_message(
+    page: Page, tmp_path: Path
+) -> None:
+    async with ServerProcess(f"{JOURNEY}:steady", data_dir=tmp_path / "data", cwd=tmp_path) as server:
+        await page.goto(server.sign_in_link)
+        await _ask(page, "first")
+        await expect(page.locator(".row-message .prose")).to_contain_text("3 4 5", timeout=20_000)
+        await _ask(page, "second")
+        await _ask(page, "third")
+        waiting = page.locator(".is-waiting")
+        await expect(waiting).to_have_count(2)
+        await expect(waiting.first).to_contain_text("Waits for its turn")
+        await expect(page.locator("#hint")).to_have_text("Stop (Esc) ends “first”; 2 more wait")
+
+        await waiting.nth(1).get_by_role("button", name="Cancel").click()
+        await page.keyboard.press("Escape")
+
+        await expect(page.locator(".row-end")).to_have_count(2, timeout=10_000)
+        await expect(page.locator(".row-message")).to_have_count(2, timeout=10_000)
+        rows = page.locator("#timeline > .row-user, #timeline > .row-run, #timeline > .row-end")
+        shown = [text.replace("\n", " ") for text in await rows.locator(".body").all_inner_texts()]
+        assert [text.replace("You ", "").strip() for text in shown] == [
+            *("first", "steady started", "Cancelled by you"),
+            *("second", "steady started"),
+            *("third", "Cancelled by you"),
+        ]
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".row-end")).to_have_count(3, timeout=10_000)
+
+
+_AT_END = """() => {
+  const box = document.getElementById("scroll");
+  return box.scrollHeight > box.clientHeight && box.scrollHeight - box.scrollTop - box.clientHeight < 2;
+}"""
+
+
+async def test_the_end_stays_in_sight_when_the_view_gets_another_size(page: Page, demo: ServerProcess) -> None:
+    await page.goto(demo.sign_in_link)
+    for count, question in enumerate((QUESTION, "Which settings are there?"), start=1):
+        await _ask(page, question)
+        await expect(page.locator(".row-end")).to_have_count(count, timeout=20_000)
+    await page.wait_for_function(_AT_END)
+    await page.locator("#events-toggle").click()
+    await page.wait_for_function(_AT_END)
+    await page.locator("#events-close").click()
+    for width, height in ((1200, 500), (390, 700), (1200, 900)):
+        await page.set_viewport_size({"width": width, "height": height})
+        await page.wait_for_function(_AT_END)
+        await expect(page.locator("#jump")).to_be_hidden()
+
+
+async def test_the_way_to_the_end_covers_no_text(page: Page, demo: ServerProcess) -> None:
+    await page.set_viewport_size({"width": 390, "height": 700})
+    await page.goto(demo.sign_in_link)
+    await _ask(page, QUESTION)
+    await expect(page.locator(".row-end")).to_contain_text("Completed", timeout=20_000)
+    await page.wait_for_function(_AT_END)
+    await page.locator("#scroll").hover()
+    await page.mouse.wheel(0, -600)
+    await expect(page.locator("#jump")).to_be_visible()
+    text, jump, composer = [await page.locator(name).bounding_box() for name in ("#scroll", "#jump", "#composer")]
+    assert text
+    assert jump
+    assert composer
+    assert text["y"] + text["height"] <= jump["y"]
+    assert jump["y"] + jump["height"] <= composer["y"]
+    await page.locator("#jump").click()
+    await page.wait_for_function(_AT_END)
+
+
+async def test_threads_of_other_clients_are_named_by_their_first_message(page: Page, demo: ServerProcess) -> None:
+    headers = {"Authorization": f"Bearer {await demo.create_token('developer')}"}
+    for text in ("What is a thread?", "How does a client\nresume?"):
+        made = await page.context.request.post(f"{demo.url}/v1/threads", headers=headers, data={})
+        thread = json.loads(await made.body())["thread"]
+        await page.context.request.post(
+            f"{demo.url}/v1/threads/{thread}/messages", headers=headers, data={"content": text}
+        )
+    await page.goto(demo.sign_in_link)
+    await expect(page.locator("#threads a")).to_have_text(["How does a client resume?", "What is a thread?"])
+
+
+async def test_the_documentation_has_a_menu_on_a_narrow_screen_and_a_page_for_what_is_not_there(
+    browser: Browser, demo: ServerProcess
+) -> None:
+    page = await browser.new_page(viewport={"width": 390, "height": 700})
+    answer = await page.goto(f"{demo.url}/docs/delivery")
+    assert answer is not None
+    assert answer.status == 404
+    await expect(page.locator("#text")).to_contain_text("No such page")
+    await page.locator("#text a", has_text="Delivery").click()
+    await expect(page.locator("#text h2")).to_have_text("Delivery: what is guaranteed")
+    menu = page.locator("#nav")
+    await expect(menu).to_be_hidden()
+    await page.locator("#menu").click()
+    await expect(menu.locator("[aria-current]")).to_be_in_viewport()
+    await menu.get_by_text("Glossary").click()
+    await expect(page.locator("#text h2")).to_have_text("Glossary")
+    await expect(menu).to_be_hidden()

@@ -71,10 +71,12 @@ def make_console_app(docs: Path | None = None) -> ASGIApp:
         if docs is not None and path == "/docs":
             return await _answer(scope, send, 307, [(b"location", b"docs/")])
         file = files.get(path)
-        if file is None and docs is not None and _is_page(path, files):
+        if file is None and docs is not None and _is_for_people(path):
             # Relative, so that it is right below any path prefix.
             root = b"../" * (path.count("/") - 1)
-            file = _file(shell.body.replace(b"{{root}}", root), ".html")
+            page = _file(shell.body.replace(b"{{root}}", root), ".html")
+            # Of a page that is not there the shell says so, with a way on.
+            return await _serve(scope, send, page, status=200 if _is_page(path, files) else 404)
         if file is None:
             return await _answer(scope, send, 404, [(b"content-type", b"text/plain; charset=utf-8")], b"Not found\n")
         return await _serve(scope, send, file)
@@ -102,11 +104,18 @@ def _documentation(docs: Path) -> Iterator[tuple[str, _File]]:
     yield "/docs/index.json", _file(msgspec.json.encode(index), ".json")
 
 
+def _is_for_people(path: str) -> bool:
+    """Return whether an address below the documentation is a page's: a file's has a suffix."""
+    return path.startswith("/docs/") and "." not in path.rpartition("/")[2]
+
+
 def _is_page(path: str, files: dict[str, _File]) -> bool:
-    return path == "/docs/" or (path.startswith("/docs/") and f"{path}.md" in files)
+    """Return whether a page or a folder of pages is there."""
+    name = path.rstrip("/")
+    return f"{name}.md" in files or any(known.startswith(f"{name}/") for known in files)
 
 
-async def _serve(scope: Scope, send: Send, file: _File) -> None:
+async def _serve(scope: Scope, send: Send, file: _File, *, status: int = 200) -> None:
     headers = [
         (b"content-type", file.content_type.encode()),
         (b"content-security-policy", _policy(scope)),
@@ -114,9 +123,9 @@ async def _serve(scope: Scope, send: Send, file: _File) -> None:
         (b"cache-control", b"no-cache"),
         (b"etag", file.etag),
     ]
-    if file.etag in dict(scope["headers"]).get(b"if-none-match", b""):
+    if status == 200 and file.etag in dict(scope["headers"]).get(b"if-none-match", b""):
         return await _answer(scope, send, 304, headers)
-    return await _answer(scope, send, 200, headers, file.body)
+    return await _answer(scope, send, status, headers, file.body)
 
 
 def _policy(scope: Scope) -> bytes:

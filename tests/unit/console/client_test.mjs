@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { Subscription, afterClose, reconnectDelay } from "./client.js";
 import { safeLink, slug, splitBlocks } from "./markdown.js";
-import { View, codePoints } from "./view.js";
+import { View, codePoints, stopHint, titleOf } from "./view.js";
 
 const event = (seq, prev = seq - 1, more = {}) => ({ op: "event", thread: "th_1", seq, prev, run: "run_1", ts: seq, type: "custom", data: {}, ...more });
 
@@ -270,6 +270,86 @@ test("older messages go above, and none is shown twice", () => {
     { message: "msg_3", role: "user", content: "third", run: "run_1", seq: 9, complete: true },
   ]);
   assert.deepEqual(view.rows.map((row) => row.text), ["first", "third"]);
+});
+
+test("a run's rows stay together below its message, also when another message came in between", () => {
+  const view = new View();
+  play(view, "user_message", { message: "msg_1", content: "first" }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_1" }, "run_1");
+  play(view, "message_started", { message: "msg_2", role: "assistant" }, "run_1");
+  play(view, "user_message", { message: "msg_3", content: "second" }, "run_2");
+  play(view, "user_message", { message: "msg_4", content: "third" }, "run_3");
+  play(view, "text_delta", { message: "msg_2", offset: 0, text: "So" }, "run_1");
+  play(view, "agent_thinking", { text: "more" }, "run_1");
+  play(view, "agent_cancelled", { by: "user" }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_3" }, "run_2");
+  const shown = view.rows.map((row) => `${row.run} ${row.kind}`);
+  assert.deepEqual(shown, [
+    "run_1 user", "run_1 run", "run_1 message", "run_1 thinking", "run_1 end", "run_2 user", "run_2 run", "run_3 user",
+  ]);
+  const seqsOf = (run) => view.rows.filter((row) => row.run === run).map((row) => row.seq);
+  for (const run of ["run_1", "run_2"]) assert.deepEqual(seqsOf(run), seqsOf(run).toSorted((a, b) => a - b));
+});
+
+test("a run that is seen from its middle on stands above later messages, and below its own once that is loaded", () => {
+  const view = new View();
+  play(view, "user_message", { message: "msg_5", content: "later" }, "run_2");
+  play(view, "message_completed", { message: "msg_2", content: "Answer", complete: true }, "run_1");
+  play(view, "agent_completed", { output: "Answer" }, "run_1");
+  assert.deepEqual(view.rows.map((row) => row.run), ["run_1", "run_1", "run_2"]);
+  view.putBefore([{ message: "msg_1", role: "user", content: "early", run: "run_1", seq: 1, complete: true }]);
+  assert.deepEqual(view.rows.map((row) => row.text ?? row.kind), ["early", "Answer", "end", "later"]);
+});
+
+test("a message says that it waits until its run begins or ends", () => {
+  const view = new View();
+  const waiting = () => view.rows.filter((row) => row.kind === "user").map((row) => row.waiting ?? "");
+  play(view, "user_message", { message: "msg_1", content: "first" }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_1" }, "run_1");
+  play(view, "user_message", { message: "msg_2", content: "second" }, "run_2");
+  play(view, "user_message", { message: "msg_3", content: "third" }, "run_3");
+  assert.deepEqual(waiting(), ["", "turn", "turn"]);
+  view.stopping("run_3");
+  assert.deepEqual(waiting(), ["", "turn", "stopping"]);
+  play(view, "agent_cancelled", { by: "user" }, "run_3");
+  assert.deepEqual(waiting(), ["", "turn", ""]);
+  play(view, "agent_completed", { output: null }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_2" }, "run_2");
+  assert.deepEqual(waiting(), ["", "", ""]);
+});
+
+test("stop means the run that goes on, says so, and is not asked for twice", () => {
+  const view = new View();
+  assert.equal(stopHint(view), "");
+  play(view, "user_message", { message: "msg_1", content: "first\n question" }, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) withdraws “first question”");
+  play(view, "agent_started", { agent: "a", message: "msg_1" }, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) ends “first question”");
+  play(view, "user_message", { message: "msg_2", content: "second" }, "run_2");
+  assert.equal(view.activeRun.run, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) ends “first question”; 1 more waits");
+  view.stopping("run_1");
+  assert.equal(view.activeRun.isStopping, true);
+  assert.equal(stopHint(view), "Stopping “first question”; 1 more waits");
+  play(view, "agent_cancelled", { by: "user" }, "run_1");
+  assert.deepEqual([view.activeRun.run, view.activeRun.isStopping], ["run_2", false]);
+  view.stopping("run_1");
+  assert.equal(stopHint(view), "Stop (Esc) withdraws “second”");
+});
+
+test("the run that goes on is stopped, not one that waits and was seen first", () => {
+  const view = new View();
+  play(view, "user_message", { message: "msg_5", content: "later" }, "run_2");
+  play(view, "agent_thinking", { text: "hm" }, "run_1");
+  assert.equal(view.activeRun.run, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) ends this message; 1 more waits");
+});
+
+test("a title is one line of the first message", () => {
+  assert.equal(titleOf(" How does\n\n resume work? "), "How does resume work?");
+  assert.equal(titleOf([{ type: "text", text: "parts" }]), "parts");
+  assert.equal(titleOf("x".repeat(500)).length, 80);
+  assert.equal(titleOf(undefined), "");
 });
 
 // ---- Markdown

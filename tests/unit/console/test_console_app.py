@@ -105,8 +105,31 @@ def test_the_documentation_is_served_as_pages_and_as_text() -> None:
     assert text.text.startswith("# Delivery")
     index = get("/docs/index.json", docs=docs_root()).json()
     assert {"path": "explanation/delivery", "title": "Delivery: what is guaranteed"} in index
-    assert get("/docs/explanation/nothing", docs=docs_root()).status_code == 404
     assert get("/docs", docs=docs_root()).headers["location"] == "docs/"
+
+
+@pytest.mark.parametrize("path", ["/docs/nope", "/docs/explanation/nothing", "/docs/adr/0001", "/docs/a/b/c/"])
+def test_a_page_that_is_not_there_is_answered_with_a_page_that_says_so(path: str) -> None:
+    answer = get(path, docs=docs_root())
+
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert f'src="{"../" * (path.count("/") - 1)}docs.js"' in answer.text
+    again = get(path, docs=docs_root(), headers={"if-none-match": answer.headers["etag"]})
+    assert again.status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/docs/nope.md", "/docs/nope.json", "/docs/../app.py", "/docsx", "/nope"])
+def test_a_file_that_is_not_there_is_answered_in_a_word(path: str) -> None:
+    answer = get(path, docs=docs_root())
+
+    assert (answer.status_code, answer.text) == (404, "Not found\n")
+
+
+@pytest.mark.parametrize("path", ["/docs/adr/", "/docs/adr", "/docs/how-to/", "/docs/tutorial/first-agent/"])
+def test_a_folder_of_pages_is_a_page(path: str) -> None:
+    assert get(path, docs=docs_root()).status_code == 200
 
 
 def test_the_page_works_below_a_path_prefix() -> None:

@@ -4,8 +4,9 @@ import { Subscription } from "./client.js";
 import { safeLink } from "./markdown.js";
 import { Session, SignInFailed, takeLink } from "./session.js";
 import { Link } from "./socket.js";
+import { Threads } from "./threads.js";
 import { Timeline, make } from "./timeline.js";
-import { View } from "./view.js";
+import { View, stopHint } from "./view.js";
 
 const link = takeLink(); // before anything else: a link in the address could be copied or logged
 const root = new URL(".", document.baseURI);
@@ -26,6 +27,7 @@ const STOPPED = {
   4504: "Too many connections: close another tab, then reload",
   4506: "This page does not fit the server: reload it",
 };
+const HINT = "Enter sends, Shift+Enter starts a new line";
 const GUIDE_IDEAS = ["How does resume work?", "What happens when I kill -9 the server?", "How do I write my own agent?", "How do I create an API key?"];
 
 class Page {
@@ -45,13 +47,16 @@ class Page {
     this.timeline = new Timeline(at("timeline"), {
       link: (href) => this.#linkTo(href),
       blob: (ref) => this.session.get(`v1/blobs/${ref}`),
+      cancel: (run) => this.#cancel(run),
     });
+    this.threads = new Threads(at("threads"), (path) => this.session.get(path));
+    this.cancels = new Map(); // id of a `cancel` without an answer -> its run
     this.events = []; // raw events of the thread, as they were applied
     this.pending = new Map(); // id -> a send that is not acknowledged, or not yet in the view
     this.sub = null;
+    this.shown = 0; // number of this view: a thread, or a new one that has no id yet
     this.catchUp = null;
     this.agents = [];
-    this.titles = readTitles();
     this.sticks = true;
     this.#wire();
   }
@@ -84,12 +89,18 @@ class Page {
     at("sign-in").hidden = true;
     at("frame").inert = false;
     at("sign-out").hidden = false;
-    if (this.lastUser && this.lastUser !== this.session.user) history.replaceState(null, "", location.pathname);
+    if (this.lastUser && this.lastUser !== this.session.user) {
+      history.replaceState(null, "", location.pathname);
+      this.threads.clear();
+      this.pending.clear(); // somebody else's words
+    }
     this.lastUser = this.session.user;
-    if (this.sub === null || this.sub.thread !== threadInAddress()) this.#show(threadInAddress());
+    // What was typed before the sign-in was through belongs to this view: it is not begun anew for nothing.
+    if ((this.sub?.thread ?? null) !== threadInAddress()) this.#show(threadInAddress());
+    else this.#drawSoon();
     this.link.start();
     this.#loadAgents();
-    this.#loadThreads();
+    this.threads.load();
     if (matchMedia("(min-width: 720px)").matches) at("message").focus();
   }
 
@@ -113,7 +124,8 @@ class Page {
     this.lastUser = null;
     history.replaceState(null, "", location.pathname);
     this.#show(null);
-    at("threads").replaceChildren();
+    this.threads.clear();
+    this.pending.clear();
     this.#askToSignIn();
   }
 
@@ -128,6 +140,9 @@ class Page {
   #lost() {
     this.sub?.disconnected();
     this.#finishCatchUp(false);
+    // Whether these arrived is not known: each may be asked for again.
+    for (const run of this.cancels.values()) this.view.stopping(run, false);
+    this.cancels.clear();
   }
 
   #subscribe() {
@@ -136,6 +151,7 @@ class Page {
 
   #frame(frame) {
     if (frame.op === "reply" && this.pending.has(frame.id)) return this.#sendAnswered(frame);
+    if (frame.op === "reply" && this.cancels.has(frame.id)) return this.#cancelAnswered(frame);
     if (frame.op === "notice" && frame.kind === "draining") return this.#status("reconnecting", "The server is being restarted");
     const isAnswer = frame.op === "reply" && this.sub?.waiting === frame.id;
     if (!this.sub || (frame.thread !== this.sub.thread && !isAnswer)) return undefined;
@@ -253,15 +269,30 @@ class Page {
         history.pushState(null, "", `#${frame.data.thread}`);
       }
       if (this.sub.sent(frame.data) === "resubscribe") this.#subscribe();
-      this.#loadThreads();
+      this.threads.mark(this.sub.thread);
+      this.threads.load();
     }
     this.#flush();
     this.#drawSoon();
   }
 
-  #cancel() {
-    const run = this.view.activeRun;
-    if (run) this.link.send({ op: "cancel", id: this.link.nextId(), run: run.run });
+  /** Stop a run; without one named, what Esc and the button Stop mean (see `stopHint`). */
+  #cancel(run = this.view.activeRun?.run) {
+    if (!run || this.view.runs.get(run)?.isStopping) return;
+    const id = this.link.nextId();
+    if (!this.link.send({ op: "cancel", id, run })) return;
+    this.cancels.set(id, run);
+    this.view.stopping(run, true);
+    this.#drawSoon();
+  }
+
+  #cancelAnswered(frame) {
+    const run = this.cancels.get(frame.id);
+    this.cancels.delete(frame.id);
+    if (frame.ok) return;
+    this.view.stopping(run, false);
+    this.#tell(frame.error.message);
+    this.#drawSoon();
   }
 
   // ---- threads
@@ -273,14 +304,14 @@ class Page {
 
   #show(thread) {
     if (this.sub?.isLive) this.link.send({ op: "unsubscribe", id: this.link.nextId(), thread: this.sub.thread });
-    this.shown = (this.shown ?? 0) + 1;
+    this.shown += 1;
     this.#finishCatchUp(false);
     this.#clear();
     this.sub = thread ? new Subscription(thread) : null;
     this.sticks = true;
     this.#tell("");
     if (this.sub && this.link.isWelcome) this.#subscribe();
-    this.#markThread();
+    this.threads.mark(thread);
     this.#toggleSide(false);
     this.#drawSoon();
   }
@@ -294,33 +325,9 @@ class Page {
     at("events-list").replaceChildren();
   }
 
-  async #loadThreads() {
-    const page = await this.session.get("v1/threads?limit=50");
-    if (!page) return;
-    const items = page.items.map((item) => {
-      const id = item.thread ?? item.id;
-      const name = item.title || this.titles[id] || new Date(item.created_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-      return make("li", {}, make("a", { href: `#${id}`, text: name, title: name }));
-    });
-    at("threads").replaceChildren(...items);
-    this.#markThread();
-  }
-
-  #markThread() {
-    for (const anchor of at("threads").querySelectorAll("a")) {
-      if (anchor.hash === `#${this.sub?.thread}`) anchor.setAttribute("aria-current", "page");
-      else anchor.removeAttribute("aria-current");
-    }
-  }
-
   #nameThread(event) {
-    const { thread } = this.sub;
-    if (this.titles[thread]) return;
     const row = this.view.rows.find((found) => found.kind === "user");
-    if (!row || row.seq !== event.seq) return;
-    this.titles[thread] = row.text.slice(0, 80);
-    sessionStorage.setItem("runwire.titles", JSON.stringify(this.titles));
-    this.#loadThreads();
+    if (row?.seq === event.seq) this.threads.name(this.sub.thread, event.data.content);
   }
 
   async #loadEarlier() {
@@ -374,6 +381,11 @@ class Page {
     at("earlier").hidden = this.olderThan === null;
     const run = this.view.activeRun;
     at("stop").hidden = run === null;
+    at("stop").disabled = run?.isStopping === true;
+    const hint = stopHint(this.view);
+    at("stop").title = hint;
+    at("stop").textContent = run?.isStopping ? "Stopping" : "Stop";
+    at("hint").textContent = hint || HINT;
     at("timeline").setAttribute("aria-busy", String(run !== null));
     document.body.classList.toggle("is-running", run !== null);
     at("empty").hidden = this.sub !== null || here.length > 0;
@@ -400,8 +412,23 @@ class Page {
 
   #toLatest() {
     const scroll = at("scroll");
-    scroll.scrollTop = scroll.scrollHeight;
     at("jump").hidden = true;
+    scroll.scrollTop = scroll.scrollHeight;
+  }
+
+  /** The view has another size (a window, Events, a longer message field): who saw the end still sees it. */
+  #resized() {
+    const { clientWidth, clientHeight } = at("scroll");
+    this.size = `${clientWidth} ${clientHeight}`;
+    if (this.sticks) this.#toLatest();
+    else this.#scrolled();
+  }
+
+  #scrolled() {
+    const { scrollHeight, scrollTop, clientWidth, clientHeight } = at("scroll");
+    if (this.size !== `${clientWidth} ${clientHeight}`) return; // nobody scrolled: the text runs anew, see #resized
+    this.sticks = scrollHeight - scrollTop - clientHeight < NEAR_BOTTOM_PX;
+    at("jump").hidden = this.sticks;
   }
 
   #showState(state) {
@@ -517,11 +544,8 @@ class Page {
       this.sticks = true;
       this.#toLatest();
     });
-    at("scroll").addEventListener("scroll", () => {
-      const { scrollHeight, scrollTop, clientHeight } = at("scroll");
-      this.sticks = scrollHeight - scrollTop - clientHeight < NEAR_BOTTOM_PX;
-      at("jump").hidden = this.sticks;
-    }, { passive: true });
+    at("scroll").addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    new ResizeObserver(() => this.#resized()).observe(at("scroll"));
     addEventListener("popstate", () => {
       if (this.session.isSignedIn && threadInAddress() !== (this.sub?.thread ?? null)) this.#show(threadInAddress());
     });
@@ -530,14 +554,6 @@ class Page {
 
 function threadInAddress() {
   return /^#([A-Za-z0-9_]{1,64})$/.exec(location.hash)?.[1] ?? null;
-}
-
-function readTitles() {
-  try {
-    return JSON.parse(sessionStorage.getItem("runwire.titles")) ?? {};
-  } catch {
-    return {};
-  }
 }
 
 function randomKey() {

@@ -29,7 +29,7 @@ export function duration(ms) {
 export class Timeline {
   /**
    * @param {HTMLElement} list where rows go
-   * @param {{link: (href: string) => string|null, blob: (ref: string) => Promise<unknown>}} services
+   * @param {{link: (href: string) => string|null, blob: (ref: string) => Promise<unknown>, cancel: (run: string) => void}} services
    */
   constructor(list, services) {
     this.list = list;
@@ -79,10 +79,20 @@ export class Timeline {
   }
 }
 
-function userRow({ body }) {
+function userRow({ element, body }, services) {
   const text = make("p", { class: "said", dir: "auto" });
-  body.append(make("span", { class: "who", text: "You" }), text);
-  return (row) => { text.textContent = row.text; };
+  const state = make("span");
+  const cancel = make("button", { type: "button", class: "more", text: "Cancel" });
+  const foot = make("p", { class: "waits", hidden: true }, state, " ", cancel);
+  body.append(make("span", { class: "who", text: "You" }), text, foot);
+  return (row) => {
+    text.textContent = row.text;
+    element.classList.toggle("is-waiting", Boolean(row.waiting));
+    foot.hidden = !row.waiting;
+    state.textContent = row.waiting === "stopping" ? "Being cancelled" : "Waits for its turn";
+    cancel.hidden = row.waiting !== "turn";
+    cancel.onclick = () => services.cancel(row.run);
+  };
 }
 
 function runRow({ body }) {

@@ -1,6 +1,9 @@
 // From events to what a person sees: one row per logical step. Pure.
 
 const TERMINAL = { agent_completed: "completed", agent_failed: "failed", agent_cancelled: "cancelled" };
+const ENDED = { completed: true, failed: true, cancelled: true };
+const TITLE_CHARS = 80;
+const QUOTED_CHARS = 28;
 const RETRY_REASON = {
   worker_lost: "The worker was lost",
   drained: "The server was restarted",
@@ -45,11 +48,32 @@ class Stream {
   }
 }
 
+/** A title made of a thread's first message; empty if that says nothing. */
+export function titleOf(content) {
+  return contentText(content).replace(/\s+/g, " ").trim().slice(0, TITLE_CHARS);
+}
+
+/** What Esc and the button Stop would do now, in words; empty if nothing runs. */
+export function stopHint(view) {
+  const run = view.activeRun;
+  if (run === null) return "";
+  const waiting = view.waitingRuns.filter((other) => other !== run).length;
+  const others = waiting === 0 ? "" : waiting === 1 ? "; 1 more waits" : `; ${waiting} more wait`;
+  if (run.isStopping) return `Stopping ${quoted(run)}${others}`;
+  return `Stop (Esc) ${run.status === "queued" ? "withdraws" : "ends"} ${quoted(run)}${others}`;
+}
+
+function quoted(run) {
+  const text = titleOf(run.asked);
+  return text ? `“${text.length > QUOTED_CHARS ? `${text.slice(0, QUOTED_CHARS)}…` : text}”` : "this message";
+}
+
 /**
- * The rows of one thread, in the order in which they began.
+ * The rows of one thread: grouped by run, runs in the order of their messages, a run's rows by seq.
  *
- * A row has `key`, `kind` (user, run, thinking, tool, message, note, custom, end), `seq`, `run`, `rev`
- * (moves with every change) and what its kind needs.
+ * A message that was sent while a run goes on begins a run of its own; what the older run says later still
+ * belongs above it. A row has `key`, `kind` (user, run, thinking, tool, message, note, custom, end), `seq`,
+ * `run`, `rev` (moves with every change) and what its kind needs.
  */
 export class View {
   constructor() {
@@ -60,13 +84,26 @@ export class View {
     this.rows = [];
     this.byKey = new Map();
     this.streams = new Map(); // key of a row -> Stream, while deltas may come
-    this.runs = new Map(); // run -> {run, agent, status, startedAt}
+    this.runs = new Map(); // run -> {run, agent, status, asked, startedAt, isStopping}
   }
 
-  /** The run that goes on or waits for its turn, oldest first; null if the thread is idle. */
+  /** The run that goes on, else the oldest one that waits for its turn; null if the thread is idle. */
   get activeRun() {
-    for (const run of this.runs.values()) if (run.status === "running" || run.status === "queued") return run;
-    return null;
+    for (const run of this.runs.values()) if (run.status === "running") return run;
+    return this.waitingRuns[0] ?? null;
+  }
+
+  /** The runs that no worker has begun, oldest first. */
+  get waitingRuns() {
+    return [...this.runs.values()].filter((run) => run.status === "queued");
+  }
+
+  /** Remember that a run was asked to stop, or that this did not arrive. */
+  stopping(id, isStopping = true) {
+    const run = this.runs.get(id);
+    if (!run || run.status in ENDED) return;
+    run.isStopping = isStopping;
+    this.#markWaiting(run);
   }
 
   /** Put older messages (of `GET …/messages`) above everything; those that are here already stay as they are. */
@@ -80,7 +117,13 @@ export class View {
       this.byKey.set(key, row);
       older.push(row);
     }
-    this.rows.unshift(...older);
+    // A run that was seen from its middle on comes to stand below its message.
+    const groups = new Map();
+    for (const row of [...older, ...this.rows]) {
+      if (groups.has(row.run)) groups.get(row.run).push(row);
+      else groups.set(row.run, [row]);
+    }
+    this.rows = [...groups.values()].flat();
   }
 
   /** Whether an event can be applied: "apply", "skip" or "gap" (see `Subscription.receive`). */
@@ -102,13 +145,17 @@ export class View {
 
   _user_message(event, run) {
     run.status = "queued";
-    this.#put(`m:${event.data.message}`, event, { kind: "user", text: contentText(event.data.content) });
+    run.asked = event.data.content;
+    run.row = `m:${event.data.message}`;
+    this.#put(run.row, event, { kind: "user", text: contentText(event.data.content) });
+    this.#markWaiting(run);
   }
 
   _agent_started(event, run) {
     run.agent = event.data.agent;
     run.startedAt = event.ts;
     run.status = "running";
+    this.#markWaiting(run);
     this.#put(`r:${event.run}`, event, { kind: "run", agent: event.data.agent });
   }
 
@@ -166,6 +213,7 @@ export class View {
 
   _agent_retrying(event, run) {
     run.status = "running";
+    this.#markWaiting(run);
     const reason = RETRY_REASON[event.data.reason] ?? "The run was interrupted";
     this.#note(event, `${reason}; attempt ${event.data.attempt} goes on.`);
   }
@@ -212,6 +260,7 @@ export class View {
 
   #end(event, run) {
     run.status = TERMINAL[event.type];
+    this.#markWaiting(run);
     const { data } = event;
     const said = this.rows.some((row) => row.run === event.run && row.kind === "message");
     this.#put(`x:${event.run}`, event, {
@@ -231,10 +280,17 @@ export class View {
   #run(event) {
     let run = this.runs.get(event.run);
     if (!run) {
-      run = { run: event.run, agent: null, status: "running", startedAt: null };
+      run = { run: event.run, agent: null, status: "running", asked: null, startedAt: null, isStopping: false };
       this.runs.set(event.run, run);
     }
     return run;
+  }
+
+  /** Show at a run's message whether it waits: `waiting` is "", "turn" or "stopping". */
+  #markWaiting(run) {
+    const row = this.byKey.get(run.row);
+    const waiting = run.status !== "queued" ? "" : run.isStopping ? "stopping" : "turn";
+    if (row && (row.waiting ?? "") !== waiting) this.#change(row, { waiting });
   }
 
   #note(event, text) {
@@ -253,9 +309,19 @@ export class View {
     if (!row) {
       row = { key, seq: event.seq, ts: event.ts, run: event.run, rev: 0 };
       this.byKey.set(key, row);
-      this.rows.push(row);
+      this.rows.splice(this.#placeOf(row.run, fields.kind), 0, row);
     }
     this.#change(row, fields);
+  }
+
+  /** Where a new row goes: to the end of its run. */
+  #placeOf(run, kind) {
+    if (this.rows.at(-1)?.run === run) return this.rows.length;
+    const last = this.rows.findLastIndex((row) => row.run === run);
+    if (last >= 0) return last + 1;
+    // A run whose message this view never saw was asked for before everything that is here.
+    const first = kind === "user" ? -1 : this.rows.findIndex((row) => row.kind === "user");
+    return first < 0 ? this.rows.length : first;
   }
 
   #change(row, fields) {
