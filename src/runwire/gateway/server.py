@@ -7,8 +7,9 @@ and so does its close. So the socket's protocol is handed to the app as a `Socke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, Protocol, cast
@@ -60,12 +61,14 @@ class ServerSettings:
     unsent_bytes: int = 262_144  # high mark of a socket's send buffer; `on_drained` comes at a quarter of it
     trusted_proxies: Sequence[str] = ()  # addresses whose X-Forwarded-* are believed; none: the headers are ignored
     graceful_s: int = 5  # after the drain: time for HTTP requests to end
+    takes_signals: bool = True  # False: the process is somebody else's, such as the command `run`
 
 
 class _Config(uvicorn.Config):
-    """uvicorn's configuration and the one thing that `SocketProtocol` wants to know."""
+    """uvicorn's configuration and what our parts want to know beside it."""
 
     unsent_bytes: int = 262_144
+    takes_signals: bool = True
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -203,6 +206,15 @@ class Server(uvicorn.Server):
         """Wait until the server accepts; its `serve` is running elsewhere."""
         await self._is_up.wait()
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Take SIGTERM and SIGINT while serving, if they are this server's to take."""
+        if isinstance(self.config, _Config) and not self.config.takes_signals:
+            yield
+            return
+        with super().capture_signals():
+            yield
+
     def stop(self) -> None:
         """Drain, then exit; called again: exit now. Safe in a signal handler."""
         if not self._is_stopping:
@@ -265,6 +277,7 @@ def make_server(
         timeout_graceful_shutdown=settings.graceful_s,
     )
     config.unsent_bytes = settings.unsent_bytes
+    config.takes_signals = settings.takes_signals
     return Server(config, drain=drain)
 
 
