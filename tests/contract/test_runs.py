@@ -78,6 +78,31 @@ async def test_refused_send_does_not_use_its_key(storage: Storage) -> None:
     assert (await send(storage, sent.thread, key="k", fingerprint="f")).is_new
 
 
+async def test_what_a_key_stored_can_be_asked_for_without_a_message(storage: Storage) -> None:
+    assert await storage.runs.sent("usr_ada", "k", "f") is None
+    sent = await send(storage, key="k", fingerprint="f")
+    again = await send(storage, key="k", fingerprint="f")
+    await send(storage, sent.thread)
+    assert await storage.runs.sent("usr_ada", "k", "f") == again
+    assert (again.run, again.is_new, again.committed) == (sent.run, False, ())
+    assert await storage.runs.sent("usr_bob", "k", "f") is None
+    with pytest.raises(Conflict) as refusal:
+        await storage.runs.sent("usr_ada", "k", "g")
+    assert (refusal.value.code, refusal.value.field) == ("conflict", "key")
+    await storage.threads.delete("usr_ada", sent.thread)
+    with pytest.raises(NotFound) as gone:
+        await storage.runs.sent("usr_ada", "k", "f")
+    assert gone.value.field == "thread"
+
+
+async def test_asking_for_a_key_does_not_use_it(storage: Storage) -> None:
+    sent = await send(storage)
+    with pytest.raises(Conflict):
+        await send(storage, sent.thread, on_active="reject", key="k", fingerprint="f")
+    assert await storage.runs.sent("usr_ada", "k", "f") is None
+    assert (await send(storage, sent.thread, key="k", fingerprint="g")).is_new
+
+
 @pytest.mark.parametrize("thread", ["foreign", "unknown", "deleted"])
 async def test_send_to_a_thread_that_is_not_ones_own_is_not_found(storage: Storage, thread: str) -> None:
     theirs, mine = await send(storage, user="usr_bob"), await send(storage, key="k")

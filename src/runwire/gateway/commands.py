@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from runwire.errors import ProtocolError
 from runwire.gateway.tail import Tail
 from runwire.protocol import frames
+from runwire.protocol.codes import ErrorCode
 from runwire.storage.base import Bus, CancelRequest, Committed, IncomingMessage, Sent, Storage, Wake
 
 __all__ = ["Commands"]
+
+_FIELD_BYTES: Final = 65_536  # PROTOCOL §2: a larger field of an event's data would have to be a `$ref`
 
 
 class Commands:
@@ -38,19 +42,32 @@ class Commands:
         """Store a message and its run; call `announce` once the reply is on its way.
 
         Raises:
-            ProtocolError: no such agent, or which one is not said.
+            ProtocolError: no such agent, or which one is not said; `too_large`: content or metadata.
             NotFound: unknown or foreign thread.
             Conflict: `conflict` or `run_active`.
         """
+        fingerprint = frames.fingerprint(body, thread=thread)
+        content = msgspec.to_builtins(body.content)
+        try:
+            agent = self._agent(body.agent)
+            _check_size("content", content)
+            _check_size("metadata", body.metadata)
+        except ProtocolError:
+            # What was accepted once is answered alike as long as its run is kept, whoever is served here since.
+            # Where nothing is refused, the write looks for the key itself: only it can tell two at once apart.
+            earlier = await self._storage.runs.sent(user, key, fingerprint) if key is not None else None
+            if earlier is None:
+                raise
+            return earlier
         message = IncomingMessage(
             user=user,
             thread=thread,
-            agent=self._agent(body.agent),
-            content=msgspec.to_builtins(body.content),
+            agent=agent,
+            content=content,
             metadata=body.metadata,
             on_active=body.on_active,
             key=key,
-            fingerprint=frames.fingerprint(body, thread=thread),
+            fingerprint=fingerprint,
         )
         return await self._storage.runs.send(message)
 
@@ -99,3 +116,11 @@ class Commands:
             known = ", ".join(self.agents) or "none"
             raise ProtocolError(f"{what[:120]}; served here: {known}.", field="agent")
         return chosen
+
+
+def _check_size(field: str, value: Any) -> None:
+    # As it is stored, not as it came: `1e15` is four bytes in a frame and eighteen in the log.
+    if value is not None and len(msgspec.json.encode(value)) > _FIELD_BYTES:
+        raise ProtocolError(
+            f"{field} is over {_FIELD_BYTES} bytes of JSON; make it smaller.", code=ErrorCode.TOO_LARGE, field=field
+        )

@@ -251,7 +251,7 @@ class IncomingMessage(_Value, frozen=True):
     metadata: dict[str, Any] | None = None
     on_active: OnActive = "enqueue"
     key: str | None = None  # idempotency key, unique per user
-    fingerprint: str = ""  # hash of the body that came with `key`; another one is a conflict
+    fingerprint: str = ""  # hash of the body as it came with `key` (the agent as it was named); another is a conflict
 
 
 class Sent(_Value, frozen=True):
@@ -335,6 +335,18 @@ class Runs(Protocol):
         Raises:
             NotFound: the thread is unknown or foreign.
             Conflict: `conflict`: the key was used with another body; `run_active`: on_active="reject".
+        """
+        ...
+
+    async def sent(self, user: str, key: str, fingerprint: str) -> Sent | None:
+        """Return what this key stored, as `send` would answer it again; None: it stored nothing.
+
+        For a body that cannot be sent any more, such as one whose agent is gone. It reserves nothing: whether
+        a key is new is decided by `send` alone.
+
+        Raises:
+            NotFound: its thread was deleted.
+            Conflict: `conflict`: the key was used with another body.
         """
         ...
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -190,6 +190,7 @@ async def running(
     *,
     bus: Bus | None = None,
     storage: Storage | None = None,
+    agents: Sequence[str] = ("echo",),
     is_stoppable: bool = False,
 ) -> AsyncIterator[Node]:
     """Run a gateway with its protocols; with the whole server around them if the test stops it."""
@@ -200,7 +201,7 @@ async def running(
         store,
         used_bus,
         identities,
-        agents=["echo"],
+        agents=agents,
         settings=settings or GatewaySettings(allowed_origins=(ORIGIN,)),
     )
     server = make_server(gateway.asgi, ServerSettings(graceful_s=1), drain=gateway.drain)

@@ -42,7 +42,7 @@ class MemoryRuns:
         packed = pack([emitted(data, ts=now)])
         state = self._state
         with state.lock:
-            earlier = self._sent_earlier(message)
+            earlier = self._sent_earlier(message.user, message.key, message.fingerprint)
             if earlier is not None:
                 return earlier
             if message.thread is None:
@@ -60,6 +60,11 @@ class MemoryRuns:
             said = state.extend(run, packed, 1, ordinal=None)
             run.seq = said.first_seq
             return _sent(state.log, run, committed=(*committed, said), stop=stop, is_new=True)
+
+    async def sent(self, user: str, key: str, fingerprint: str) -> Sent | None:
+        """Return what a key stored; see `Runs.sent`."""
+        with self._state.lock:
+            return self._sent_earlier(user, key, fingerprint)
 
     async def claim(self, worker: str, *, agents: Sequence[str], limit: int, user_limit: int) -> builtins.list[Claim]:
         """Take runs, lost ones first; see `Runs.claim`."""
@@ -138,12 +143,12 @@ class MemoryRuns:
                 and agent in (None, run.agent)
             ][:limit]
 
-    def _sent_earlier(self, message: IncomingMessage) -> Sent | None:
-        user = self._state.users.get(message.user)
-        run = user.keys.get(message.key) if user and message.key is not None else None
+    def _sent_earlier(self, user: str, key: str | None, fingerprint: str) -> Sent | None:
+        known = self._state.users.get(user)
+        run = known.keys.get(key) if known and key is not None else None
         if run is None:
             return None
-        if run.fingerprint != message.fingerprint:
+        if run.fingerprint != fingerprint:
             raise Conflict("This key was used with another message; take a new one.", field="key")
         if run.thread.is_deleted:
             raise NotFound("There is no such thread.", field="thread")

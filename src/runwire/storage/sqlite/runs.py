@@ -49,6 +49,11 @@ class SqliteRuns:
         log = self._database.log
         return await self._database.write(lambda connection: _send(connection, log, draft))
 
+    async def sent(self, user: str, key: str, fingerprint: str) -> Sent | None:
+        """Return what a key stored; see `Runs.sent`."""
+        log = self._database.log
+        return await self._database.read(lambda connection: _sent_earlier(connection, log, user, key, fingerprint))
+
     async def claim(self, worker: str, *, agents: Sequence[str], limit: int, user_limit: int) -> builtins.list[Claim]:
         """Take runs, lost ones first; see `Runs.claim`. Which agents a worker has decides nothing here."""
         owner = self._database.incarnation
@@ -139,9 +144,10 @@ class _Draft:
 
 def _send(connection: sqlite3.Connection, log: str, draft: _Draft) -> Sent:
     message = draft.message
-    earlier = _sent_earlier(connection, log, message)
-    if earlier is not None:
-        return earlier
+    if message.key is not None:
+        earlier = _sent_earlier(connection, log, message.user, message.key, message.fingerprint)
+        if earlier is not None:
+            return earlier
     owner_key = user_key(connection, message.user, now=draft.now)
     if message.thread is None:
         thread, after = draft.new_thread, 0
@@ -169,15 +175,13 @@ def _send(connection: sqlite3.Connection, log: str, draft: _Draft) -> Sent:
     )
 
 
-def _sent_earlier(connection: sqlite3.Connection, log: str, message: IncomingMessage) -> Sent | None:
+def _sent_earlier(connection: sqlite3.Connection, log: str, user: str, key: str, of_body: str) -> Sent | None:
     """Return what this user's key stored before, if it did. Raises Conflict, NotFound."""
-    if message.key is None:
-        return None
-    found = connection.execute(_SQL["run_by_idempotency_key"], (message.user, message.key)).fetchone()
+    found = connection.execute(_SQL["run_by_idempotency_key"], (user, key)).fetchone()
     if found is None:
         return None
     thread, run, id_, seq, after, fingerprint, deleted_at = found
-    if fingerprint != message.fingerprint:
+    if fingerprint != of_body:
         raise Conflict("This key was used with another message; take a new one.", field="key")
     if deleted_at is not None:
         raise NotFound("There is no such thread.", field="thread")
