@@ -17,12 +17,6 @@ def main() -> None:
         app(prog_name="runwire")
     except RunwireError as error:
         sys.exit(_explain(error))
-    except BaseExceptionGroup as group:
-        # Parts of a process run side by side, so what one of them meets comes wrapped. A bug stays a traceback.
-        known, unknown = group.split(RunwireError)
-        if unknown is not None or known is None:
-            raise
-        sys.exit(_explain(_first(known)))
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells expect
 
@@ -37,11 +31,6 @@ def _explain(error: RunwireError) -> int:
     again = f" Try again in {error.retry_after_s:.0f} s." if error.retry_after_s else ""
     sys.stderr.write(f"error{where}: {error.message}{again}\n")
     return 1
-
-
-def _first(group: BaseExceptionGroup[RunwireError]) -> RunwireError:
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 if __name__ == "__main__":

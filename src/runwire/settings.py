@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -107,7 +107,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _refuse_unsafe(self) -> Settings:
         if self.environment in ("staging", "production"):
-            insecure = [o for o in self.allowed_origins if o.startswith("http://") and "localhost" not in o]
+            insecure = [
+                o for o in self.allowed_origins if o.startswith("http://") and urlsplit(o).hostname != "localhost"
+            ]
             if insecure:
                 raise ValueError("allowed_origins: http origins are refused outside development; use https")
         return self
@@ -115,7 +117,7 @@ class Settings(BaseSettings):
     @property
     def storage_url(self) -> str:
         """Return the database's URL, absolute."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'runwire.db').absolute()}"
+        return self.database_url or f"sqlite://{quote(str((self.data_dir / 'runwire.db').absolute()))}"
 
     @classmethod
     def settings_customise_sources(

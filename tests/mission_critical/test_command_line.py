@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,62 @@ def test_a_url_without_its_scheme_is_a_usage_error(tmp_path: Path, url: str) -> 
 def test_help_names_the_table_of_agents(tmp_path: Path) -> None:
     assert "[tool.runwire]" in _runwire("dev", "--help", cwd=tmp_path).stdout
     assert "[tool.runwire]" in _runwire("run", "--help", cwd=tmp_path).stdout
+
+
+async def test_commands_beside_each_other_all_succeed_without_a_server(tmp_path: Path) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        done = [
+            tasks.create_task(
+                asyncio.to_thread(_runwire, "user", "add", f"user{n}", "--data-dir", "data", cwd=tmp_path)
+            )
+            for n in range(4)
+        ]
+    assert [each.result().returncode for each in done] == [0] * 4, [each.result().stderr for each in done]
+    listed = _runwire("user", "list", "--json", "--data-dir", "data", cwd=tmp_path)
+    assert {row["name"] for row in json.loads(listed.stdout)} == {f"user{n}" for n in range(4)}
+
+
+async def test_a_command_and_a_server_that_starts_wait_for_each_other(tmp_path: Path) -> None:
+    server = ServerProcess(str(AGENTS), data_dir=tmp_path / "data")
+    async with asyncio.TaskGroup() as tasks:
+        starting = tasks.create_task(server.start())
+        added = [
+            tasks.create_task(
+                asyncio.to_thread(_runwire, "user", "add", f"user{n}", "--data-dir", "data", cwd=tmp_path)
+            )
+            for n in range(3)
+        ]
+    assert starting.done()
+    assert [each.result().returncode for each in added] == [0] * 3, [each.result().stderr for each in added]
+    await server.kill9()
+    # The lock file still names the dead one's socket; the lock itself is free.
+    after = await asyncio.to_thread(_runwire, "user", "list", "--json", "--data-dir", "data", cwd=tmp_path)
+    assert {"user0", "user1", "user2"} <= {row["name"] for row in json.loads(after.stdout)}
+
+
+@pytest.mark.parametrize("folder", ["p%20q", "p#q", "p q", "p?q"])
+async def test_a_folder_may_have_any_name(tmp_path: Path, folder: str) -> None:
+    async with ServerProcess(str(AGENTS), data_dir=tmp_path / folder) as server:
+        assert (await server.create_user("ann")).startswith("rw_")  # asked over the control socket, beside the server
+        assert (tmp_path / folder / "runwire.db").exists()
+        assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {folder}
+
+
+async def test_interrupting_a_run_with_its_own_server_ends_at_once(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "runwire", "run", "x", "--agent", "steady", "--json", "--data-dir", "data",
+        "--target", str(AGENTS), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout
+    async with asyncio.timeout(30):
+        while b"text_delta" not in await process.stdout.readline():
+            pass
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, complaints = await process.communicate()
+    assert process.returncode == 130
+    assert time.monotonic() - began < 3
+    assert b"Traceback" not in complaints, complaints.decode()
 
 
 def test_usage_errors_exit_2(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from runwire.auth.service import users
 from runwire.errors import ConfigurationError, Unavailable
@@ -20,6 +21,7 @@ __all__ = ["Verbs", "administer", "migrate", "opened", "shown_url", "where"]
 
 _OWNER_WAIT_S: Final = 10.0  # a starting server owns the file before it takes commands
 _OWNER_POLL_S: Final = 0.05
+_ANSWER_S: Final = 10.0  # for a verb; hashing a password is the slowest
 
 
 async def administer(settings: Settings, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -28,32 +30,37 @@ async def administer(settings: Settings, verb: str, **arguments: Any) -> dict[st
     Raises:
         RunwireError: what the verb raised, the same either way.
     """
-    try:
-        async with opened(settings) as storage:
-            done: dict[str, Any] = await Verbs(storage, None).table()[verb](arguments)
-            return done
-    except OwnedElsewhere as owned:
-        return await _ask_owner(settings, verb, arguments, owned)
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + _OWNER_WAIT_S
+    while True:
+        try:
+            async with opened(settings) as storage:
+                done: dict[str, Any] = await Verbs(storage, None).table()[verb](arguments)
+                return done
+        except OwnedElsewhere as owned:
+            if owned.owner and owned.owner.socket:
+                with contextlib.suppress(_Gone):
+                    return await _ask(settings, verb, arguments, pid=owned.owner.pid)
+            # The owner is starting, or ending, or another command that is done in a moment: look again.
+            if loop.time() >= until_s:
+                raise
+        await asyncio.sleep(_OWNER_POLL_S)
 
 
-async def _ask_owner(
-    settings: Settings, verb: str, arguments: Mapping[str, Any], owned: OwnedElsewhere
-) -> dict[str, Any]:
-    path = _database(settings)
+class _Gone(Exception):
+    """The socket that the lock file names has nobody behind it: the verb was not carried out."""
+
+
+async def _ask(settings: Settings, verb: str, arguments: Mapping[str, Any], *, pid: int) -> dict[str, Any]:
     try:
-        async with asyncio.timeout(_OWNER_WAIT_S):
-            while True:
-                try:
-                    done: dict[str, Any] = await ask(path, verb, **arguments)
-                except Unavailable as error:
-                    if error.code == "deadline":
-                        raise
-                    # It owns the file and takes no commands yet: it is starting, or another command is at work.
-                    await asyncio.sleep(_OWNER_POLL_S)
-                else:
-                    return done
-    except TimeoutError:
-        raise owned from None
+        done: dict[str, Any] = await ask(_database(settings), verb, timeout_s=_ANSWER_S, **arguments)
+    except Unavailable as error:
+        if error.code != "deadline":
+            raise _Gone from error
+        # Whether it was done is not known: asking again could do it twice.
+        sentence = f"The server (process {pid}) does not answer; look whether it was done before you try again."
+        raise Unavailable(sentence, code="deadline") from error
+    return done
 
 
 async def where(settings: Settings) -> tuple[str, str | None] | None:
@@ -156,19 +163,41 @@ async def _all_users(storage: Storage) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Storage]:
-    """Open the configured database, making its folder; closed when the block ends."""
+async def opened(settings: Settings, *, patience_s: float = 0.0) -> AsyncIterator[Storage]:
+    """Open the configured database, making its folder; closed when the block ends.
+
+    Args:
+        settings: where it is.
+        patience_s: how long to wait for an owner that takes no commands: that is a command, done in a moment.
+
+    Raises:
+        OwnedElsewhere: a living process has it.
+        ConfigurationError: it cannot be opened.
+    """
     if settings.database_url is None:
         _make_folder(settings.data_dir)
-    storage = await open_storage(settings.storage_url)
+    storage = await _open(settings, patience_s=patience_s)
     try:
         yield storage
     finally:
         await storage.close()
 
 
+async def _open(settings: Settings, *, patience_s: float) -> Storage:
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + patience_s
+    while True:
+        try:
+            return await open_storage(settings.storage_url)
+        except OwnedElsewhere as owned:
+            is_server = owned.owner is not None and owned.owner.socket is not None
+            if is_server or loop.time() >= until_s:
+                raise
+        await asyncio.sleep(_OWNER_POLL_S)
+
+
 def _database(settings: Settings) -> Path:
-    return Path(settings.storage_url.removeprefix("sqlite://"))
+    return Path(unquote(settings.storage_url.removeprefix("sqlite://")))
 
 
 def _make_folder(folder: Path) -> None:

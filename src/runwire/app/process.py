@@ -42,16 +42,18 @@ __all__ = ["running", "serve"]
 Announce = Callable[[str, str], None]
 Ready = Callable[[str, str | None], None]
 
+_COMMAND_S: Final = 10.0  # a command that has the data folder is done within that time
 _DEVELOPER: Final = "developer"  # who the sign-in link of `runwire dev` signs in
 
 
-async def serve(loaded: Loaded, *, ready: Ready, announce: Announce) -> None:
+async def serve(loaded: Loaded, *, ready: Ready, announce: Announce, takes_signals: bool = True) -> None:
     """Run one process with every role until it is told to stop (SIGTERM, SIGINT).
 
     Args:
         loaded: the settings and where they came from.
         ready: called once with the URL and, in development, a sign-in link.
         announce: called with (part, detail) each time a part has answered.
+        takes_signals: whether SIGTERM and SIGINT stop it; else it runs until it is cancelled.
 
     Raises:
         ConfigurationError: something set cannot work; nothing was started.
@@ -64,7 +66,8 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce) -> None:
         storage, agents, listener = await _prepare(settings, stack)
         await storage.ping()
         announce("database", f"{shown_url(settings)} (log {storage.log})")
-        await _Process(settings, storage, agents, listener).run(ready=ready, announce=announce)
+        process = _Process(settings, storage, agents, listener, takes_signals=takes_signals)
+        await process.run(ready=ready, announce=announce)
 
 
 async def _prepare(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Storage, Agents, socket.socket]:
@@ -74,7 +77,7 @@ async def _prepare(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
     agents: Agents | None = None
     listener: socket.socket | None = None
     try:
-        storage = await stack.enter_async_context(opened(settings))
+        storage = await stack.enter_async_context(opened(settings, patience_s=_COMMAND_S))
     except OwnedElsewhere as owned:
         faults.append(await _describe_owner(settings, owned))
     except ConfigurationError as error:
@@ -103,17 +106,41 @@ async def _describe_owner(settings: Settings, owned: OwnedElsewhere) -> str:
     return f"data_dir {settings.data_dir}: already served{at} by {process}; use that, stop it, or choose --data-dir."
 
 
+@contextlib.asynccontextmanager
+async def _tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """Run parts beside each other; what one of them says to a person is raised alone, not in a group."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        said: BaseException | None = group.subgroup(RunwireError)
+        if said is None:
+            raise
+        while isinstance(said, BaseExceptionGroup):
+            said = said.exceptions[0]
+        raise said from None
+
+
 class _Process:
     """The parts of one process, wired."""
 
-    def __init__(self, settings: Settings, storage: Storage, agents: Agents, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        agents: Agents,
+        listener: socket.socket,
+        *,
+        takes_signals: bool,
+    ) -> None:
         self._settings = settings
         self._storage = storage
         self._agents = agents
         self._listener = listener
         self._bus = LocalBus()
         # The public URL is the issuer, so tokens of one deployment are nothing to another.
-        self._url = f"http://{settings.host}:{listener.getsockname()[1]}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._url = f"http://{host}:{listener.getsockname()[1]}"
         self._issuer = settings.public_url or self._url
         secret = settings.service_secret or secrets.token_urlsafe(32)
         self._auth_app = make_auth_app(
@@ -156,14 +183,19 @@ class _Process:
         )
         self._server: Server = make_server(
             self._gateway.asgi,
-            ServerSettings(host=settings.host, port=settings.port, trusted_proxies=settings.trusted_proxies),
+            ServerSettings(
+                host=settings.host,
+                port=settings.port,
+                trusted_proxies=settings.trusted_proxies,
+                takes_signals=takes_signals,
+            ),
             drain=self._drain,
         )
 
     async def run(self, *, ready: Ready, announce: Announce) -> None:
         """Start the parts, each only after what it needs has answered; stop them in the opposite order."""
         control = self._control_socket()
-        async with self._auth_http, asyncio.TaskGroup() as tasks:
+        async with self._auth_http, _tasks() as tasks:
             background = [tasks.create_task(self._auth.run())]
             announce("bus", "in-process")
             await self._auth.check()
@@ -191,11 +223,14 @@ class _Process:
             tasks.create_task(self._gateway.drain())
             tasks.create_task(self._worker.drain())
 
-    async def _developer_link(self) -> str:
+    async def _developer_link(self) -> str | None:
         # A restart finds the developer of the start before.
         with contextlib.suppress(Conflict):
             await users.add_user(self._storage.auth, _DEVELOPER, roles=("user", "operator"))
-        secret = await users.create_sign_in_link(self._storage.auth, _DEVELOPER)
+        try:
+            secret = await users.create_sign_in_link(self._storage.auth, _DEVELOPER)
+        except Conflict:
+            return None  # disabled by its owner: there are other ways to sign in
         return f"{self._url}{self._settings.path_prefix}/?link={secret}"
 
     def _control_socket(self) -> ControlSocket | None:
@@ -235,9 +270,11 @@ async def running(loaded: Loaded) -> AsyncIterator[tuple[str, str | None]]:
     def ready(url: str, link: str | None) -> None:
         place.set_result((url, link))
 
-    async with asyncio.TaskGroup() as tasks:
+    async with _tasks() as tasks:
         # If it does not start, its error ends the group and this wait with it.
-        serving = tasks.create_task(serve(loaded, ready=ready, announce=lambda _part, _detail: None))
+        serving = tasks.create_task(
+            serve(loaded, ready=ready, announce=lambda _part, _detail: None, takes_signals=False)
+        )
         yield await place
         serving.cancel()
 

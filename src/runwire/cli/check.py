@@ -15,6 +15,7 @@ from runwire.conformance.check import CATEGORIES
 from runwire.conformance.check import check as prove
 from runwire.conformance.report import Report, as_markdown, as_text
 from runwire.conformance.report import as_json as as_json_report
+from runwire.errors import Unavailable
 
 __all__ = ["check"]
 
@@ -49,8 +50,15 @@ def check(
     done = asyncio.run(prove_it())
     typer.echo(as_json_report(done) if as_json else as_text(done))
     if report:
-        report.write_text(as_markdown(done), encoding="utf-8")
+        _write(report, as_markdown(done))
     raise typer.Exit(done.exit_code)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(f"The report {path} cannot be written ({error.strerror}).", field="--report") from error
 
 
 def _dot(*, quiet: bool) -> None:

@@ -39,7 +39,7 @@ def dev(
     def ready(url: str, link: str | None) -> None:
         # Outside programs read exactly these two lines (PROTOCOL §6); all else goes to standard error.
         print(f"ready {url}", flush=True)
-        print(f"sign-in {link}", flush=True)
+        print(f"sign-in {link or url}", flush=True)
         if not no_open and link and sys.stdout.isatty():
             webbrowser.open(link)
 

@@ -221,9 +221,13 @@ async def _exchange(path: str, request: bytes) -> bytes:
         with suppress(ConnectionError):
             writer.write(request)
             await writer.drain()
-        return await reader.readline()
+        line = await reader.readline()
     finally:
         writer.close()
+    if not line:
+        # It took the request and ended: whether the verb was carried out is not known, as after a deadline.
+        raise TimeoutError
+    return line
 
 
 def _listen(path: Path) -> socket.socket:

@@ -1,0 +1,103 @@
+"""Layers, sources and faults of the settings; the environment is given, never the process's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runwire.errors import ConfigurationError
+from runwire.settings import Settings, client_defaults, load, no_color
+
+
+def faults_of(flags: dict[str, Any] | None = None, **environ: str) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        load(flags, environ=environ)
+    return "\n".join(refused.value.faults)
+
+
+def test_each_layer_wins_over_the_one_before_and_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "runwire.toml"
+    file.write_text(
+        'host = "0.0.0.0"\nport = 1\nmax_runs = 7\nallowed_origins = ["https://a.example"]\n', encoding="utf-8"
+    )
+    loaded = load({"port": 3, "host": None}, environ={"RUNWIRE_PORT": "2", "RUNWIRE_DRAIN_S": "4"}, config_file=file)
+    settings, sources = loaded.settings, loaded.sources
+    assert (settings.host, settings.port, settings.max_runs, settings.drain_s) == ("0.0.0.0", 3, 7, 4.0)
+    assert settings.allowed_origins == ("https://a.example",)
+    assert (sources["host"], sources["port"]) == (str(file), "the command line")
+    assert (sources["drain_s"], sources["ping_s"]) == ("RUNWIRE_DRAIN_S", "default")
+
+
+def test_every_fault_is_named_at_once_with_its_source_and_without_its_value(tmp_path: Path) -> None:
+    file = tmp_path / "runwire.toml"
+    file.write_text('prot = 1\nservice_secret = "hunter2"\n', encoding="utf-8")
+    with pytest.raises(ConfigurationError) as refused:
+        load(environ={"RUNWIRE_PORT": "many", "RUNWIRE_HOSTT": "x", "RUNWIRE_HOST": " "}, config_file=file)
+    text = "\n".join(refused.value.faults)
+    for word in (
+        "unknown setting `prot`",
+        "`port`",
+        "port (from RUNWIRE_PORT)",
+        "RUNWIRE_HOSTT",
+        "RUNWIRE_HOST: is empty",
+    ):
+        assert word in text, word
+    assert f"service_secret (from {file})" in text
+    assert "hunter2" not in text
+    assert "many" not in text
+
+
+def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load(environ={}, config_file=tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_text("[", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="cannot be read as TOML"):
+        load(environ={}, config_file=tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("RUNWIRE_ALLOWED_ORIGINS", "example.org", "scheme://host"),
+        ("RUNWIRE_ALLOWED_ORIGINS", "https://*.example.org", "scheme://host"),
+        ("RUNWIRE_ALLOWED_ORIGINS", "https://a.example/path", "scheme://host"),
+        ("RUNWIRE_ALLOWED_ORIGINS", "http://a.example", "use https"),
+        ("RUNWIRE_ALLOWED_ORIGINS", "http://localhost.evil.example", "use https"),
+        ("RUNWIRE_PUBLIC_URL", "agents.example.org", "https://agents.example.org"),
+        ("RUNWIRE_TRUSTED_PROXIES", "foo", "IP address"),
+        ("RUNWIRE_PATH_PREFIX", "agents/", "begin with /"),
+        ("RUNWIRE_ACCESS_TTL_S", "3600", "less than or equal to 900"),
+        ("RUNWIRE_SERVICE_SECRET", "short", "at least 32"),
+        ("RUNWIRE_ENVIRONMENT", "prod", "'production'"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_to_write(name: str, value: str, word: str) -> None:
+    assert word in faults_of(**{name: value})
+
+
+def test_lists_come_comma_separated_and_localhost_may_be_plain() -> None:
+    loaded = load(environ={"RUNWIRE_ALLOWED_ORIGINS": "https://a.example, http://localhost:3000"})
+    assert loaded.settings.allowed_origins == ("https://a.example", "http://localhost:3000")
+
+
+def test_settings_are_frozen_and_read_nothing_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNWIRE_PORT", "4711")
+    settings = Settings()
+    assert settings.port == 8000
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]  # that it cannot be done is the point
+
+
+def test_the_embedded_database_lies_in_the_data_folder_whatever_its_name(tmp_path: Path) -> None:
+    settings = load({"data_dir": tmp_path / "a#b%20c"}, environ={}).settings
+    assert settings.storage_url == f"sqlite://{tmp_path}/a%23b%2520c/runwire.db"
+
+
+def test_clients_and_colours_have_their_own_variables() -> None:
+    defaults = client_defaults({"RUNWIRE_URL": "http://x", "RUNWIRE_TOKEN": ""})
+    assert (defaults.url, defaults.token) == ("http://x", None)
+    assert load(environ={"RUNWIRE_URL": "http://x", "RUNWIRE_TOKEN": "t"}).settings.port == 8000
+    assert no_color({"NO_COLOR": "1"})
+    assert not no_color({"NO_COLOR": ""})
