@@ -6,8 +6,12 @@ equal values have equal references and a replay can compare them.
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import hashlib
+import json
 import math
+import uuid
 from collections.abc import Callable, Mapping, Set
 from enum import Enum
 from typing import Any, Final
@@ -24,6 +28,19 @@ MAX_DEPTH: Final = 64  # PROTOCOL §3 refuses deeper frames; what we send must b
 _HEAD_BYTES: Final = 1024
 _TOO_DEEP: Final = f"a value is nested deeper than {MAX_DEPTH} levels, or holds itself"
 _NO_JSON: Final = "a value of type {} has no JSON form; give a dict, list, text or number"
+_SAME_KEYS: Final = "two keys of a dict are the same in JSON, such as 1 and '1'; make them differ as text"
+# Kept by `msgspec.to_builtins`, so that as keys they come by `_plain_dict`, which sees when two become the same.
+_KEPT: Final = (
+    uuid.UUID,
+    decimal.Decimal,
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    bytes,
+    bytearray,
+    memoryview,
+)
 _REF_KEYS: Final = frozenset({"$ref", "bytes", "head"})
 # JSON needs at most six bytes for a character (`\u0001`), so a shorter text cannot pass MAX_FIELD_BYTES.
 _SURELY_SMALL_CHARS: Final = MAX_FIELD_BYTES // 6 - 1
@@ -38,7 +55,8 @@ def plain(value: object) -> Any:
     mappings and tuples, nested up to `MAX_DEPTH`.
 
     Raises:
-        PayloadError: no JSON for it, NaN or Infinity, NUL, a lone surrogate, an integer beyond 64 bits, a cycle.
+        PayloadError: no JSON for it, NaN or Infinity, NUL, a lone surrogate, an integer beyond 64 bits, a cycle,
+            keys that would be the same text.
     """
     try:
         return _plain(value, MAX_DEPTH)
@@ -127,7 +145,10 @@ def _plain_list(value: Any, room: int) -> list[Any]:
 
 
 def _plain_dict(value: Mapping[Any, Any], room: int) -> dict[str, Any]:
-    return {_plain_key(key): _plain(item, room - 1) for key, item in value.items()}
+    twin = {_plain_key(key): _plain(item, room - 1) for key, item in value.items()}
+    if len(twin) != len(value):
+        raise PayloadError(_SAME_KEYS, code="agent_error")
+    return twin
 
 
 def _plain_key(key: object) -> str:
@@ -148,7 +169,8 @@ def _plain_other(value: object, room: int) -> Any:
         return known
     try:
         # Dataclasses, msgspec and attrs classes, datetime, UUID, Decimal, bytes.
-        built = msgspec.to_builtins(value, enc_hook=_plain_inner)
+        kept = () if isinstance(value, _KEPT) else _KEPT
+        built = msgspec.to_builtins(value, builtin_types=kept, enc_hook=_plain_inner)
     except RecursionError as error:
         raise PayloadError(_TOO_DEEP, code="agent_error") from error
     except (TypeError, UnicodeEncodeError, msgspec.MsgspecError) as error:
@@ -170,13 +192,21 @@ def _plain_known(value: object, room: int) -> Any:
         return _plain_dict(value, room)
     if isinstance(value, list | tuple | Set):
         return _plain_list(value, room)
-    dump = getattr(type(value), "model_dump", None)  # pydantic, without importing it
-    if dump is None:
+    # Pydantic, without importing it.
+    dump, dump_text = getattr(type(value), "model_dump", None), getattr(type(value), "model_dump_json", None)
+    if dump is None or dump_text is None:
         return msgspec.UNSET
     try:
+        # Only its JSON text shows that two keys became one; the object that `model_dump` builds has lost one by then.
+        json.loads(dump_text(value), object_pairs_hook=_check_keys)
         return _plain(dump(value, mode="json"), room - 1)
     except (TypeError, ValueError) as error:
         raise PayloadError(_NO_JSON.format(_name(value)), code="agent_error") from error
+
+
+def _check_keys(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise PayloadError(_SAME_KEYS, code="agent_error")
 
 
 def _plain_inner(value: object) -> Any:

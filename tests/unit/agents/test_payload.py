@@ -36,6 +36,10 @@ class Model(pydantic.BaseModel):
     colour: Colour
 
 
+class Anything(pydantic.BaseModel):
+    value: Any
+
+
 @dataclasses.dataclass
 class Pair:
     left: object
@@ -65,6 +69,11 @@ class Struct(msgspec.Struct):
             Pair(Model(at=datetime.date(2026, 1, 2), colour=Colour.RED), Struct({1})),
             {"left": {"at": "2026-01-02", "colour": "red"}, "right": {"inner": [1]}},
         ),
+        (
+            Pair({uuid.UUID(int=1): b"abc", datetime.date(2026, 1, 2): decimal.Decimal("1.50")}, bytearray(b"abc")),
+            {"left": {"00000000-0000-0000-0000-000000000001": "YWJj", "2026-01-02": "1.50"}, "right": "YWJj"},
+        ),
+        (Anything(value={1: "a", "2": [1.5, None]}), {"value": {"1": "a", "2": [1.5, None]}}),
     ],
 )
 def test_every_usual_type_has_its_json(value: object, expected: object) -> None:
@@ -100,6 +109,13 @@ def _pair_cycle() -> Pair:
         lambda: 1,
         2**64,
         {(1, 2): 3},
+        {1: "a", "1": "b"},
+        {"deep": [{None: 1, "null": 2}]},
+        {Colour.RED: 1, "red": 2},
+        Pair({1: "a", "1": "b"}, 1),
+        Pair(1, {uuid.UUID(int=1): "a", str(uuid.UUID(int=1)): "b"}),
+        Anything(value={1: "a", "1": "b"}),
+        [Anything(value=Pair({1: "a", "1": "b"}, 1))],
         _cycle(),
         _pair_cycle(),
         Model.model_construct(at=object(), colour=1),
