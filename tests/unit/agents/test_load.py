@@ -150,7 +150,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
 def test_two_agents_of_one_name_and_an_unknown_default_are_faults(tmp_path: Path) -> None:
     _write(tmp_path, agent_py=AGENT, sub__agent_py=AGENT)
     assert "another agent named 'agent'" in _fault(tmp_path, "agent.py", "sub/agent.py")
-    assert "there are only agent" in _fault(tmp_path, "agent.py", default="gone")
+    assert "there is no such agent, only agent" in _fault(tmp_path, "agent.py", default="gone")
 
 
 @pytest.mark.parametrize(
