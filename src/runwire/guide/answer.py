@@ -18,12 +18,17 @@ _WORD: Final = re.compile(r"[^\W_]+(?:[_'-][^\W_]+)*")
 _FENCE: Final = ("```", "~~~")
 
 
-def found_enough(search: dict[str, Any]) -> bool:
+def found_enough(search: dict[str, Any], *, asked: Sequence[str] = ()) -> bool:
     """Return whether the best section has what the question is about.
 
     Half of the weight of its terms; of a long question less, because more of its words are its own story.
+
+    Args:
+        search: what `search_docs` returned.
+        asked: terms of the message itself, if the query also has those of the question before it: a section
+            that has none of them only answers that one again.
     """
-    hits = search["hits"]
+    hits = [hit for hit in search["hits"] if not asked or set(hit["matched"]) & set(asked)]
     if not hits:
         return False
     terms = len(search["terms"])

@@ -68,7 +68,7 @@ async def _answer(ctx: Context, message: str) -> AsyncIterator[str]:
     for query, thought in _queries(message, terms, before):
         await ctx.thinking(thought)
         searches.append(await ctx.tool(search_docs, query=query))
-        if answer.found_enough(searches[-1]):
+        if answer.found_enough(searches[-1], asked=terms):
             break
     else:
         await ctx.thinking("No section covers enough of the question to answer it.")

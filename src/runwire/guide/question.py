@@ -29,11 +29,14 @@ _STOP_TEXT: Final = """
 _STOP_WORDS: Final = frozenset(_STOP_TEXT.split())
 # Verbs in two words become one term; the index finds it as the phrase.
 _TWO_WORDS: Final = re.compile(r"\b(sign|log)(ing|ged)?[ -](in|out)\b")
-_FOLLOW_UP: Final = re.compile(
-    r"^\s*(and|but|or|also|what about|how about|why|so|then|ok|okay)\b"
-    r"|\b(it|its|that|this|these|those|them)\b",
-    re.IGNORECASE,
+# "tokens per second" asks for a figure, neither for tokens nor for seconds: one term, found only as that phrase.
+_RATE: Final = re.compile(
+    r"\b(\w+)(?: per (?=(?:second|minute|hour|day|month|core|machine|server|process)\b)|/(?=(?:s|sec|min)\b))(\w+)"
 )
+_GOES_ON: Final = re.compile(r"^\s*(and|but|or|also|what about|how about|so|then|ok|okay)\b", re.IGNORECASE)
+_POINTS_BACK: Final = re.compile(r"^\s*why\b|\b(it|its|that|this|these|those|them)\b", re.IGNORECASE)
+# "How do I install it?" means Runwire, whatever was spoken of before.
+_ABOUT_DOING: Final = re.compile(r"\b(i|we|you|one)\b", re.IGNORECASE)
 
 # What newcomers say -> what the documentation says. Keys are stems.
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
@@ -103,7 +106,7 @@ def stem(word: str) -> str:
 def terms_of(question: str) -> list[str]:
     """Return what a question asks about: lower-case words, each once, in order, at most `MAX_TERMS`."""
     terms: list[str] = []
-    for match in _WORD.finditer(_TWO_WORDS.sub(r"\1-\3", question.lower())):
+    for match in _WORD.finditer(_RATE.sub(r"\1-per-\2", _TWO_WORDS.sub(r"\1-\3", question.lower()))):
         word = match.group().replace("’", "'").removesuffix("'s")
         if len(word) < 2 or len(word) > _MAX_TERM_CHARS or word in _STOP_WORDS or word in terms:
             continue
@@ -131,4 +134,8 @@ def match_expression(words: Iterable[str]) -> str:
 
 def follows_up(question: str, terms: Sequence[str]) -> bool:
     """Return whether a question leans on the one before it."""
-    return not terms or (len(terms) <= 3 and _FOLLOW_UP.search(question) is not None)
+    if not terms:
+        return True
+    if _GOES_ON.search(question):
+        return len(terms) <= 3
+    return len(terms) == 1 and _POINTS_BACK.search(question) is not None and _ABOUT_DOING.search(question) is None

@@ -78,6 +78,9 @@ def _no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
         ("How can I write a Python client?", "/docs/how-to/connect-from-python"),
         ("How do I disable a user?", "/docs/how-to/users-and-tokens#disable-a-user"),
         ("Does my agent run again after a crash?", "/docs/explanation/durability"),
+        ("What do I need to install to run it?", "/docs/tutorial/first-agent#install"),
+        ("How do I change my password?", "/docs/how-to/users-and-tokens#set-or-change-a-password"),
+        ("How do I revoke an API key?", "/docs/how-to/users-and-tokens#revoke-one-api-key"),
     ],
 )
 def test_a_question_is_answered_with_a_link_to_its_page(question: str, page: str) -> None:
@@ -98,6 +101,8 @@ def test_a_question_is_answered_with_a_link_to_its_page(question: str, page: str
         "Which shares should I buy?",
         "Can Runwire translate Klingon?",
         "Write a poem about the moon",
+        "How many tokens per second does it do?",
+        "How many requests/s?",
     ],
 )
 def test_a_question_that_the_documentation_does_not_answer_gets_an_honest_no(question: str) -> None:
@@ -105,6 +110,16 @@ def test_a_question_that_the_documentation_does_not_answer_gets_an_honest_no(que
 
     assert answer.startswith("The documentation does not answer that.")
     assert [name for name, _, _ in context.calls] == ["search_docs"]
+
+
+@pytest.mark.parametrize("question", ["How do I run it on another port?", "Can I use a different port?"])
+def test_a_question_for_another_port_is_answered_with_how_to_set_it(question: str) -> None:
+    answer, _ = ask(question)
+
+    first = answer.partition("**Also about this**")[0]
+    assert "--port" in first
+    assert "PORT=" in first
+    assert "allowed_origins" not in first
 
 
 def test_the_honest_no_says_what_was_searched_and_which_word_is_nowhere() -> None:
@@ -173,6 +188,34 @@ def test_a_new_subject_is_not_mixed_with_the_question_before() -> None:
     _, context = ask("Which settings are there for proxies?", history=[{"role": "user", "content": "How do I cancel?"}])
 
     assert context.calls[0][1]["query"] == "Which settings are there for proxies?"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What do I need to install to run it?",
+        "How do I install it?",
+        "How do I run it on another port?",
+        "How many tokens per second does it do?",
+        "Why is a socket closed with 4008?",
+    ],
+)
+@pytest.mark.parametrize(
+    "before", ["How does resume work?", "What happens when I kill -9 the server in the middle of a run?"]
+)
+def test_a_question_about_runwire_itself_is_answered_as_in_a_new_thread(before: str, question: str) -> None:
+    history = [{"role": "user", "content": before}, {"role": "assistant", "content": "…"}]
+    again, _ = ask(question, history=history)
+
+    # An honest no also lists what was nearest, which may come from both questions.
+    assert again.partition("I searched")[0] == ask(question)[0].partition("I searched")[0]
+
+
+def test_a_question_that_points_back_is_understood_from_the_question_before() -> None:
+    history = [{"role": "user", "content": "What does superseded mean?"}]
+    _, context = ask("Why is it sent?", history=history)
+
+    assert context.calls[0][1]["query"] == "What does superseded mean? Why is it sent?"
 
 
 def test_the_same_question_is_answered_in_the_same_words() -> None:
