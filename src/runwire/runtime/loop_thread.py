@@ -10,6 +10,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Coroutine, Generator
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -23,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 
 class LoopThread:
-    """An event loop in a daemon thread; each task on it, and each task that task makes, has an owner.
+    """An event loop in a daemon thread; each task on it, and each task or callback it schedules, has an owner.
 
     A thread whose loop is blocked cannot be ended from outside. `retire` lets it go: its tasks are cancelled
     as soon as it runs again, and it never holds up the end of the process.
@@ -73,19 +74,41 @@ class LoopThread:
             return 0.0
         return now_s - self._pinged_s
 
-    def running_owner(self) -> object | None:
-        """Return whose task is running at this moment. Any thread may call."""
+    def running(self) -> asyncio.Handle | None:
+        """Return the callback that is running at this moment: a step of a task, or any other. Any thread may call.
+
+        None: none is, or the loop is not Python's own (uvloop shows no frames).
+        """
+        frame = self._frame()
+        while frame is not None:
+            if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - no public way
+                handle: asyncio.Handle | None = frame.f_locals.get("self")
+                return handle
+            frame = frame.f_back
+        return None
+
+    def owner_of(self, running: asyncio.Handle | None) -> object | None:
+        """Return whose code is running, given what `running` returned. Any thread may call."""
         task = asyncio.current_task(self._loop)
-        return None if task is None else self._owners.get(task)
+        owner = None if task is None else self._owners.get(task)
+        if owner is None and running is not None:
+            # No task's step, or of a task that somebody else made: a callback runs in the context it was scheduled in.
+            context: contextvars.Context = running._context  # type: ignore[attr-defined] # noqa: SLF001 - no public way
+            owner = context.get(_OWNER)
+        return owner
 
     def where(self) -> str:
         """Return the user's line that the thread is at, such as `agent.py:12 in agent`. Any thread may call."""
-        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - the documented way to see another thread
+        frame = self._frame()
         if frame is None:
             return "nowhere"
         lines = traceback.extract_stack(frame)
-        line = next((line for line in reversed(lines) if "lib/python" not in line.filename), lines[-1])
+        theirs = (line for line in reversed(lines) if "lib/python" not in line.filename and line.filename != __file__)
+        line = next(theirs, lines[-1])
         return f"{line.filename}:{line.lineno} in {line.name}"
+
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - the documented way to see another thread
 
     def _call(self, callback: Callable[..., object], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing left to start or cancel

@@ -34,9 +34,9 @@ _EVENTS_PER_TURN: Final = 32  # then the loop's other agents get their turn, and
 
 
 class HandOver(msgspec.Struct, frozen=True):
-    """Another worker, or this one in another thread, is to go on with the run."""
+    """Another worker, or this one in another thread, is to go on with the run: no loss, whatever the reason."""
 
-    reason: Literal["drained", "deploy", "worker_lost"]
+    reason: Literal["drained", "deploy"]
 
 
 Stop = CancelRequest | Failure | HandOver

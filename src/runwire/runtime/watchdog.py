@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runwire.runtime.loop_thread import LoopThread
 
-__all__ = ["Stall", "Watchdog"]
+__all__ = ["Stall", "Watchdog", "Watched"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +17,9 @@ class Stall:
     """A loop that has not answered for a while."""
 
     thread: LoopThread
-    owner: object | None  # whose task it is stuck in; None: in no task
-    blocked_s: float
+    owner: object | None  # whose code it is stuck in; None: nobody can be named
+    blocked_s: float  # since it answered last
+    stuck_s: float  # how long of that in one and the same callback: the owner's share
     where: str  # the line it is at
     is_new: bool  # the first report since it answered last
 
@@ -48,19 +49,44 @@ class Watchdog:
         self._is_over.set()
 
     def _main(self) -> None:
-        stalled: set[LoopThread] = set()
+        watched: dict[LoopThread, Watched] = {}
         while not self._is_over.wait(self._warn_s / 4):
-            for thread in self._threads:
-                blocked_s = thread.blocked_s(time.monotonic())
-                if blocked_s < self._warn_s or thread.is_retired:
-                    stalled.discard(thread)
+            watched = {thread: watched.get(thread, Watched()) for thread in self._threads if not thread.is_retired}
+            for thread, watch in watched.items():
+                now_s = time.monotonic()
+                blocked_s = thread.blocked_s(now_s)
+                running = thread.running() if blocked_s else None
+                stuck_s = watch.look(running, blocked_s=blocked_s, now_s=now_s)
+                if blocked_s < self._warn_s:
                     continue
                 stall = Stall(
                     thread=thread,
-                    owner=thread.running_owner(),
+                    owner=thread.owner_of(running),
                     blocked_s=blocked_s,
+                    stuck_s=stuck_s,
                     where=thread.where(),
-                    is_new=thread not in stalled,
+                    is_new=not watch.is_known,
                 )
-                stalled.add(thread)
+                watch.is_known = True
                 self._report(stall)
+
+
+class Watched:
+    """What the looks at one loop saw since it answered last.
+
+    A loop that is busy with a thousand short callbacks, or that one blocked for a while before it came to the next,
+    is not to be charged to the one that happens to be running when its patience ends.
+    """
+
+    def __init__(self) -> None:
+        self.is_known = False  # its stall has been reported
+        self._running: object | None = None
+        self._since_s: float | None = None
+
+    def look(self, running: object | None, *, blocked_s: float, now_s: float) -> float:
+        """Return for how long the loop has been seen in this callback; never more than it has been in it."""
+        if not blocked_s:
+            self.is_known, self._running, self._since_s = False, None, None
+        elif self._since_s is None or running is not self._running:
+            self._running, self._since_s = running, now_s
+        return now_s - self._since_s if self._since_s is not None else 0.0

@@ -233,6 +233,7 @@ class Worker:
         if stall.thread.is_retired:
             return
         beside = [run for run in self._runs if run.thread is stall.thread]
+        # A guess is allowed only where it can hit no innocent: of one that is alone, and if nobody else is known.
         culprit = stall.owner if isinstance(stall.owner, Run) else beside[0] if len(beside) == 1 else None
         if stall.is_new:
             _log.warning(
@@ -242,8 +243,8 @@ class Worker:
                 blocked_s=round(stall.blocked_s, 1),
                 where=stall.where,
             )
-        is_late = culprit is not None and culprit.is_late
-        if stall.blocked_s < self._settings.blocked_fail_s and not is_late:
+        is_late = culprit is not None and culprit.is_late and stall.stuck_s >= self._settings.blocked_warn_s
+        if stall.stuck_s < self._settings.blocked_fail_s and not is_late:
             return
         stall.thread.retire()
         self._thread = self._new_thread()
@@ -251,7 +252,7 @@ class Worker:
             if run is culprit:
                 run.block()
             else:
-                run.stop(HandOver("worker_lost"))
+                run.stop(HandOver("drained"))  # nobody was lost: it does not count towards `max_attempts`
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from tests.unit.runtime.bench import QUICK, Gate, bench, play, types_of
+import pytest
+from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
 
 from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
@@ -41,7 +44,7 @@ def test_a_blocked_loop_ends_the_run_that_blocks_it_and_the_other_goes_on_elsewh
             events = await b.ended(good)
             assert decode_data(events[-1]).output == "one two"
             retrying = next(decode_data(each) for each in events if each.type == "agent_retrying")
-            assert (retrying.attempt, retrying.reason) == (2, "worker_lost")
+            assert (retrying.attempt, retrying.reason) == (2, "drained")
             assert types_of(events).count("message_started") == 1
             # The wall falls: what was behind it has nothing to say any more, and new runs find a loop that works.
             wall.open()
@@ -129,3 +132,174 @@ def test_a_task_of_the_user_that_blocks_is_named_after_the_run_that_made_it() ->
             wall.open()
 
     play(body)
+
+
+# A run that moves more often than this would fail, if moving counted as a crash.
+RESTLESS = replace(BLOCKED, blocked_warn_s=0.05, blocked_fail_s=0.1, max_attempts=2)
+
+
+def test_a_run_may_be_moved_from_any_number_of_blocked_loops_without_counting_a_crash() -> None:
+    walls = [Gate() for _ in range(5)]
+    raised = iter(walls)
+    patience = Gate()
+
+    async def blocker(ctx: Context, message: str) -> Any:
+        next(raised).block()
+
+    async def innocent(ctx: Context, message: str) -> Any:
+        await ctx.thinking("the same each time")
+        await patience.pass_()
+        return "done"
+
+    async def body() -> None:
+        async with bench({"blocker": blocker, "innocent": innocent}, settings=RESTLESS) as b:
+            good = await b.send(agent="innocent", user="usr_bob")
+            await patience.arrival()
+            for at, wall in enumerate(walls):
+                bad = await b.send(agent="blocker")
+                await wall.arrival()
+                assert decode_data((await b.ended(bad))[-1]).code == "loop_blocked"
+                await patience.arrival(at + 2)
+            patience.open()
+            events = await b.ended(good, user="usr_bob")
+            assert decode_data(events[-1]).output == "done"
+            reasons = [decode_data(each).reason for each in events if each.type == "agent_retrying"]
+            assert reasons == ["drained"] * len(walls)
+            for wall in walls:
+                wall.open()
+
+    play(body)
+
+
+def test_a_run_that_is_claimed_while_the_loop_is_blocked_waits_for_a_loop_that_works() -> None:
+    walls = [Gate() for _ in range(4)]
+    raised = iter(walls)
+
+    async def blocker(ctx: Context, message: str) -> Any:
+        next(raised).block()
+
+    async def late(ctx: Context, message: str) -> Any:
+        return message
+
+    async def body() -> None:
+        async with bench({"blocker": blocker, "late": late}, settings=RESTLESS) as b:
+            for wall in walls:
+                await b.send(agent="blocker")
+                await wall.arrival()
+                run = await b.send("hello", agent="late", user="usr_bob")
+                # What it starts from is read, and its first word said, without the loop that does not answer.
+                await b.until(partial(_has_started, b, run))
+                events = await b.ended(run, user="usr_bob")
+                assert decode_data(events[-1]).output == "hello"
+            for wall in walls:
+                wall.open()
+
+    play(body)
+
+
+@pytest.mark.parametrize("how", ["call_soon", "call_later", "task", "done callback", "thread"])
+def test_a_callback_that_blocks_is_named_after_the_run_that_scheduled_it(how: str) -> None:
+    wall = Gate()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await quiet_is_there.arrival()
+        loop = asyncio.get_running_loop()
+        if how == "call_soon":
+            loop.call_soon(wall.block)
+        elif how == "call_later":
+            loop.call_later(0.001, wall.block)
+        elif how == "task":
+            asyncio.Task(_blocking(wall), loop=loop, context=contextvars.copy_context())
+        elif how == "done callback":
+            future = loop.create_future()
+            future.add_done_callback(lambda _: wall.block())
+            future.set_result(None)
+        else:
+            await ctx.tool(partial(loop.call_soon_threadsafe, wall.block))
+        await asyncio.Event().wait()
+
+    quiet_is_there = Gate()
+
+    async def quiet(ctx: Context, message: str) -> Any:
+        quiet_is_there.arrive()
+        await wall.arrival()
+        return "done"
+
+    async def body() -> None:
+        async with bench({"agent": agent, "quiet": quiet}, settings=BLOCKED) as b:
+            good = await b.send(agent="quiet", user="usr_bob")
+            bad = await b.send()
+            assert decode_data((await b.ended(bad))[-1]).code == "loop_blocked"
+            assert decode_data((await b.ended(good, user="usr_bob"))[-1]).output == "done"
+            assert (await b.row(bad)).attempt == 1
+            wall.open()
+
+    play(body)
+
+
+def test_of_a_block_that_nobody_can_be_blamed_for_nobody_fails_and_nobody_counts_a_crash() -> None:
+    walls = [Gate() for _ in range(4)]
+    patience = Gate()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await patience.pass_()
+        return "done"
+
+    async def body() -> None:
+        async with bench(agent, settings=RESTLESS) as b:
+            runs = {user: await b.send(user=user) for user in ("usr_ann", "usr_bob")}
+            for at, wall in enumerate(walls):
+                await patience.arrival(2 * (at + 1))
+                b.worker._thread._loop.call_soon_threadsafe(wall.block, context=contextvars.Context())
+                await wall.arrival()
+            await patience.arrival(2 * (len(walls) + 1))
+            patience.open()
+            for user, run in runs.items():
+                assert decode_data((await b.ended(run, user=user))[-1]).output == "done"
+            for wall in walls:
+                wall.open()
+
+    play(body)
+
+
+def test_code_that_outlived_its_run_and_blocks_the_loop_harms_no_run() -> None:
+    wall, stubborn, patience = Gate(), Gate(), Gate()
+
+    async def zombie(ctx: Context, message: str) -> Any:
+        while True:
+            try:
+                await stubborn.pass_()
+                break
+            except asyncio.CancelledError:
+                pass
+        wall.block()
+
+    async def innocent(ctx: Context, message: str) -> Any:
+        await patience.pass_()
+        return "done"
+
+    async def body() -> None:
+        async with bench({"zombie": zombie, "innocent": innocent}, settings=BLOCKED) as b:
+            bad = await b.send(agent="zombie")
+            await stubborn.arrival()
+            await b.storage.runs.cancel("usr_ann", bad, CancelRequest(by="user"))
+            await b.ended(bad)
+            await b.idle()
+            good = await b.send(agent="innocent")
+            await patience.arrival()
+            stubborn.open()
+            await wall.arrival()
+            await patience.arrival(2)
+            patience.open()
+            assert decode_data((await b.ended(good))[-1]).output == "done"
+            wall.open()
+
+    play(body)
+
+
+async def _blocking(wall: Gate) -> None:
+    wall.block()
+
+
+async def _has_started(b: Bench, run: str) -> bool:
+    return bool(await b.events(run))
