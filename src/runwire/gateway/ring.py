@@ -111,6 +111,16 @@ class Ring:
         """Return the entries after this seq, which must not be before `start`."""
         return self._entries[bisect_right(self._entries, seq, key=lambda entry: entry.event.seq) :]
 
+    def last_before(self, seq: int, view: View) -> int | None:
+        """Return the seq of the view's last event up to this one; None: the log knows."""
+        if not self.start <= seq <= self.through:
+            return None
+        at = bisect_right(self._entries, seq, key=lambda entry: entry.event.seq)
+        for entry in reversed(self._entries[:at]):
+            if entry.is_in(view):
+                return entry.event.seq
+        return 0 if self.start == 0 else None
+
     def wake(self) -> None:
         """Tell all listeners to look."""
         for listener in tuple(self.listeners):

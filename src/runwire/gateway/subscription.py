@@ -20,6 +20,7 @@ from runwire.storage.base import Storage
 __all__ = ["Opened", "Subscription", "Subscriptions", "Taken"]
 
 _PAGE_EVENTS: Final = 500  # of one read of the log
+_LOOK_BACK_GROWTH: Final = 64  # looked back over 1, then 64, then 4,096 events: mostly the first one is it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Subscription:
         ring: of the thread.
         listener: what the ring calls for this subscription.
         view: which events.
-        position: seq of the last event of this view that the reader has.
+        position: the reader has everything of this view up to this seq.
         log: the history that this position is about.
     """
 
@@ -51,12 +52,12 @@ class Subscription:
     ) -> None:
         self.thread = ring.thread
         self.view: View = view
-        self.position = position
         self.log = log
         self._storage = storage
         self._ring = ring
         self._listener = listener
         self._sent_seq = position
+        self._last_seq: int | None = None if position else 0  # of this view up to `_sent_seq`; None: not looked up yet
 
     @property
     def through(self) -> int:
@@ -75,16 +76,23 @@ class Subscription:
         Raises:
             Unavailable: the database does not answer; ask again.
         """
+        if not self.has_more:
+            return None
         ring = self._ring
         if ring.is_deleted:
-            return Taken(through=self._sent_seq, position=self.position, is_deleted=True)
-        if ring.log != self.log:
-            return await self._reset(log=ring.log, reason="log_changed")
-        if self._sent_seq >= ring.through:
-            return None
-        if self._sent_seq >= ring.start:
-            return self._take_from_ring(size_bytes)
-        return await self._take_from_log(size_bytes)
+            return self._gone()
+        try:
+            last = self._last_seq
+            if last is None:
+                # Before the ring is looked at: it may move while this reads the log.
+                last = self._last_seq = await self._look_back()
+            if ring.log != self.log:
+                return await self._reset(log=ring.log, reason="log_changed")
+            if self._sent_seq >= ring.start:
+                return self._take_from_ring(size_bytes, last)
+            return await self._take_from_log(size_bytes, last)
+        except NotFound:
+            return self._gone()
 
     def leave(self, tail: Tail) -> None:
         """End it. Idempotent."""
@@ -93,12 +101,42 @@ class Subscription:
     def advance(self, taken: Taken) -> None:
         """Move the cursor behind what was taken."""
         self._sent_seq = taken.through
-        self.position = taken.position
+        self._last_seq = taken.position
         if taken.reset:
             self.log = taken.reset.log
+            self._last_seq = None if taken.through else 0
 
-    def _take_from_ring(self, size_bytes: int) -> Taken:
-        through, position, size = self._sent_seq, self.position, 0
+    def _gone(self) -> Taken:
+        return Taken(through=self._sent_seq, position=self._sent_seq, is_deleted=True)
+
+    async def _look_back(self) -> int:
+        """Return the seq of the last event of this view up to the cursor, or the floor if that is higher.
+
+        `prev` belongs to the event and its view, not to where a reader began: one that keeps the seq of its
+        last event and one that keeps `through` must both see no gap (PROTOCOL §1).
+        """
+        known = self._ring.last_before(self._sent_seq, self.view)
+        if known is not None:
+            return known
+        end, span, floor = self._sent_seq, 1, 0
+        while end > floor:
+            start = max(0, end - span)
+            through, found = start, 0
+            while through < end:
+                page = await self._storage.events.read(
+                    self.thread, after=through, limit=min(_PAGE_EVENTS, end - through)
+                )
+                if page.log != self.log or page.head < end:
+                    return self._sent_seq  # of another history: what is read next finds that out
+                seqs = [e.seq for e in page.events if e.seq <= end and events.view_has(self.view, e.type)]
+                through, floor, found = page.through, page.floor, seqs[-1] if seqs else found
+            if found:
+                return found
+            end, span = start, span * _LOOK_BACK_GROWTH
+        return min(floor, self._sent_seq)
+
+    def _take_from_ring(self, size_bytes: int, position: int) -> Taken:
+        through, size = self._sent_seq, 0
         shown: list[StoredEvent] = []
         encoded: list[bytes] = []
         for entry in self._ring.after(self._sent_seq):
@@ -113,18 +151,15 @@ class Subscription:
                 encoded.append(frame)
         return Taken(through=self._ring.through, position=position, events=shown, encoded=encoded)
 
-    async def _take_from_log(self, size_bytes: int) -> Taken:
-        try:
-            page = await self._storage.events.read(
-                self.thread, after=self._sent_seq, limit=_PAGE_EVENTS, size_bytes=size_bytes
-            )
-        except NotFound:
-            return Taken(through=self._sent_seq, position=self.position, is_deleted=True)
+    async def _take_from_log(self, size_bytes: int, position: int) -> Taken:
+        page = await self._storage.events.read(
+            self.thread, after=self._sent_seq, limit=_PAGE_EVENTS, size_bytes=size_bytes
+        )
         if page.log != self.log:
             return await self._reset(log=page.log, reason="log_changed")
         if page.floor > self._sent_seq:
             return await self._reset(log=page.log, reason="trimmed")
-        through, position, size = self._sent_seq, self.position, 0
+        through, size = self._sent_seq, 0
         shown: list[StoredEvent] = []
         encoded: list[bytes] = []
         for event in page.events:
@@ -141,10 +176,7 @@ class Subscription:
         return Taken(through=page.through, position=position, events=shown, encoded=encoded)
 
     async def _reset(self, *, log: str, reason: Literal["log_changed", "too_far_behind", "trimmed"]) -> Taken:
-        try:
-            start = await self._storage.threads.reset_from(self.thread)
-        except NotFound:
-            return Taken(through=self._sent_seq, position=self.position, is_deleted=True)
+        start = await self._storage.threads.reset_from(self.thread)
         reset = frames.Reset(thread=self.thread, log=log, from_=start, reason=reason)
         return Taken(through=start, position=start, reset=reset)
 

@@ -431,6 +431,33 @@ async def test_polling_page_by_page_is_the_whole_log() -> None:
         assert answers > 1
 
 
+@pytest.mark.parametrize("keeps", ["through", "last event"])
+async def test_a_poller_sees_no_gap_whichever_position_it_keeps(keeps: str) -> None:
+    async with running() as node, person(node) as http:
+        data = await sent(http)
+        path = f"/v1/threads/{data['thread']}/events"
+        claim = await node.worker.claim(data["run"])
+        words = [events.TextDelta(message="msg_a", offset=n, text="x") for n in range(3)]
+        script: list[events.EventData] = [
+            events.AgentStarted(agent="echo", message=data["message"]),
+            events.MessageStarted(message="msg_a"),
+            *words,
+            events.AgentThinking(text="hm"),
+            *words,
+            events.MessageCompleted(message="msg_a", content="xxx"),
+        ]
+        after, chain = 0, [0]
+        for step in [None, *script]:
+            if step is not None:
+                await node.worker.append(claim, [step])
+            answer = (await http.get(path, params={"after": after, "view": "lifecycle"})).json()
+            for event in answer["events"]:
+                assert event["prev"] == chain[-1]
+                chain.append(event["seq"])
+            after = answer["through"] if keeps == "through" else chain[-1]
+        assert chain == [0, 1, 2, 3, 7, 11]
+
+
 # ── machines, browsers, proxies ──────────────────────────────────────────────────────────────────────────
 
 

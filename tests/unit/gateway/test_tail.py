@@ -16,7 +16,7 @@ from runwire.gateway.subscription import Subscription, Subscriptions, Taken
 from runwire.gateway.tail import Tail, TailSettings
 from runwire.protocol import events, frames
 from runwire.protocol.events import StoredEvent
-from runwire.storage.base import Bus, Committed, IncomingMessage, Page, Sent, Storage, Wake
+from runwire.storage.base import Bus, Committed, IncomingMessage, Page, RunEnd, Sent, Storage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.memory.state import State
 from runwire.storage.memory.storage import MemoryStorage
@@ -39,11 +39,23 @@ class Place:
         message = IncomingMessage(user="usr_ann", thread=thread, agent="echo", content="hi")
         return await self.storage.runs.send(message)
 
-    async def open(self, thread: str, *, after: int) -> Subscription:
+    async def open(self, thread: str, *, after: int, view: events.View = "all") -> Subscription:
         opened = await self.subscriptions.open(
-            user="usr_ann", thread=thread, after=after, log=None, view="all", wake=lambda _thread: self.woken.set()
+            user="usr_ann", thread=thread, after=after, log=None, view=view, wake=lambda _thread: self.woken.set()
         )
         return opened.subscription
+
+    async def first(self, subscription: Subscription) -> dict[str, Any]:
+        """Take until an event came and return its frame."""
+        while True:
+            self.woken.clear()
+            taken = await subscription.take(size_bytes=1_000)
+            if taken is None:
+                await self.woken.wait()
+                continue
+            subscription.advance(taken)
+            if taken.encoded:
+                return dict(msgspec.json.decode(taken.encoded[0]))
 
     async def seqs(self, subscription: Subscription, *, count: int) -> list[int]:
         """Take until so many events came; wait for wake-ups in between."""
@@ -239,6 +251,42 @@ async def test_a_position_below_the_floor_is_reset_at_once() -> None:
         assert opened.reset == frames.Reset(thread=sent.thread, log=place.storage.log, from_=0, reason="trimmed")
 
 
+async def test_after_a_reset_too_prev_is_the_event_before_it_in_the_view() -> None:
+    async with tailing() as place:
+        first = await place.send()
+        claim = await place.worker.claim(first.run)
+        await place.worker.append(claim, [events.AgentStarted(agent="echo", message=first.message), delta()])
+        second = await place.send(first.thread)
+        await place.worker.append(claim, [note()])
+        opened = await place.subscriptions.open(
+            user="usr_ann", thread=first.thread, after=99, log=None, view="lifecycle", wake=lambda _thread: None
+        )
+        assert opened.reset is not None
+        assert opened.reset.from_ == 0
+        await place.worker.append(
+            claim, [events.AgentCompleted(output="", duration_ms=1)], end=RunEnd(status="completed")
+        )
+        opened = await place.subscriptions.open(
+            user="usr_ann", thread=first.thread, after=99, log=None, view="lifecycle", wake=lambda _thread: None
+        )
+        assert opened.reset is not None
+        assert (opened.reset.from_, second.seq) == (3, 4)
+        frame = await place.first(opened.subscription)
+        assert (frame["prev"], frame["seq"]) == (2, 4)
+
+
+async def test_at_the_floor_prev_is_the_floor_since_nothing_before_it_is_to_be_had() -> None:
+    async with trimming() as (place, trimmed):
+        sent = await place.send()
+        claim = await place.worker.claim(sent.run)
+        await place.worker.append(claim, [events.AgentStarted(agent="echo", message=sent.message)])
+        await place.worker.append(claim, [delta(), delta(), delta(), note()])
+        trimmed.floor = 4
+        for after in (4, 5):
+            subscription = await place.open(sent.thread, after=after, view="lifecycle")
+            assert (await place.first(subscription))["prev"] == 4
+
+
 async def test_a_reader_that_the_floor_overtakes_is_reset_and_never_shown_a_hole() -> None:
     async with trimming() as (place, trimmed):
         sent = await place.send()
@@ -310,13 +358,51 @@ async def chain(ring: Ring, view: events.View, *, after: int) -> list[tuple[int,
     return [(frame["prev"], frame["seq"]) for frame in found]
 
 
-async def test_the_first_prev_is_the_readers_own_position_and_the_rest_is_the_views() -> None:
+async def test_prev_belongs_to_the_event_and_its_view_wherever_a_reader_begins() -> None:
     ring = ring_of(note(), delta(), delta(), note(), events.StepStarted(step="s", try_=1, name="n"), delta(), note())
     assert await chain(ring, "lifecycle", after=0) == [(0, 1), (1, 4), (4, 7)]
-    # Asked from a delta: 2 is what this reader holds, whatever others got before.
-    assert await chain(ring, "lifecycle", after=2) == [(2, 4), (4, 7)]
+    for after in (1, 2, 3):  # 2 and 3 are deltas
+        assert await chain(ring, "lifecycle", after=after) == [(1, 4), (4, 7)]
     assert await chain(ring, "all", after=0) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 6), (6, 7)]
-    assert await chain(ring, "all", after=5) == [(5, 6), (6, 7)]
+    for after in (4, 5):  # 5 is internal
+        assert await chain(ring, "all", after=after) == [(4, 6), (6, 7)]
+
+
+@pytest.mark.parametrize("deltas", [1, 70, 1_200])
+async def test_prev_is_looked_up_in_the_log_when_the_ring_does_not_know_it(deltas: int) -> None:
+    async with tailing(TailSettings(ring_events=8, blind_check_s=0.02)) as place:
+        sent = await place.send()
+        claim = await place.worker.claim(sent.run)
+        await place.worker.append(claim, [events.AgentStarted(agent="echo", message=sent.message)])
+        for _ in range(2):
+            for begin in range(0, deltas, 300):
+                await place.worker.append(claim, [delta()] * min(300, deltas - begin))
+            await place.worker.append(claim, [note()])
+        for begin in range(0, deltas, 300):
+            await place.worker.append(claim, [delta()] * min(300, deltas - begin))
+        head = 3 * deltas + 4
+        in_view = [0, 1, 2, 3 + deltas, 4 + 2 * deltas, head + 1]
+        pairs = dict(zip(in_view[1:], in_view, strict=False))
+        places = (1, 2, 3, deltas + 2, deltas + 3, deltas + 4, 2 * deltas + 3, 2 * deltas + 4, head - 1, head)
+        old = [await place.open(sent.thread, after=after, view="lifecycle") for after in places]
+        await place.worker.append(claim, [note()])
+        for subscription in old:
+            frame = await place.first(subscription)
+            assert frame["prev"] == pairs[frame["seq"]]
+        fresh = await place.open(sent.thread, after=-1, view="lifecycle")
+        await place.worker.append(claim, [delta(), note()])
+        assert (await place.first(fresh))["prev"] == head + 1
+
+
+async def test_a_thread_that_is_deleted_while_its_reader_looks_back_is_gone() -> None:
+    async with tailing() as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=1)
+        place.tail.hear(segment(place, sent.thread, first=2, text="last"))
+        await place.storage.threads.delete("usr_ann", sent.thread)
+        taken = await subscription.take(size_bytes=1_000)
+        assert taken is not None
+        assert taken.is_deleted
 
 
 async def test_an_event_is_encoded_once_per_view() -> None:
