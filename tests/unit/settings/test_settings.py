@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,9 +10,9 @@ from runwire.errors import ConfigurationError
 from runwire.settings import client_defaults, load, no_color
 
 
-def faults_of(flags: dict[str, Any] | None = None, **environ: str) -> str:
+def faults_of(environ: dict[str, str]) -> str:
     with pytest.raises(ConfigurationError) as refused:
-        load(flags, environ=environ)
+        load(environ=environ)
     return "\n".join(refused.value.faults)
 
 
@@ -74,7 +73,7 @@ def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_work_is_refused_with_what_to_write(name: str, value: str, word: str) -> None:
-    assert word in faults_of(**{name: value})
+    assert word in faults_of({name: value})
 
 
 def test_lists_come_comma_separated_and_localhost_may_be_plain() -> None:
