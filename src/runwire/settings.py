@@ -78,14 +78,14 @@ class Settings(BaseSettings):
         for origin in value:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2 or "*" in origin:
                 raise ValueError("write each origin as scheme://host[:port], without a path and without *")
-        return value
+        return tuple(_normal(origin) for origin in value)
 
     @field_validator("public_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and (not value.startswith(("http://", "https://")) or not urlsplit(value).netloc):
             raise ValueError("write it as people type it, e.g. https://agents.example.org")
-        return value.rstrip("/") if value else value
+        return _normal(value) if value else value
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -130,6 +130,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take only what `load` hands over: layering is decided there, once."""
         return (init_settings,)
+
+
+def _normal(url: str) -> str:
+    """Return a URL's origin as browsers write it (RFC 6454 §6.1): lower case, no default port; the path stays."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    host = f"[{host}]" if ":" in host else host
+    is_default = parts.port is None or (parts.scheme, parts.port) in (("http", 80), ("https", 443))
+    return f"{parts.scheme}://{host}{'' if is_default else f':{parts.port}'}{parts.path.rstrip('/')}"
 
 
 class Loaded:

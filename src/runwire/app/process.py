@@ -180,6 +180,7 @@ class _Process:
             settings=_gateway_settings(settings, self._url),
             auth_app=self._auth_app,
             console_app=make_console_app(docs_root()),
+            unready=self._unready,
         )
         self._server: Server = make_server(
             self._gateway.asgi,
@@ -248,6 +249,9 @@ class _Process:
     def _describe_agents(self) -> str:
         default = f" (default {self._agents.default})" if len(self._agents.names) > 1 and self._agents.default else ""
         return ", ".join(self._agents.names) + default
+
+    def _unready(self) -> str | None:
+        return "identity_stale" if self._auth.freshness() == "expired" else None
 
     def _is_allowed(self, user: str) -> bool:
         row = self._auth.view.user(user)

@@ -81,6 +81,17 @@ def test_lists_come_comma_separated_and_localhost_may_be_plain() -> None:
     assert loaded.settings.allowed_origins == ("https://a.example", "http://localhost:3000")
 
 
+def test_origins_are_written_as_browsers_write_them() -> None:
+    loaded = load(
+        environ={
+            "RUNWIRE_ALLOWED_ORIGINS": "https://A.Example:443, https://b.example:8443",
+            "RUNWIRE_PUBLIC_URL": "https://Agents.Example.org:443/runs/",
+        }
+    )
+    assert loaded.settings.allowed_origins == ("https://a.example", "https://b.example:8443")
+    assert loaded.settings.public_url == "https://agents.example.org/runs"
+
+
 def test_settings_are_frozen_and_read_nothing_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNWIRE_PORT", "4711")
     settings = load(environ={}).settings
