@@ -34,6 +34,7 @@ async def test_a_newcomer_signs_in_by_link_asks_and_sees_the_run(page: Page, dem
     assert "link=" not in page.url
     await _ask(page, QUESTION)
     await expect(page.locator(".row-end")).to_contain_text("Completed", timeout=20_000)
+    await expect(page.locator("#earlier")).to_be_hidden()
     await expect(page.locator(".row-thinking").first).to_be_visible()
     tools = await page.locator(".row-tool .tool-name").all_inner_texts()
     assert tools[0] == "search_docs"

@@ -56,6 +56,9 @@ class Page {
     this.sub = null;
     this.shown = 0; // number of this view: a thread, or a new one that has no id yet
     this.catchUp = null;
+    this.olderThan = null; // seq before which there are messages that are not shown
+    this.gaps = 0; // in a row, since an event was applied
+    this.eventsDrawn = 0;
     this.agents = [];
     this.sticks = true;
     this.#wire();
@@ -204,7 +207,7 @@ class Page {
 
   #closeGap() {
     // The same gap again and again would be a fault of the server: ask ever more slowly.
-    this.gaps = (this.gaps ?? 0) + 1;
+    this.gaps += 1;
     const frame = this.sub.subscribe(this.link.nextId());
     if (this.gaps < 3) this.link.send(frame);
     else setTimeout(() => { if (this.sub?.waiting === frame.id) this.link.send(frame); }, Math.min(10000, 100 * 2 ** this.gaps));
@@ -320,7 +323,7 @@ class Page {
     this.view.clear();
     this.events = [];
     this.gaps = 0;
-    this.olderThan = null; // seq before which there are messages that are not shown
+    this.olderThan = null;
     this.eventsDrawn = 0;
     at("events-list").replaceChildren();
   }
@@ -397,7 +400,7 @@ class Page {
 
   #drawEvents() {
     const list = at("events-list");
-    const from = Math.max(this.eventsDrawn ?? 0, this.events.length - EVENTS_SHOWN);
+    const from = Math.max(this.eventsDrawn, this.events.length - EVENTS_SHOWN);
     const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_BOTTOM_PX;
     for (const event of this.events.slice(from)) {
       const time = new Date(event.ts).toLocaleTimeString([], { hour12: false });
