@@ -264,3 +264,6 @@ async def test_check_proves_our_own_server(deployment: Deployment, tmp_path: Pat
     assert whom.returncode == 2, "an agent that is not there breaks no promise"
     nobody = await asyncio.to_thread(_runwire, "check", "http://127.0.0.1:9", "--token", key, cwd=tmp_path)
     assert nobody.returncode == 2
+    nowhere = await asyncio.to_thread(_runwire, "check", "--data-dir", "none", cwd=tmp_path)
+    assert nowhere.returncode == 2
+    assert "runwire dev" in nowhere.stderr

@@ -15,7 +15,7 @@ from runwire.conformance.check import CATEGORIES
 from runwire.conformance.check import check as prove
 from runwire.conformance.report import Report, as_markdown, as_text
 from runwire.conformance.report import as_json as as_json_report
-from runwire.errors import Unavailable
+from runwire.errors import ProtocolError, Unauthenticated, Unavailable
 
 __all__ = ["check"]
 
@@ -47,7 +47,12 @@ def check(
                 on_result=lambda _: _dot(quiet=as_json),
             )
 
-    done = asyncio.run(prove_it())
+    try:
+        done = asyncio.run(prove_it())
+    except (Unavailable, Unauthenticated, ProtocolError) as error:
+        # No server, no credential: nothing was checked, which is neither kept nor broken.
+        typer.echo(f"Could not check: {error.message}", err=True)
+        raise typer.Exit(2) from error
     typer.echo(as_json_report(done) if as_json else as_text(done))
     if report:
         _write(report, as_markdown(done))

@@ -44,7 +44,6 @@ agent = "agent.py"
 """
 _README: Final = """# {name}
 
-    pip install runwire
     runwire dev agent.py
 
 It prints where it listens and a sign-in link. `runwire run "hello"` runs the agent in the terminal.
