@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -64,6 +65,7 @@ class LastWords:
     """The last events of a run, the terminal one last, and what commits with them."""
 
     emits: list[Emit]
+    ending: Ending  # the real one: what was returned may turn out to be no result
     end: RunEnd
     blobs: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -73,7 +75,7 @@ def last_words(ending: Ending, replay: Replay, *, duration_ms: int) -> LastWords
     if isinstance(ending, CancelRequest):
         emits = replay.close_all(code="cancelled", message="The run was cancelled.")
         cancelled = AgentCancelled(by=ending.by, reason=ending.reason)
-        return LastWords(emits=[*emits, Emit(cancelled)], end=RunEnd(status="cancelled"))
+        return LastWords(emits=[*emits, Emit(cancelled)], ending=ending, end=RunEnd(status="cancelled"))
     if isinstance(ending, Failure):
         return _failed(ending, replay)
     return _returned(ending, replay, duration_ms)
@@ -92,10 +94,11 @@ def _returned(ending: Returned, replay: Replay, duration_ms: int) -> LastWords:
     try:
         shown = put_aside(replay.text if output is None else output, blobs)
     except PayloadError as error:
-        emits += _failed(Failure(code=error.code, message=error.message, is_raised=True), replay).emits
-        return LastWords(emits=emits, end=_failed_end(error.code, error.message))
+        failed = _failed(Failure(code=error.code, message=error.message, is_raised=True), replay)
+        return dataclasses.replace(failed, emits=[*emits, *failed.emits])
     return LastWords(
         emits=[*emits, Emit(AgentCompleted(output=shown, duration_ms=duration_ms))],
+        ending=ending,
         end=RunEnd(status="completed"),
         blobs=blobs,
     )
@@ -111,11 +114,8 @@ def _failed(ending: Failure, replay: Replay) -> LastWords:
         retryable=ending.code in _RETRYABLE,
         retry_after_s=ending.retry_after_s,
     )
-    return LastWords(emits=[*emits, Emit(failed)], end=_failed_end(ending.code, ending.message))
-
-
-def _failed_end(code: str, message: str) -> RunEnd:
-    return RunEnd(status="failed", error={"code": code, "message": message})
+    error = {"code": ending.code, "message": ending.message}
+    return LastWords(emits=[*emits, Emit(failed)], ending=ending, end=RunEnd(status="failed", error=error))
 
 
 def _cut(emits: list[Emit]) -> list[Emit]:

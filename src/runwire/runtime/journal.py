@@ -83,7 +83,7 @@ async def read_past(storage: Storage, claim: Claim, *, user: User, deadline_s: f
             roles=sorted(user.roles),
             version=version,
         )
-    history = history_of(events, claim.run)
+    history = await asyncio.to_thread(history_of, events, claim.run)  # a long thread must not hold up anybody's loop
     for turn in history:
         if is_ref(turn["content"]):
             turn["content"] = await _read_blob(storage, claim.user, turn["content"]["$ref"])
@@ -155,6 +155,7 @@ async def _read_thread(storage: Storage, thread: str, *, through: int | None) ->
 
 async def _read_blob(storage: Storage, user: str, ref: str) -> Any:
     try:
-        return msgspec.json.decode(await when_available(lambda: storage.events.blob(user, ref)))
+        stored = await when_available(lambda: storage.events.blob(user, ref))
+        return await asyncio.to_thread(msgspec.json.decode, stored)
     except NotFound:  # cannot happen while the message stands; a history with a hole is better than no run
         return ""

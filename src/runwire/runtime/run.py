@@ -2,11 +2,14 @@
 
 ::
 
-    start ─▶ the code runs in the agents' loop ─┬─ it ends ───────────────────────────▶ last words ─▶ committed
+    begin ─▶ the code runs in the agents' loop ─┬─ it ends ───────────────────────────▶ last words ─▶ committed
                                                 ├─ cancel, deadline ─ cancelled, grace ─▶ last words ─▶ committed
                                                 ├─ its loop is blocked ────────────────▶ last words ─▶ committed
                                                 ├─ hand-over ─ silenced, flushed ──────▶ released
                                                 └─ fenced ─────────────────────────────▶ stopped, silently
+
+The attempt says its first word before its code begins, and without the agents' loop: so the log always tells why
+it began, by a loss or by a hand-over, also if that loop is blocked and it never comes to do anything.
 
 There is one place where a terminal event is written, `_conclude`, and it is reached once.
 """
@@ -15,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -30,7 +33,7 @@ from runwire.protocol.events import AgentStarted, StoredEvent
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay, lost_attempts_without_progress
 from runwire.runtime.endings import Ending, Failure, Returned, failure_of, last_words
-from runwire.runtime.journal import read_past, when_available
+from runwire.runtime.journal import Past, read_past, when_available
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Buffer, Lost, Outbox
@@ -72,7 +75,7 @@ class Run:
         is_allowed: Callable[[str], bool],
     ) -> None:
         self.claim = claim
-        self.thread = thread
+        self.thread = thread  # may be another one until the code begins
         self.is_abandoned = False  # its code goes on although the run has ended
         self._agent = agent
         self._version = version
@@ -83,9 +86,7 @@ class Run:
         self._is_allowed = is_allowed
         self._control = asyncio.get_running_loop()
         self._buffer = self._open_buffer(claim.ordinal)
-        self._lock = threading.Lock()  # of the next two, which both loops touch
-        self._speaker: Speaker | None = None
-        self._is_closed = False  # the code may not begin to speak any more
+        self._speaker: Speaker | None = None  # from when the code begins
         self._is_draining = False
         self._lost: Lost | None = None
         self._stop: Stop | None = None
@@ -108,6 +109,11 @@ class Run:
     def is_late(self) -> bool:
         """Return whether the run is past its deadline."""
         return self._deadline is not None and self._control.time() >= self._deadline.when()
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether the code was given to its loop."""
+        return self._speaker is not None
 
     def stop(self, stop: Stop) -> None:
         """End the run this way, unless it is ending already: the first word counts."""
@@ -132,32 +138,47 @@ class Run:
 
     def drain(self) -> None:
         """Hand the run over at its next step boundary."""
-        with self._lock:
-            self._is_draining = True
-            if self._speaker:
-                self._speaker.drain()
+        self._is_draining = True
+        if self._speaker:
+            self._speaker.drain()
 
     async def supervise(self) -> None:
-        """Run the attempt to its end: the run is ended, handed over or lost when this returns."""
-        try:
-            if self.claim.cancel:
-                await self._end_unplayed(self.claim.cancel)
-            elif self._agent is None:
-                message = f"No worker has the agent {self.claim.agent!r}."
-                await self._end_unplayed(Failure(code=RunFailure.AGENT_UNAVAILABLE, message=message))
-            else:
-                await self._play()
-        except Fenced:
-            _log.info("run_fenced", run=self.claim.run, attempt=self.claim.attempt)
-        finally:
-            self._buffer.close()
+        """Run the attempt to its end: the run is ended, handed over or lost when this returns.
 
-    async def _play(self) -> None:
+        Raises:
+            Fenced: it was lost.
+        """
+        if self.claim.cancel:
+            await self._end_unplayed(self.claim.cancel)
+        elif self._agent is None:
+            message = f"No worker has the agent {self.claim.agent!r}."
+            await self._end_unplayed(Failure(code=RunFailure.AGENT_UNAVAILABLE, message=message))
+        else:
+            await self._play(self._agent)
+
+    async def fail(self) -> None:
+        """End the run, from its log alone, because supervising it failed.
+
+        Raises:
+            Fenced: it was lost.
+        """
+        self._silence()
+        self.thread.cancel(self, with_children=True)
+        await self._buffer.flushed()
+        await self._end_unplayed(Failure(code=RunFailure.INTERNAL, message="The server could not run this."))
+
+    def close(self) -> None:
+        """Store nothing any more."""
+        self._buffer.close()
+
+    async def _play(self, agent: Agent) -> None:
         fenced: Fenced | None = None
         self._set_deadline(self._settings.deadline_s)
-        self.thread.start(self, self._execute)
         try:
-            await self._news.wait()
+            async with asyncio.TaskGroup() as tasks:
+                beginning = tasks.create_task(self._begin(agent))
+                await self._news.wait()
+                beginning.cancel()  # told to stop before the code began; else it is over already
             if isinstance(self._stop, HandOver) and not self._lost:
                 await self._hand_over(self._stop)
             elif not self._lost:
@@ -186,19 +207,16 @@ class Run:
         await self._conclude(ending)
 
     async def _conclude(self, ending: Ending) -> None:
-        speaker = self._close()
-        if speaker is None:  # the code never came to speak
+        if self._speaker is None:  # the code has not begun
             await self._end_unplayed(ending)
             return
-        speaker.conclude(ending)
+        real = self._speaker.conclude(ending)
         await self._buffer.flushed()
-        self._log_end(ending)
+        self._log_end(real)
 
     async def _hand_over(self, stop: HandOver) -> None:
         """Let somebody else go on: what was said is committed, nothing is closed or taken back."""
-        speaker = self._close()
-        if speaker:
-            speaker.silence()
+        self._silence()
         self.thread.cancel(self)
         await self._buffer.flushed()
         claim = self.claim
@@ -207,9 +225,9 @@ class Run:
 
     async def _let_go(self) -> None:
         """Make sure that the code has ended, or count it as abandoned; its Context is dead already."""
-        speaker = self._close()
-        if speaker:
-            speaker.silence()
+        if not self.has_begun:
+            return
+        self._silence()
         if self.thread.is_retired and not self._is_blocked:
             return  # it ends with its thread
         if not self._is_code_over and not self._has_waited:
@@ -221,6 +239,8 @@ class Run:
             _log.warning("agent_abandoned", run=self.claim.run, agent=self.claim.agent)
 
     async def _grace(self) -> None:
+        if not self.has_begun:
+            return
         self._has_waited = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s):
@@ -249,17 +269,54 @@ class Run:
         words = last_words(ending, replay, duration_ms=0)
         self._buffer.put([*emits, *words.emits], blobs=words.blobs, end=words.end)
         await self._buffer.flushed()
-        self._log_end(ending)
+        self._log_end(words.ending)
 
-    def _close(self) -> Speaker | None:
-        """Let the code not begin to speak any more; return its speaker if it has begun."""
-        with self._lock:
-            self._is_closed = True
-            return self._speaker
+    async def _begin(self, agent: Agent) -> None:
+        """Read what the attempt starts from, say its first word, and start its code."""
+        claim, settings = self.claim, self._settings
+        past = await read_past(
+            self._storage, claim, user=self._user, deadline_s=settings.deadline_s, version=self._version
+        )
+        try:
+            # In a thread: it goes through the whole log of the run, and no loop is to wait for that.
+            speaker = await asyncio.to_thread(self._make_speaker, past)
+            speaker.start()
+        except RunFailed as error:
+            self.stop(Failure(code=error.code, message=error.message))
+            return
+        except Fenced:
+            return  # `lose` has said so
+        if self._is_draining:
+            speaker.drain()
+        self._speaker = speaker
+        self._set_deadline(speaker.seconds_left())
+        context = Context(speaker, run=claim.run, thread=claim.thread, user=past.user, history=past.history)
+        self.thread.start(self, partial(self._execute, agent, context, past.message))
+
+    def _make_speaker(self, past: Past) -> Speaker:
+        """Make what speaks for the code, if there is to be another attempt. Any thread."""
+        claim, limit = self.claim, self._settings.max_attempts
+        if claim.attempt > limit:
+            # The port knows "worker_lost" as a reason too, and that is no hand-over.
+            is_handed_over = claim.handed_over not in (None, "worker_lost")
+            lost = lost_attempts_without_progress(past.logged, claim.attempt, handed_over=is_handed_over)
+            if lost >= limit:
+                message = f"The server was lost {lost} times while running this, without progress."
+                raise RunFailed(message, code=RunFailure.WORKER_LOST)
+        return Speaker(
+            claim,
+            past,
+            buffer=self._buffer,
+            events=self._storage.events,
+            stop=self._request_stop,
+            is_allowed=self._is_allowed,
+        )
+
+    def _silence(self) -> None:
+        if self._speaker:
+            self._speaker.silence()
 
     def _set_deadline(self, left_s: float) -> None:
-        if self._is_closed:
-            return
         if self._deadline:
             self._deadline.cancel()
         self._deadline = self._control.call_later(max(left_s, 0), self._meet_deadline)
@@ -296,69 +353,35 @@ class Run:
 
     # ── agent loop ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _execute(self) -> None:
+    async def _execute(self, agent: Agent, context: Context, message: str) -> None:
         """Run the user's code and tell the control loop how it ended, whatever it does."""
+        assert self._speaker is not None, "it is what begins the code"
+        self._speaker.enter()
         result: Ending | None = None
         try:
-            result = await self._call_agent()
+            result = await _call(agent, context, message)
         except (asyncio.CancelledError, Fenced):
             result = None  # unwound; a stop says why, or the code cancelled itself
         except BaseException as raised:  # the user's code; its SystemExit must not end our thread
             result = failure_of(raised)
-            if self._speaker is None and not isinstance(raised, RunFailed):  # not the user's code: it has not begun
-                sentence = "The server could not begin the run."
-                result = Failure(code=RunFailure.INTERNAL, message=sentence, error_id=result.error_id)
             if not isinstance(raised, RunFailed):  # of ours, the sentence says all
                 _log.warning("agent_raised", run=self.claim.run, error_id=result.error_id, exc_info=raised)
         finally:
             with contextlib.suppress(RuntimeError):  # the control loop has ended
                 self._control.call_soon_threadsafe(self._finish, result)
 
-    async def _call_agent(self) -> Ending:
-        assert self._agent is not None, "checked by supervise"
-        context, message = await self._begin()
-        output = await self._agent(context, message)
-        try:
-            return Returned(output=plain(output))
-        except PayloadError as error:
-            code = error.code if error.code == RunFailure.PAYLOAD_TOO_LARGE else RunFailure.NO_RESULT
-            sentence = f"What the agent returned cannot be stored: {error.message}"
-            return Failure(code=code, message=sentence, is_raised=True)
-
-    async def _begin(self) -> tuple[Context, str]:
-        """Read what the attempt starts from and say its first word."""
-        claim, settings = self.claim, self._settings
-        past = await read_past(
-            self._storage, claim, user=self._user, deadline_s=settings.deadline_s, version=self._version
-        )
-        if claim.attempt > settings.max_attempts:
-            lost = lost_attempts_without_progress(past.logged, claim.attempt, handed_over=claim.handed_over is not None)
-            if lost >= settings.max_attempts:
-                raise RunFailed(
-                    f"The server was lost {lost} times while running this, without progress.",
-                    code=RunFailure.WORKER_LOST,
-                )
-        speaker = Speaker(
-            claim,
-            past,
-            buffer=self._buffer,
-            events=self._storage.events,
-            stop=self._request_stop,
-            is_allowed=self._is_allowed,
-        )
-        with self._lock:
-            if self._is_closed:
-                raise Fenced("the run was stopped before its code began")
-            self._speaker = speaker
-            if self._is_draining:
-                speaker.drain()
-            speaker.start()
-        self._control.call_soon_threadsafe(self._set_deadline, speaker.seconds_left())
-        context = Context(speaker, run=claim.run, thread=claim.thread, user=past.user, history=past.history)
-        return context, past.message
-
     def _request_stop(self, stop: Stop) -> None:
         self._control.call_soon_threadsafe(self.stop, stop)
+
+
+async def _call(agent: Agent, context: Context, message: str) -> Ending:
+    output = await agent(context, message)
+    try:
+        return Returned(output=plain(output))
+    except PayloadError as error:
+        code = error.code if error.code == RunFailure.PAYLOAD_TOO_LARGE else RunFailure.NO_RESULT
+        sentence = f"What the agent returned cannot be stored: {error.message}"
+        return Failure(code=code, message=sentence, is_raised=True)
 
 
 def _has_started(logged: list[StoredEvent]) -> bool:

@@ -45,6 +45,8 @@ Stop = CancelRequest | Failure | HandOver
 class Speaker:
     """Says what one attempt says. The methods of `agents.context.Attempt` are for the agent's own task only.
 
+    It may be made in any thread: reading a long log takes a while.
+
     Args:
         claim: the run.
         past: what the attempt starts from.
@@ -69,7 +71,7 @@ class Speaker:
         self._events = events
         self._stop = stop
         self._is_allowed = is_allowed
-        self._task = asyncio.current_task()
+        self._task: asyncio.Task[object] | None = None  # the agent's own
         self._lock = threading.Lock()
         self._is_over = False
         self._is_draining = False
@@ -93,7 +95,11 @@ class Speaker:
         return self._past.pinned.deadline_s - self.duration_ms / 1000
 
     def start(self) -> None:
-        """Say that the attempt begins."""
+        """Say that the attempt begins. Control loop.
+
+        Raises:
+            Fenced: the attempt does not own the run any more.
+        """
         pinned = self._past.pinned
         started = AgentStarted(agent=self._claim.agent, message=self._claim.message, version=pinned.version)
         reason: Any = self._claim.handed_over or "worker_lost"
@@ -102,6 +108,10 @@ class Speaker:
             self._check(emits)
             is_first = self._claim.pinned is None
             self._buffer.put(emits, pinned=msgspec.json.encode(pinned) if is_first else None)
+
+    def enter(self) -> None:
+        """Give the word to the running task, the agent's own."""
+        self._task = asyncio.current_task()
 
     def drain(self) -> None:
         """Hand the run over at its next step boundary. Any thread."""
@@ -112,8 +122,8 @@ class Speaker:
         with self._lock:
             self._is_over = True
 
-    def conclude(self, ending: Ending) -> None:
-        """Say the last words, after which nothing is said. Control loop.
+    def conclude(self, ending: Ending) -> Ending:
+        """Say the last words, after which nothing is said; return how the run really ends. Control loop.
 
         Raises:
             Fenced: the attempt does not own the run any more.
@@ -122,6 +132,7 @@ class Speaker:
             self._is_over = True
             words = last_words(ending, self._replay, duration_ms=self.duration_ms)
             self._buffer.put(words.emits, blobs=words.blobs, end=words.end)
+            return words.ending
 
     async def say(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
         """Emit what the speech adds to the log; waits only for room in the buffer."""

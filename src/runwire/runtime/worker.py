@@ -19,7 +19,7 @@ import structlog
 
 from runwire.agents.context import User
 from runwire.agents.load import Agents
-from runwire.errors import Unavailable
+from runwire.errors import Fenced, Unavailable
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Outbox
@@ -186,14 +186,25 @@ class Worker:
 
     async def _supervise(self, run: Run) -> None:
         try:
-            await run.supervise()
-        except Exception:
-            _log.exception("run_supervision_failed", run=run.claim.run, attempt=run.claim.attempt)
+            if not await self._is_done(run, run.supervise):
+                await self._is_done(run, run.fail)
         finally:
+            run.close()
             self._runs.discard(run)
             self._abandoned += run.is_abandoned
             self._idle.set()
             self._wake_runs.set()  # there is room, and the thread's next run may go on
+
+    async def _is_done(self, run: Run, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do what brings a run to its end; return whether it did. A fault of ours in it is not the worker's end."""
+        try:
+            await work()
+        except Fenced:
+            _log.info("run_fenced", run=run.claim.run, attempt=run.claim.attempt)
+        except Exception:
+            _log.exception("run_supervision_failed", run=run.claim.run, attempt=run.claim.attempt)
+            return False
+        return True
 
     async def _follow_signals(self) -> None:
         while True:
@@ -233,8 +244,9 @@ class Worker:
         if stall.thread.is_retired:
             return
         beside = [run for run in self._runs if run.thread is stall.thread]
-        # A guess is allowed only where it can hit no innocent: of one that is alone, and if nobody else is known.
-        culprit = stall.owner if isinstance(stall.owner, Run) else beside[0] if len(beside) == 1 else None
+        begun = [run for run in beside if run.has_begun]
+        # A guess is allowed only where there is one to guess at.
+        culprit = stall.owner if isinstance(stall.owner, Run) else begun[0] if len(begun) == 1 else None
         if stall.is_new:
             _log.warning(
                 "agent_loop_blocked",
@@ -251,6 +263,8 @@ class Worker:
         for run in beside:
             if run is culprit:
                 run.block()
+            elif not run.has_begun:
+                run.thread = self._thread
             else:
                 run.stop(HandOver("drained"))  # nobody was lost: it does not count towards `max_attempts`
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
+from tests.unit.runtime.faults import FaultyStorage
 
 from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
+from runwire.runtime.loop_thread import LoopThread
 from runwire.storage.base import CancelRequest
 
 # A loop that is blocked for longer than this ends its run; the block itself lasts until the test ends it.
@@ -171,28 +173,92 @@ def test_a_run_may_be_moved_from_any_number_of_blocked_loops_without_counting_a_
     play(body)
 
 
-def test_a_run_that_is_claimed_while_the_loop_is_blocked_waits_for_a_loop_that_works() -> None:
-    walls = [Gate() for _ in range(4)]
-    raised = iter(walls)
+def test_what_a_run_starts_from_is_read_and_its_first_word_said_without_the_loop_of_the_agents() -> None:
+    wall = Gate()
 
     async def blocker(ctx: Context, message: str) -> Any:
-        next(raised).block()
+        wall.block()
 
     async def late(ctx: Context, message: str) -> Any:
-        return message
+        return ctx.history
 
     async def body() -> None:
-        async with bench({"blocker": blocker, "late": late}, settings=RESTLESS) as b:
-            for wall in walls:
-                await b.send(agent="blocker")
-                await wall.arrival()
-                run = await b.send("hello", agent="late", user="usr_bob")
-                # What it starts from is read, and its first word said, without the loop that does not answer.
-                await b.until(partial(_has_started, b, run))
-                events = await b.ended(run, user="usr_bob")
-                assert decode_data(events[-1]).output == "hello"
-            for wall in walls:
-                wall.open()
+        settings = replace(BLOCKED, blocked_fail_s=60)
+        async with bench({"blocker": blocker, "late": late}, settings=settings) as b:
+            await b.send(agent="blocker")
+            await wall.arrival()
+            run = await b.send("hello", agent="late", user="usr_bob")
+            await b.until(partial(_has_started, b, run))
+            wall.open()
+            events = await b.ended(run, user="usr_bob")
+            assert decode_data(events[-1]).output == [{"role": "user", "content": "hello"}]
+
+    play(body)
+
+
+def test_a_run_whose_code_has_not_begun_is_begun_on_the_next_loop() -> None:
+    wall, reading = Gate(), Gate()
+
+    async def blocker(ctx: Context, message: str) -> Any:
+        wall.block()
+
+    async def late(ctx: Context, message: str) -> Any:
+        return "done"
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        async with bench({"blocker": blocker, "late": late}, settings=BLOCKED, storage=storage) as b:
+            bad = await b.send(agent="blocker")
+            await wall.arrival()
+            read = storage.events.read
+
+            async def read_slowly(*args: Any, **options: Any) -> Any:
+                await reading.pass_()
+                return await read(*args, **options)
+
+            storage.events.read = read_slowly
+            late_one = await b.send(agent="late", user="usr_bob")
+            await reading.arrival()
+            assert decode_data((await b.ended(bad))[-1]).code == "loop_blocked"
+            reading.open()
+            events = await b.ended(late_one, user="usr_bob")
+            assert types_of(events)[-1] == "agent_completed"
+            assert events[-1].attempt == 1
+            wall.open()
+
+    play(body)
+
+
+def test_a_lone_run_whose_code_has_not_begun_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, reading, replaced = Gate(), Gate(), Gate()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        return "done"
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        async with bench(agent, settings=BLOCKED, storage=storage) as b:
+            read = storage.events.read
+
+            async def read_slowly(*args: Any, **options: Any) -> Any:
+                await reading.pass_()
+                return await read(*args, **options)
+
+            storage.events.read = read_slowly
+            run = await b.send()
+            await reading.arrival()
+            make = b.worker._new_thread
+
+            def make_another() -> LoopThread:
+                replaced.arrive()
+                return make()
+
+            monkeypatch.setattr(b.worker, "_new_thread", make_another)
+            b.worker._thread._loop.call_soon_threadsafe(wall.block, context=contextvars.Context())
+            await replaced.arrival()
+            reading.open()
+            assert types_of(await b.ended(run))[-1] == "agent_completed"
+            wall.open()
 
     play(body)
 

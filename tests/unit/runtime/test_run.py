@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from tests.unit.runtime.bench import QUICK, bench, play, types_of
 
 from runwire.agents.context import Context, ToolFailed
@@ -264,6 +265,29 @@ def test_an_agent_that_yields_nothing_has_no_result() -> None:
             yield text
 
     assert _last(_ended(agent)).code == "no_result"
+
+
+async def _written_too_much(ctx: Context, message: str) -> AsyncIterator[str]:
+    for _ in range(2):
+        await ctx.message("x" * 5_000_000)
+    yield "and more"
+
+
+async def _returned_nothing(ctx: Context, message: str) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("agent", "code"), [(_written_too_much, "payload_too_large"), (_returned_nothing, "no_result")]
+)
+def test_the_log_names_the_ending_that_the_person_sees(agent: Any, code: str) -> None:
+    with structlog.testing.capture_logs() as lines:
+        failed = _last(_ended(agent))
+    assert failed.code == code
+    ended = [line for line in lines if line["event"] in {"run_completed", "run_failed"}]
+    assert [(line["event"], line["code"], line["error_id"]) for line in ended] == [
+        ("run_failed", code, failed.error_id)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.unit.runtime.faults import FaultyStorage
 
 from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
+from runwire.storage.base import CancelRequest
 from runwire.storage.memory.storage import MemoryStorage
 from runwire.storage.open import open_storage
 
@@ -108,6 +109,54 @@ def test_a_run_whose_agent_nobody_has_ends_visibly() -> None:
             events = await b.ended(await b.send(agent="gone"))
             assert types_of(events) == ["agent_started", "agent_failed"]
             assert decode_data(events[-1]).code == "agent_unavailable"
+
+    play(body)
+
+
+def test_a_run_that_the_server_itself_cannot_begin_ends_visibly() -> None:
+    async def agent(ctx: Context, message: str) -> Any:
+        return "fine"
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        async with bench(agent, storage=storage) as b:
+            read = storage.events.read
+
+            async def fail(*_args: Any, **_options: Any) -> Any:
+                raise LookupError("a fault of ours")
+
+            storage.events.read = fail
+            events = await b.ended(await b.send())
+            assert types_of(events) == ["agent_started", "agent_failed"]
+            assert decode_data(events[-1]).code == "internal"
+            assert "fault of ours" not in decode_data(events[-1]).message
+            storage.events.read = read
+            assert types_of(await b.ended(await b.send()))[-1] == "agent_completed"
+
+    play(body)
+
+
+def test_a_run_that_is_cancelled_before_its_code_began_is_ended_without_any_grace() -> None:
+    reading = Gate()
+    played: list[str] = []
+
+    async def agent(ctx: Context, message: str) -> Any:
+        played.append(message)
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        async with bench(agent, storage=storage, settings=replace(QUICK, grace_s=60)) as b:
+
+            async def read_for_ever(*_args: Any, **_options: Any) -> Any:
+                await reading.pass_()
+
+            storage.events.read = read_for_ever
+            run = await b.send()
+            await reading.arrival()
+            await storage.runs.cancel("usr_ann", run, CancelRequest(by="user"))
+            assert types_of(await b.ended(run)) == ["agent_started", "agent_cancelled"]
+            await b.idle()
+            assert (played, b.worker.abandoned) == ([], 0)
 
     play(body)
 
