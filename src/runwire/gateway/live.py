@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from typing import Final, Protocol
+from collections.abc import Awaitable
+from typing import Final, Protocol, TypeVar
 
 from runwire.auth.identity import Identity
 from runwire.errors import Unavailable
 from runwire.gateway.identities import Standing
 from runwire.protocol.codes import CloseCode
 
-__all__ = ["Listener", "Live"]
+__all__ = ["Listener", "Live", "Patience"]
+
+T = TypeVar("T")
 
 _GONE_S: Final = 5.0  # a drain waits so long for the sockets to close
+_READ_S: Final = 2.0  # for one read; a page takes milliseconds. Pings and a listener's own deadlines wait no longer
 
 
 class Listener(Protocol):
@@ -89,6 +93,8 @@ class Live:
         """End some listeners because nobody's standing is known any more."""
         for listener in tuple(self._listeners)[:count]:
             listener.end(CloseCode.UNAVAILABLE, "Nobody's access can be checked now; come back.")
+            # At once, for the next turn is for others: who cannot leave yet has been told all the same.
+            self.discard(listener)
 
     async def drain(self, *, spread_s: float) -> None:
         """Send everybody away, to come back elsewhere within `spread_s`; ends when they are gone, or soon."""
@@ -104,3 +110,32 @@ class Live:
                 await self._is_empty.wait()
         except TimeoutError:
             pass  # whoever is left is closed by the server itself
+
+
+class Patience:
+    """Bound a listener's waits for the database: one that hangs keeps nobody from leaving.
+
+    For one read at a time.
+    """
+
+    def __init__(self) -> None:
+        self._limit: asyncio.Timeout | None = None
+
+    async def read(self, reading: Awaitable[T]) -> T:
+        """Wait for a read, but not for long.
+
+        Raises:
+            Unavailable: it did not answer in time, or `cut` was called.
+        """
+        try:
+            async with asyncio.timeout(_READ_S) as self._limit:
+                return await reading
+        except TimeoutError as error:
+            raise Unavailable("The database does not answer.") from error
+        finally:
+            self._limit = None
+
+    def cut(self) -> None:
+        """End the wait that goes on, if one does."""
+        if self._limit and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())

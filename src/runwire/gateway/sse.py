@@ -13,7 +13,7 @@ from runwire.auth.identity import Identity
 from runwire.errors import Unavailable
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.identities import Standing
-from runwire.gateway.live import Live
+from runwire.gateway.live import Live, Patience
 from runwire.gateway.subscription import Opened, Subscription, Subscriptions, Taken
 from runwire.protocol import events, frames
 from runwire.protocol.codes import CloseCode
@@ -31,6 +31,7 @@ class StreamSettings:
 
     heartbeat_s: float = 15.0  # a comment so often, against proxies that close what is silent
     stall_s: float = 20.0  # a chunk that is not taken for so long ends the stream
+    token_grace_s: float = 5.0  # how long after its end a token is still borne, as on a socket
 
 
 class EventStream:
@@ -73,9 +74,15 @@ class EventStream:
         self._standing = standing
         self._settings = settings
         self._wake = wake
+        self._patience = Patience()
         self._is_from_now = is_from_now
         self._until = until
         self._until_seq = until_seq
+        self._clock = asyncio.get_running_loop().time
+        self._ends_at_s = float("inf")
+        if identity.expires_at is not None:
+            # Monotonic from here on: a wall clock that jumps ends nothing (DESIGN §7).
+            self._ends_at_s = self._clock() + (identity.expires_at - wall_ms()) / 1000 + settings.token_grace_s
         self._is_done = False
         self._bye: frames.Bye | None = None
 
@@ -92,6 +99,7 @@ class EventStream:
         if self._bye is None:
             self._bye = frames.Bye(code=code, reconnect=code.may_reconnect, after_s=after_s, reason=reason)
         self._wake.set()
+        self._patience.cut()
 
     async def __call__(
         self,
@@ -122,6 +130,7 @@ class EventStream:
             pass  # a body nobody asked for
         self._is_done = True
         self._wake.set()
+        self._patience.cut()
 
     async def _stream(self, send: Callable[[MutableMapping[str, Any]], Awaitable[None]]) -> None:
         headers = [
@@ -155,36 +164,33 @@ class EventStream:
         """Wait for the next chunk; sets `_is_done` with the last one."""
         while not self._is_done:
             self._wake.clear()  # before looking
-            now_ms = wall_ms()
-            expires_at = self._identity.expires_at
             if not self._standing.is_current(self._identity):
                 self.end(CloseCode.REVOKED, "Your access was withdrawn.")
-            elif expires_at is not None and expires_at <= now_ms:
+            elif self._clock() >= self._ends_at_s:
                 self.end(CloseCode.TOKEN_EXPIRED, "The token has expired; refresh it and come back.")
             if self._bye:
                 self._is_done = True
                 return _record(frames.encode(self._bye))
             try:
-                taken = await self._subscription.take(size_bytes=_TAKE_BYTES)
+                taken = await self._patience.read(self._subscription.take(size_bytes=_TAKE_BYTES))
                 # While that read the log, access may have been withdrawn.
                 if taken and self._standing.is_current(self._identity):
                     return self._chunk(taken)
                 patience_s = self._settings.heartbeat_s if taken is None else 0.0
             except Unavailable:
                 patience_s = _RETRY_S
-            if not await self._wait(patience_s, now_ms):
+            if not await self._wait(patience_s):
                 return b": heartbeat\n\n"
         return b""
 
-    async def _wait(self, patience_s: float, now_ms: int) -> bool:
+    async def _wait(self, patience_s: float) -> bool:
         """Wait to be woken; return False if a heartbeat is due instead."""
-        expires_at = self._identity.expires_at
-        left_s = float("inf") if expires_at is None else max(0.0, (expires_at - now_ms) / 1000)
+        until_s = self._clock() + patience_s
         try:
-            async with asyncio.timeout(min(patience_s, left_s)):
+            async with asyncio.timeout_at(min(until_s, self._ends_at_s)):
                 await self._wake.wait()
         except TimeoutError:
-            return patience_s < self._settings.heartbeat_s or left_s < patience_s
+            return patience_s < self._settings.heartbeat_s or self._ends_at_s < until_s
         return True
 
     def _chunk(self, taken: Taken) -> bytes:

@@ -19,7 +19,7 @@ from runwire.errors import ProtocolError, RunwireError, Unavailable
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.commands import Commands
 from runwire.gateway.identities import Identities
-from runwire.gateway.live import Live
+from runwire.gateway.live import Live, Patience
 from runwire.gateway.metrics import Metrics
 from runwire.gateway.server import SocketTransport
 from runwire.gateway.subscription import Subscription, Subscriptions, Taken
@@ -79,6 +79,7 @@ class Socket:
         self._may_read.set()
         self._is_gone = False
         self._retry_at_s = 0.0
+        self._patience = Patience()
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._timer: asyncio.TimerHandle | None = None
@@ -93,12 +94,12 @@ class Socket:
     def announce_drain(self) -> None:
         """Say that the server is about to go away."""
         self._connection.notice("draining")
-        self._wake.set()
+        self._stir()
 
     def end(self, code: CloseCode, reason: str, *, after_s: float | None = None) -> None:
         """Say bye and close."""
         self._connection.close(code, reason, after_s=after_s)
-        self._wake.set()
+        self._stir()
 
     async def run(self, prove: Prove | None) -> None:
         """Serve the socket until it ends.
@@ -146,7 +147,7 @@ class Socket:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self._is_gone = True
-                self._wake.set()
+                self._stir()
                 return
             text = message.get("text")
             self._connection.receive(
@@ -156,7 +157,7 @@ class Socket:
             if credential is not None:
                 group.create_task(self._sign_in(partial(self._services.identities.authenticate, credential), group))
             self._start_commands(group)
-            self._wake.set()
+            self._stir()
 
     async def _sign_in(self, prove: Prove, group: asyncio.TaskGroup) -> None:
         connection = self._connection
@@ -170,7 +171,7 @@ class Socket:
         else:
             self._welcome(identity)
             self._start_commands(group)
-        self._wake.set()
+        self._stir()
 
     def _welcome(self, identity: Identity) -> None:
         connection, services = self._connection, self._services
@@ -206,7 +207,7 @@ class Socket:
         if isinstance(command, frames.Send) and command.thread:
             self._listen_to(command.thread)  # its events were held back until the reply
         self._start_commands(group)
-        self._wake.set()
+        self._stir()
 
     async def _do(self, command: frames.Command) -> None:
         match command:
@@ -286,6 +287,12 @@ class Socket:
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────
 
+    def _stir(self) -> None:
+        """Have the writer take a turn; who has ended, or is gone, waits for no read of the log."""
+        self._wake.set()
+        if self._connection.is_closed or self._is_gone:
+            self._patience.cut()
+
     def _listen_to(self, thread: str) -> None:
         """Look into a thread in the next turn."""
         self._woken[thread] = None
@@ -326,7 +333,7 @@ class Socket:
             if subscription is None or not connection.may_deliver(thread):
                 continue
             try:
-                taken = await subscription.take(size_bytes=_TAKE_BYTES)
+                taken = await self._patience.read(subscription.take(size_bytes=_TAKE_BYTES))
             except Unavailable:
                 self._woken[thread] = None
                 self._retry_at_s = self._clock() + _RETRY_S
