@@ -131,7 +131,8 @@ class Replay:
         if not self._journal.has_started:
             return [Emit(started)]
         cut_off = [each for each in self._journal.open_tries if not self._journal.scope(each.scope).steps]
-        return [Emit(AgentRetrying(attempt=self._attempt, reason=reason)), *self._close_tries(cut_off, final=False)]
+        closed = self._close_tries(cut_off, final=False, reason=reason)
+        return [Emit(AgentRetrying(attempt=self._attempt, reason=reason)), *closed]
 
     def end_scope(self, scope: str) -> list[Emit]:
         """End a scope that returned or raised: what the log has beyond what it said is taken back.
@@ -374,8 +375,10 @@ class Replay:
         sayings.clear()
         return [Emit(each, cut.scope) for each in superseded(taken, "try_closed")]
 
-    def _close_tries(self, cut_off: Iterable[Try], *, final: bool) -> list[Emit]:
-        error = EventError(code=RunFailure.WORKER_LOST, message="The worker was lost while the tool was running.")
+    def _close_tries(self, cut_off: Iterable[Try], *, final: bool, reason: str = "worker_lost") -> list[Emit]:
+        is_lost = reason == RunFailure.WORKER_LOST
+        what = "The worker was lost" if is_lost else "The run was handed over to another worker"
+        error = EventError(code=reason, message=f"{what} while the tool was running.")
         emits: list[Emit] = []
         for each in cut_off:
             # Taken back first: after a crash in between, the try is still open and only its end is missing.

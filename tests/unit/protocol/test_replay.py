@@ -516,6 +516,17 @@ def test_takeover_closes_the_try_that_was_cut_off_and_the_step_is_tried_again(ru
     assert run.say("searching", scope=again.scope) == [AgentThinking(text="searching")]
 
 
+@pytest.mark.parametrize("reason", ["drained", "deploy"])
+def test_try_that_a_hand_over_cut_off_is_not_said_to_be_lost(run: Run, reason: str) -> None:
+    run.begin()
+    closed = run.take_over(reason)[-1]
+    assert isinstance(closed, ToolCompleted)
+    assert isinstance(closed.error, EventError)
+    assert closed.error == EventError(
+        code=reason, message="The run was handed over to another worker while the tool was running."
+    )
+
+
 def test_try_that_said_nothing_is_closed_without_superseded(run: Run) -> None:
     run.begin()
     assert [type(data) for data in run.take_over()] == [AgentRetrying, ToolCompleted]

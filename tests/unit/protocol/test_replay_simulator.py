@@ -153,7 +153,7 @@ def offset_in_bytes(patch: pytest.MonkeyPatch) -> None:
 
 
 def open_tries_stay_open(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Replay, "_close_tries", lambda self, cut_off, final: [])
+    patch.setattr(Replay, "_close_tries", lambda self, cut_off, **how: [])
 
 
 def every_open_try_is_closed(patch: pytest.MonkeyPatch) -> None:
@@ -178,8 +178,8 @@ def closed_try_keeps_its_words(patch: pytest.MonkeyPatch) -> None:
 def try_is_closed_before_its_words_are_taken_back(patch: pytest.MonkeyPatch) -> None:
     close_tries = Replay._close_tries
 
-    def hasty(self: Replay, cut_off: Iterable[Try], *, final: bool) -> list[Emit]:
-        emits = close_tries(self, cut_off, final=final)
+    def hasty(self: Replay, cut_off: Iterable[Try], **how: Any) -> list[Emit]:
+        emits = close_tries(self, cut_off, **how)
         return sorted(emits, key=lambda emit: isinstance(emit.data, Superseded))
 
     patch.setattr(Replay, "_close_tries", hasty)
