@@ -210,8 +210,9 @@ class Context:
     async def tool(self, fn: Callable[..., Any], /, **args: Any) -> Any:
         """Call a function as a tool, once: after a crash a finished call returns its recorded result.
 
-        An async function runs in the agent's task; any other runs in its own thread. The call is committed
-        to the log before the function is called.
+        An async function runs in the agent's task; any other runs in its own thread, which goes on until it
+        returns even if the run is cancelled: give what it waits for a time limit. The call is committed to the
+        log before the function is called.
 
         Returns:
             The function's result as JSON gives it back (a tuple is a list).
@@ -328,7 +329,8 @@ async def _in_thread(fn: Callable[..., Any], args: dict[str, Any]) -> Any:
     """Call a plain function in a thread of its own.
 
     Not in an executor: Python joins an executor's threads at exit, and a tool that hangs would keep the whole
-    server from ending. There are at most as many threads as running tools.
+    server from ending. There are as many threads as running tools, and those whose run ended first: Python cannot
+    end a thread, so a function goes on until it returns, and what it returns then counts for nothing.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
