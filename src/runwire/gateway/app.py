@@ -8,23 +8,21 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-
-from runwire.errors import ProtocolError
+from runwire.errors import NotFound, ProtocolError
 from runwire.gateway.commands import Commands
+from runwire.gateway.cross_origin import CrossOrigin
 from runwire.gateway.health import HealthRoutes
 from runwire.gateway.http import make_http
 from runwire.gateway.identities import Identities
 from runwire.gateway.live import Live
 from runwire.gateway.metrics import Metrics
-from runwire.gateway.problem import problem
-from runwire.gateway.request import Callers
+from runwire.gateway.request import Callers, method_refused, problem_response
 from runwire.gateway.routes_runs import RunRoutes
 from runwire.gateway.routes_threads import ThreadRoutes
 from runwire.gateway.sse import StreamSettings
 from runwire.gateway.subscription import Subscriptions
 from runwire.gateway.tail import Tail, TailSettings
-from runwire.gateway.upgrade import Asgi, Upgrades, header
+from runwire.gateway.upgrade import Asgi, Upgrades, header, refuse
 from runwire.gateway.websocket import SocketServices
 from runwire.protocol.connection import ConnectionSettings
 from runwire.storage.base import Bus, Storage
@@ -40,6 +38,7 @@ _SHED_TURNS: Final = 10  # DESIGN §7: spread over 10 s
 _SOCKET_PATH: Final = "/v1/ws"
 _AUTH_PATHS: Final = ("/auth", "/.well-known")
 _MANAGEMENT_PATHS: Final = ("/health", "/metrics")
+_PAGE_METHODS: Final = ("GET", "HEAD")
 _OWN_PATHS: Final = ("/v1", "/admin", *_MANAGEMENT_PATHS)
 
 
@@ -136,11 +135,11 @@ class Gateway:
             is_running=lambda: self._is_running,
             unready=lambda: "identity_stale" if auth.freshness() == "expired" else unready(),
         )
-        origins = settings.allowed_origins
-        self._http: Asgi = make_http(
-            [threads.router(), runs.router()], allowed_origins=origins, version=settings.server
-        )
-        self.management: Asgi = make_http([health.router()], allowed_origins=(), version=settings.server)
+        version = settings.server.rpartition("/")[2]
+        self._http: Asgi = make_http([threads.router(), runs.router()], version=version)
+        self.management: Asgi = make_http([health.router()], version=version)
+        # Around everything: a page that may use the routes must be able to sign in, and to read why it may not.
+        self._cross_origin: Asgi = CrossOrigin(self._serve, allowed_origins=settings.allowed_origins)
 
     @property
     def is_draining(self) -> bool:
@@ -155,14 +154,22 @@ class Gateway:
         host = header(scope, b"host")
         if self._settings.allowed_hosts and _name(host or "") not in self._settings.allowed_hosts:
             # A page of another site whose name was bent to this address (DNS rebinding) still says its own name.
-            await _refuse(send, ProtocolError("This host name is not served here.", field="Host"), is_socket=is_socket)
+            error = ProtocolError("This host name is not served here.", field="Host")
+            await (refuse(send, error) if is_socket else problem_response(error)(scope, receive, send))
             return
+        await self._cross_origin(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_socket = scope["type"] == "websocket"
         path = self._below_prefix(scope)
         app = self._app_for(path, is_socket=is_socket) if path is not None else None
         if app is None:
-            await _refuse(send, ProtocolError("There is nothing here.", code="not_found"), is_socket=is_socket)
-            return
-        await app(scope, receive, send)
+            error = NotFound("There is nothing here.")
+            await (refuse(send, error) if is_socket else problem_response(error)(scope, receive, send))
+        elif app is self._console_app and scope["method"] not in _PAGE_METHODS:
+            await method_refused(_PAGE_METHODS)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
 
     def _below_prefix(self, scope: Scope) -> str | None:
         """Take the prefix off the scope's path and return the rest; None: the path is not below it."""
@@ -249,11 +256,3 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0].lower()
-
-
-async def _refuse(send: Send, error: ProtocolError, *, is_socket: bool) -> None:
-    status, body = problem(error)
-    kind = "websocket.http.response" if is_socket else "http.response"
-    headers = [(b"content-type", b"application/problem+json")]
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": msgspec.json.encode(body)})

@@ -1,29 +1,31 @@
-"""The HTTP routes of PROTOCOL §3 as one FastAPI app: errors, CORS and OpenAPI in one place."""
+"""The HTTP routes of PROTOCOL §3 as one FastAPI app: errors and OpenAPI in one place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Match
 
 from runwire.errors import NotFound, ProtocolError, RunwireError
 from runwire.gateway.openapi import describe
-from runwire.gateway.request import problem_response
+from runwire.gateway.request import method_refused, problem_response
 from runwire.protocol.codes import ErrorCode
 from runwire.protocol.ids import new_id
 
 __all__ = ["make_http"]
 
 _log: Final = structlog.get_logger(__name__)
+_METHOD_NOT_ALLOWED: Final = 405
 
 
-def make_http(routers: Iterable[APIRouter], *, allowed_origins: Sequence[str], version: str) -> FastAPI:
+def make_http(routers: Sequence[APIRouter], *, version: str) -> FastAPI:
     """Make the app of these routes."""
     app = FastAPI(
         title="Runwire",
@@ -36,17 +38,8 @@ def make_http(routers: Iterable[APIRouter], *, allowed_origins: Sequence[str], v
         app.include_router(router)
     app.add_exception_handler(RunwireError, _refused)
     app.add_exception_handler(RequestValidationError, _misused)
-    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(HTTPException, partial(_no_route, [route for each in routers for route in each.routes]))
     app.add_exception_handler(Exception, _failed)
-    if allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(allowed_origins),
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Retry-After"],
-            max_age=600,
-        )
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 
@@ -63,12 +56,15 @@ async def _misused(_request: Request, error: Exception) -> Response:
     return problem_response(ProtocolError(f"{field}: {fault['msg']}.", field=field))
 
 
-async def _no_route(_request: Request, error: Exception) -> Response:
+async def _no_route(routes: Sequence[BaseRoute], request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for this class"
     if error.status_code == ErrorCode.NOT_FOUND.http_status:
         return problem_response(NotFound("There is no such route."))
-    refused = problem_response(ProtocolError(str(error.detail)))
-    refused.status_code = error.status_code
+    # A path with several methods is several routes, and the error knows only the first of them.
+    here = [each for each in routes if isinstance(each, APIRoute) and each.matches(request.scope)[0] is not Match.NONE]
+    if error.status_code == _METHOD_NOT_ALLOWED and here:
+        return method_refused({method for route in here for method in route.methods or ()})
+    refused = problem_response(ProtocolError(str(error.detail)), status=error.status_code)
     if error.headers:
         refused.headers.update(error.headers)
     return refused

@@ -16,6 +16,7 @@ _REF: Final = "#/components/schemas/{name}"
 _TYPES: Final = (
     shapes.NoBody,
     shapes.ThreadBody,
+    shapes.ThreadPatch,
     shapes.ThreadShape,
     shapes.RunShape,
     shapes.Accepted,

@@ -10,10 +10,10 @@ from runwire.protocol.codes import ErrorCode
 __all__ = ["problem"]
 
 
-def problem(error: RunwireError) -> tuple[int, dict[str, Any]]:
-    """Return the status and the body of an error."""
+def problem(error: RunwireError, *, status: int | None = None) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body of an error; `status` where HTTP has a finer one than the code's own."""
     try:
-        status = ErrorCode(error.code).http_status
+        status = status or ErrorCode(error.code).http_status
     except ValueError:  # a code of one run, which no request has
         status = ErrorCode.INTERNAL.http_status
     body = {

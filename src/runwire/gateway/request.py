@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs
@@ -18,7 +19,7 @@ from runwire.gateway.upgrade import has_token_in_query
 from runwire.protocol import strict_json
 from runwire.protocol.codes import ErrorCode
 
-__all__ = ["PAGE_LIMIT", "Callers", "answer", "decode_body", "problem_response", "read_body"]
+__all__ = ["PAGE_LIMIT", "Callers", "answer", "decode_body", "method_refused", "problem_response", "read_body"]
 
 PAGE_LIMIT: Final = 200  # PROTOCOL §3
 _LEEWAY_MS: Final = 30_000  # as the verifier of tokens allows between two clocks
@@ -86,9 +87,17 @@ def answer(value: Any, *, status: int = 200) -> Response:
     )
 
 
-def problem_response(error: RunwireError) -> Response:
+def method_refused(allowed: Iterable[str]) -> Response:
+    """Answer 405 with all methods that the path takes (RFC 9110 §15.5.6)."""
+    methods = ", ".join(sorted(allowed))
+    refused = problem_response(ProtocolError(f"This path takes {methods}."), status=405)
+    refused.headers["Allow"] = methods
+    return refused
+
+
+def problem_response(error: RunwireError, *, status: int | None = None) -> Response:
     """Answer with an error (RFC 9457)."""
-    status, body = problem(error)
+    status, body = problem(error, status=status)
     headers = {"Cache-Control": "no-store"}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))  # RFC 9110 §10.2.3: whole seconds

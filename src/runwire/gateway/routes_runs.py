@@ -113,7 +113,12 @@ class RunRoutes:
         return answer(shapes.run_shape(await self.storage.runs.get(identity.user, run)))
 
     async def cancel(self, request: Request, run: str) -> Response:
-        """Ask a run to end; its terminal event is the outcome."""
+        """Ask a run to end; its terminal event is the outcome.
+
+        `status` is `requested` for a run that goes on until its worker has heard. It is the run's final status
+        (`completed`, `failed`, `cancelled`) if that is known already: of a run that has ended, and of a queued
+        one, which ends at once.
+        """
         identity = await self.callers.who(request)
         decode_body(shapes.NoBody, await read_body(request, limit_bytes=self.body_bytes))
         return answer(await self.commands.cancel(identity.user, run), status=202)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
@@ -47,11 +48,12 @@ class ThreadRoutes:
         router = APIRouter(prefix="/v1/threads", tags=["threads"], default_response_class=Response)
         add = router.add_api_route
         thread_body = documented(body=shapes.ThreadBody, returns=shapes.ThreadShape)
+        patch_body = documented(body=shapes.ThreadPatch, returns=shapes.ThreadShape)
         message_body = documented(body=frames.MessageBody, returns=shapes.Accepted)
         add("", self.create, methods=["POST"], status_code=201, openapi_extra=thread_body)
         add("", self.list_threads, methods=["GET"])
         add("/{thread}", self.snapshot, methods=["GET"])
-        add("/{thread}", self.rename, methods=["PATCH"], openapi_extra=thread_body)
+        add("/{thread}", self.rename, methods=["PATCH"], openapi_extra=patch_body)
         add("/{thread}", self.delete, methods=["DELETE"], status_code=204)
         add("/{thread}/messages", self.messages, methods=["GET"])
         add("/{thread}/messages", self.send, methods=["POST"], status_code=202, openapi_extra=message_body)
@@ -95,10 +97,16 @@ class ThreadRoutes:
             before = rows[-1].run
 
     async def rename(self, request: Request, thread: str) -> Response:
-        """Set a thread's title."""
+        """Set a thread's title; null erases it, and what the body does not name stays. No body at all: 400."""
         identity = await self.callers.who(request)
-        body = decode_body(shapes.ThreadBody, await read_body(request, limit_bytes=self.body_bytes))
-        row = await self.storage.threads.rename(identity.user, thread, body.title)
+        sent = await read_body(request, limit_bytes=self.body_bytes)
+        if not sent:
+            raise ProtocolError("Say what to change, such as a title; null erases it.", field="title")
+        title = decode_body(shapes.ThreadPatch, sent).title
+        if title is msgspec.UNSET:
+            row = await self.storage.threads.get(identity.user, thread)
+        else:
+            row = await self.storage.threads.rename(identity.user, thread, title)
         return answer(shapes.thread_shape(row, log=self.storage.log))
 
     async def delete(self, request: Request, thread: str) -> Response:
@@ -125,7 +133,12 @@ class ThreadRoutes:
     async def send(
         self, request: Request, thread: str, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
     ) -> Response:
-        """Say something to an agent; starts a run. `Idempotency-Key` makes a repetition harmless."""
+        """Say something to an agent; starts a run. `Idempotency-Key` makes a repetition harmless.
+
+        `content` and `metadata` have at most 64 KiB each, as JSON without spaces; more is 413 `too_large`, here
+        and on a socket. A key that was used is answered alike as long as its run is kept, also when the agent
+        is not served any more.
+        """
         identity = await self.callers.who(request)
         body = decode_body(frames.MessageBody, await read_body(request, limit_bytes=self.body_bytes))
         sent = await self.commands.send(identity.user, body, thread=thread, key=idempotency_key or None)
@@ -140,12 +153,17 @@ class ThreadRoutes:
         after: _After = 0,
         log: str | None = None,
         view: View = "all",
-        until: Annotated[str | None, Query(description="End after this run's terminal event (SSE).")] = None,
+        until: Annotated[str | None, Query(description="End after this run's terminal event; streams only.")] = None,
         wait: Annotated[float, Query(ge=0, description="Wait so many seconds for an event (JSON).")] = 0.0,
     ) -> Response:
-        """Read events: as a stream with `Accept: text/event-stream`, else as one JSON answer."""
+        """Read events: as a stream with `Accept: text/event-stream`, else as one JSON answer.
+
+        `through` of the JSON answer is the seq up to which the view was looked at: `after` of the next request.
+        """
         identity = await self.callers.who(request)
-        is_stream = "text/event-stream" in request.headers.get("accept", "")
+        is_stream = _wants_stream(",".join(request.headers.getlist("accept")))
+        if until is not None and not is_stream:
+            raise ProtocolError("`until` ends a stream; ask for text/event-stream.", field="until")
         last_id = request.headers.get("last-event-id")
         if is_stream and last_id:
             log, after = _position(last_id)
@@ -182,9 +200,13 @@ class ThreadRoutes:
         return Response(body, 200, {"Cache-Control": "no-store"}, media_type="application/json; charset=utf-8")
 
     async def _run_of(self, identity: Identity, thread: str, run: str) -> RunRow:
-        row = await self.storage.runs.get(identity.user, run)
+        refusal = NotFound("There is no such run in this thread.", field="until")
+        try:
+            row = await self.storage.runs.get(identity.user, run)
+        except NotFound as error:
+            raise refusal from error
         if row.thread != thread:
-            raise NotFound("There is no such run in this thread.", field="until")
+            raise refusal
         return row
 
 
@@ -198,6 +220,25 @@ class _Streamed(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it."""
         await self._stream(scope, receive, send)
+
+
+def _wants_stream(accept: str) -> bool:
+    """Return whether a stream is asked for by name, and JSON not rather (RFC 9110 §12.5.1)."""
+    weights: dict[str, float] = {}
+    for each in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in each.split(";"))
+        weights[kind] = min((_weight(part) for part in parameters), default=1.0)
+    return weights.get("text/event-stream", 0.0) > 0.0 and weights["text/event-stream"] >= weights.get(
+        "application/json", 0.0
+    )
+
+
+def _weight(parameter: str) -> float:
+    name, _, value = parameter.partition("=")
+    try:
+        return float(value) if name.strip() == "q" else 1.0
+    except ValueError:
+        return 1.0  # a weight that cannot be read says nothing
 
 
 def _position(last_event_id: str) -> tuple[str, int]:

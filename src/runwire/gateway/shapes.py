@@ -9,7 +9,17 @@ import msgspec
 from runwire.protocol.strict_json import Inbound
 from runwire.storage.base import RunRow, RunStatus, ThreadRow
 
-__all__ = ["Accepted", "NoBody", "RunShape", "ThreadBody", "ThreadShape", "page", "run_shape", "thread_shape"]
+__all__ = [
+    "Accepted",
+    "NoBody",
+    "RunShape",
+    "ThreadBody",
+    "ThreadPatch",
+    "ThreadShape",
+    "page",
+    "run_shape",
+    "thread_shape",
+]
 
 
 class NoBody(Inbound, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,9 +27,15 @@ class NoBody(Inbound, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ThreadBody(Inbound, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/threads`, `PATCH /v1/threads/{id}`."""
+    """`POST /v1/threads`."""
 
     title: str | None = None
+
+
+class ThreadPatch(Inbound, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`PATCH /v1/threads/{id}`: null erases, what is absent stays."""
+
+    title: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ThreadShape(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from runwire.auth.identity import Identity
-from runwire.errors import Unavailable
+from runwire.errors import NotFound, Unavailable
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.identities import Standing
 from runwire.gateway.live import Live, Patience
@@ -220,7 +220,7 @@ async def poll(
     """Return the JSON answer: what there is, or what comes within `wait_s`.
 
     Raises:
-        NotFound: the thread was deleted.
+        NotFound: the thread was deleted meanwhile; answered like an unknown one, whatever was read before.
         Unavailable: the database does not answer.
     """
     encoded: list[bytes] = []
@@ -229,10 +229,12 @@ async def poll(
     while reset is None and size < _POLL_BYTES:
         wake.clear()  # before looking
         taken = await subscription.take(size_bytes=_TAKE_BYTES)
-        if taken is None or taken.is_deleted:
-            if encoded or (taken and taken.is_deleted) or not await _is_woken(wake, deadline_s):
+        if taken is None:
+            if encoded or not await _is_woken(wake, deadline_s):
                 break
             continue
+        if taken.is_deleted:
+            raise NotFound("There is no such thread.", field="thread")
         if taken.reset and encoded:
             break  # the next poll gets it: an answer has either
         subscription.advance(taken)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from runwire.errors import ProtocolError
+from runwire.errors import ProtocolError, RunwireError
 from runwire.gateway.problem import problem
 from runwire.gateway.server import EXTENSION, SocketTransport
 from runwire.gateway.websocket import Prove, Receive, Socket, SocketServices
@@ -20,7 +20,7 @@ from runwire.protocol.codes import CloseCode, ErrorCode
 from runwire.protocol.connection import Connection, ConnectionSettings
 from runwire.protocol.ids import new_id
 
-__all__ = ["Asgi", "Upgrades", "has_token_in_query", "header"]
+__all__ = ["Asgi", "Upgrades", "has_token_in_query", "header", "refuse"]
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -50,12 +50,10 @@ class Upgrades:
         origin = header(scope, b"origin")
         await receive()  # websocket.connect
         if origin is not None and origin not in self.allowed_origins:
-            await _refuse(send, ProtocolError("This Origin may not connect.", code=ErrorCode.FORBIDDEN))
+            await refuse(send, ProtocolError("This Origin may not connect.", code=ErrorCode.FORBIDDEN))
             return
         if has_token_in_query(query):
-            await _refuse(
-                send, ProtocolError("Put tokens into a header or `hello`, never into the URL.", field="token")
-            )
+            await refuse(send, ProtocolError("Put tokens into a header or `hello`, never into the URL.", field="token"))
             return
         transport: SocketTransport = scope["extensions"][EXTENSION]
         offered: Sequence[str] = scope["subprotocols"]
@@ -102,7 +100,8 @@ def has_token_in_query(query: Mapping[str, Sequence[str]]) -> bool:
     return any(name.lower() in _QUERY_TOKENS for name in query)
 
 
-async def _refuse(send: Send, error: ProtocolError) -> None:
+async def refuse(send: Send, error: RunwireError) -> None:
+    """Answer an upgrade with a problem instead of a socket."""
     status, body = problem(error)
     headers = [(b"content-type", b"application/problem+json")]
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})

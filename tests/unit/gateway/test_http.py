@@ -48,6 +48,21 @@ async def test_a_thread_lives_from_made_to_deleted() -> None:
         assert (await http.get("/v1/threads")).json() == {"items": [], "next_cursor": None}
 
 
+async def test_what_a_patch_does_not_name_stays() -> None:
+    async with running() as node, person(node) as http:
+        thread = (await http.post("/v1/threads", json={"title": "kept"})).json()["thread"]
+        path = f"/v1/threads/{thread}"
+        same = await http.patch(path, json={})
+        assert (same.status_code, same.json()["title"]) == (200, "kept")
+        empty = await http.patch(path, content=b"")
+        assert (empty.status_code, empty.json()["code"], empty.json()["field"]) == (400, "bad_request", "title")
+        wrong = await http.patch(path, json={"titel": "x"})
+        assert (wrong.status_code, wrong.json()["field"]) == (400, "titel")
+        assert (await http.get(path)).json()["title"] == "kept"
+        assert (await http.patch(path, json={"title": None})).json()["title"] is None
+        assert (await http.patch("/v1/threads/th_0", json={})).status_code == 404
+
+
 async def test_lists_come_in_pages() -> None:
     async with running() as node, person(node) as http:
         made = [(await http.post("/v1/threads")).json()["thread"] for _ in range(5)]
@@ -230,9 +245,45 @@ async def test_who_am_i_which_agents_and_what_is_not_built() -> None:
         assert node.identities.tickets[ticket.json()["ticket"]][1] == ORIGIN
 
 
+async def test_a_method_that_a_path_does_not_take_is_a_problem_and_says_which_it_takes() -> None:
+    async with running() as node, person(node) as http:
+        for method, path, allowed in (
+            ("PUT", "/v1/threads", {"GET", "POST"}),
+            ("POST", "/v1/threads/th_1", {"GET", "PATCH", "DELETE"}),
+            ("DELETE", "/v1/me", {"GET"}),
+            ("GET", "/v1/runs/run_1/cancel", {"POST"}),
+            ("POST", "/health/live", {"GET"}),
+            ("POST", "/v1/openapi.json", {"GET", "HEAD"}),
+        ):
+            refused = await http.request(method, path)
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert (refused.status_code, refused.json()["status"]) == (405, 405), path
+            assert set(refused.headers["allow"].split(", ")) == allowed
+
+
+async def test_what_is_not_there_is_a_problem() -> None:
+    async with running() as node, person(node) as http:
+        for path in ("/v1", "/v1/nope", "/v1/ws", "/health", "/health/nope", "/metrics/nope", "/auth/nope", "/nope"):
+            for method in ("GET", "POST"):
+                refused = await http.request(method, path)
+                assert refused.headers["content-type"] == "application/problem+json", (method, path)
+                problem = refused.json()
+                assert (refused.status_code, problem["status"], problem["code"]) == (404, 404, "not_found")
+
+
 async def test_the_openapi_document_names_every_route_and_body() -> None:
-    async with running() as node, httpx2.AsyncClient(base_url=node.url) as http:
+    async with running(GatewaySettings(server="runwire/9.8.7")) as node, httpx2.AsyncClient(base_url=node.url) as http:
         document = (await http.get("/v1/openapi.json")).json()
+        assert document["info"]["version"] == "9.8.7"
+        for path, method, words in (
+            ("/v1/runs/{run}/cancel", "post", ("requested", "cancelled")),
+            ("/v1/threads/{thread}", "patch", ("null", "400")),
+            ("/v1/threads/{thread}/messages", "post", ("64 KiB", "too_large")),
+        ):
+            described = document["paths"][path][method]["description"]
+            assert all(word in described for word in words), (path, described)
+        patch = document["paths"]["/v1/threads/{thread}"]["patch"]["requestBody"]["content"]["application/json"]
+        assert patch["schema"]["$ref"].endswith("/ThreadPatch")
         assert "/v1/threads/{thread}/messages" in document["paths"]
         send = document["paths"]["/v1/threads/{thread}/messages"]["post"]
         reference = send["requestBody"]["content"]["application/json"]["schema"]["$ref"]
@@ -458,6 +509,57 @@ async def test_a_poller_sees_no_gap_whichever_position_it_keeps(keeps: str) -> N
         assert chain == [0, 1, 2, 3, 7, 11]
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_stream"),
+    [
+        ("text/event-stream", True),
+        ("text/event-stream, */*", True),
+        ("Text/Event-Stream;q=0.5", True),
+        ("application/json;q=0.5, text/event-stream", True),
+        ("text/event-stream;q=0", False),
+        ("text/event-stream; q=0.0, application/json", False),
+        ("application/json, text/event-stream;q=0.4", False),
+        ("application/json", False),
+        ("*/*", False),
+        ("application/x-text/event-stream", False),
+        ("text/event-stream;q=x", True),
+        ("", False),
+    ],
+)
+async def test_accept_decides_between_a_stream_and_one_answer(accept: str, is_stream: bool) -> None:
+    async with running() as node, person(node) as http:
+        data = await sent(http)
+        request = http.stream("GET", f"/v1/threads/{data['thread']}/events", headers={"Accept": accept})
+        async with request as response:
+            kind = response.headers["content-type"].partition(";")[0]
+        assert kind == ("text/event-stream" if is_stream else "application/json")
+
+
+async def test_until_is_for_streams_and_a_wrong_one_is_named() -> None:
+    async with running() as node, person(node) as http:
+        data, other = await sent(http), await sent(http)
+        path, stream_of = f"/v1/threads/{data['thread']}/events", {"Accept": "text/event-stream"}
+        for run in ("run_0", other["run"]):
+            unknown = await http.get(path, params={"until": run}, headers=stream_of)
+            assert (unknown.status_code, unknown.json()["code"], unknown.json()["field"]) == (404, "not_found", "until")
+        refused = await http.get(path, params={"until": data["run"]})
+        assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (400, "bad_request", "until")
+
+
+async def test_a_long_poll_of_a_thread_that_is_deleted_meanwhile_is_not_found() -> None:
+    async with running() as node, person(node) as http:
+        thread = (await http.post("/v1/threads")).json()["thread"]
+        path = f"/v1/threads/{thread}/events"
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(http.get(path, params={"wait": 10}))
+            await eventually(lambda: node.gateway.tail.threads > 0)
+            assert (await http.delete(f"/v1/threads/{thread}")).status_code == 204
+        gone, unknown = waiting.result(), await http.get("/v1/threads/th_0/events")
+        assert gone.status_code == unknown.status_code == 404
+        assert gone.json() == unknown.json()
+        assert node.gateway.tail.threads == 0
+
+
 # ── machines, browsers, proxies ──────────────────────────────────────────────────────────────────────────
 
 
@@ -480,6 +582,75 @@ async def test_browsers_of_listed_origins_only_may_read_answers() -> None:
         assert ours.headers["access-control-allow-origin"] == ORIGIN
         theirs = await http.options("/v1/threads", headers={"Origin": "https://evil.example", **asked})
         assert "access-control-allow-origin" not in theirs.headers
+
+
+async def test_pages_of_listed_origins_reach_everything_that_is_served_and_others_nothing() -> None:
+    storage = await open_storage("memory://")
+    gateway = make_gateway(
+        storage,
+        LocalBus(),
+        FakeIdentities(),
+        agents=["echo"],
+        auth_app=_said_path,
+        settings=GatewaySettings(allowed_origins=(ORIGIN,)),
+    )
+    words = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+    paths = (("/auth/sessions", "POST"), ("/auth/sessions/current", "DELETE"), ("/.well-known/jwks.json", "GET"))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(gateway.asgi), base_url="http://here") as http:
+        for path, method in (*paths, ("/v1/threads/th_1", "PATCH"), ("/health/live", "GET"), ("/nothing", "GET")):
+            asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": words.lower()}
+            may = await http.options(path, headers={"Origin": ORIGIN, **asked})
+            assert may.status_code == 200, path
+            assert may.headers["access-control-allow-origin"] == ORIGIN
+            assert method in may.headers["access-control-allow-methods"]
+            assert set(words.split(", ")) <= set(may.headers["access-control-allow-headers"].split(", "))
+            assert "access-control-allow-credentials" not in may.headers
+            ours = await http.request(method, path, headers={"Origin": ORIGIN})
+            assert ours.headers["access-control-allow-origin"] == ORIGIN, path
+            for origin in ("https://evil.example", "null"):
+                theirs = await http.request(method, path, headers={"Origin": origin})
+                assert "access-control-allow-origin" not in theirs.headers, path
+        for wrong, field in (
+            ({"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}, "Origin"),
+            ({"Origin": ORIGIN, "Access-Control-Request-Method": "PUT"}, "Access-Control-Request-Method"),
+            (
+                {
+                    "Origin": ORIGIN,
+                    "Access-Control-Request-Method": "POST",
+                    "Access-Control-Request-Headers": "x-other",
+                },
+                "Access-Control-Request-Headers",
+            ),
+        ):
+            refused = await http.options("/auth/sessions", headers=wrong)
+            assert refused.headers["content-type"] == "application/problem+json"
+            problem = refused.json()
+            assert (refused.status_code, problem["code"], problem["field"]) == (400, "bad_request", field)
+            assert "Origin" in refused.headers["vary"]  # no cache may give it to another origin
+    await storage.close()
+
+
+async def test_a_page_of_a_listed_origin_can_read_why_we_failed() -> None:
+    async with running() as node, person(node) as http:
+
+        async def broken(*_args: Any, **_options: Any) -> Any:
+            raise ValueError("secret of somebody")
+
+        node.storage.threads.list = broken  # type: ignore[method-assign]  # a bug, injected
+        response = await http.get("/v1/threads", headers={"Origin": ORIGIN})
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (500, ORIGIN)
+
+
+async def test_only_what_may_be_a_page_is_asked_of_the_console() -> None:
+    storage = await open_storage("memory://")
+    gateway = make_gateway(storage, LocalBus(), FakeIdentities(), agents=["echo"], console_app=_said_path)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(gateway.asgi), base_url="http://here") as http:
+        assert (await http.get("/nope")).text == "/nope"
+        assert (await http.head("/nope")).status_code == 200
+        refused = await http.post("/nope")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert (refused.status_code, refused.json()["status"], refused.headers["allow"]) == (405, 405, "GET, HEAD")
+    await storage.close()
 
 
 async def _said_path(scope: Any, receive: Any, send: Any) -> None:
