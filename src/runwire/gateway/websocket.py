@@ -158,6 +158,8 @@ class Socket:
                 group.create_task(self._sign_in(partial(self._services.identities.authenticate, credential), group))
             self._start_commands(group)
             self._stir()
+            if not self._connection.wants_input:
+                self._may_read.clear()  # not only in the writer's turn: several messages may have arrived at once
 
     async def _sign_in(self, prove: Prove, group: asyncio.TaskGroup) -> None:
         connection = self._connection
@@ -357,12 +359,12 @@ class Socket:
             self._woken[thread] = None  # behind the others
 
     def _flush(self) -> None:
-        metrics = self._services.metrics
-        while (message := self._connection.take_message()) is not None:
+        connection, metrics = self._connection, self._services.metrics
+        while (message := connection.take_message()) is not None:
             self._transport.write(message)
+            connection.unsent(self._transport.buffered_amount(), now_s=self._clock())
             metrics.messages.inc()
             metrics.sent.inc(len(message))
-        self._connection.unsent(self._transport.buffered_amount(), now_s=self._clock())
 
     async def _rest(self) -> None:
         """Wait until there may be something to do."""

@@ -40,7 +40,7 @@ class ConnectionSettings:
     pong_s: float = 10.0  # no frame of the client for ping_s + pong_s ends the connection with 4012
     token_notice_s: float = 60.0  # how long before its end a token is announced to expire
     token_grace_s: float = 5.0  # how long after its end a token is still borne, then 4005
-    unsent_bytes: int = 262_144  # with more than this unsent nothing is pulled
+    unsent_bytes: int = 262_144  # with more than this unsent nothing is pulled, and what is queued waits
     stall_s: float = 20.0  # unsent bytes not falling this long end the connection with 4008
     batch_bytes: int = 262_144  # size of one message at most, unless one frame is larger
 
@@ -58,7 +58,7 @@ class Connection:
 
     Buffers: at most `commands_in_flight` commands wait or run; the next one is refused. Frames queued
     for sending are bounded because the shell pulls events only while `may_pull`, and reads only while
-    `wants_input`.
+    `wants_input`; they wait here while more than `unsent_bytes` are unsent.
 
     Args:
         connection: id for `welcome`.
@@ -125,11 +125,6 @@ class Connection:
     def wants_input(self) -> bool:
         """Return whether to read on: who sends commands and never reads the replies must wait."""
         return self._unsent + self._queued_bytes <= 2 * self.settings.unsent_bytes
-
-    @property
-    def subscriptions(self) -> int:
-        """Return how many threads this socket is subscribed to."""
-        return len(self._positions)
 
     def may_deliver(self, thread: str) -> bool:
         """Return whether events of the thread may be queued now.
@@ -376,10 +371,13 @@ class Connection:
         self._queue(frames.Notice(kind=kind, thread=thread))
 
     def close(self, code: CloseCode, reason: str, *, after_s: float | None = None) -> None:
-        """End the connection: `bye`, then the close frame. Only the first close counts."""
+        """End the connection: `bye`, then the close frame. Only the first close counts.
+
+        What is queued goes out before `bye` unless it is more than a reader may owe: nothing waits any more.
+        """
         if self.is_closed:
             return
-        if code in _DROPS_QUEUED:
+        if code in _DROPS_QUEUED or not self.wants_input:
             self._queued.clear()
             self._queued_bytes = 0
         self._queue(frames.Bye(code=code, reconnect=code.may_reconnect, after_s=after_s, reason=reason))
@@ -410,6 +408,8 @@ class Connection:
             self.notice("token_expiring")
         if now_s >= self._ping_at_s:
             self._ping_at_s = now_s + self.settings.ping_s
+            if not self.wants_input:
+                return  # who does not read answers no ping, and they would pile up
             self._queue(frames.Ping())
             for thread, seq in self._positions.items():
                 # Queued behind the events it counts: a client that lacks one sees it here (apply rule).
@@ -425,8 +425,11 @@ class Connection:
         self._unsent = size_bytes
 
     def take_message(self) -> bytes | None:
-        """Take the next WebSocket message: queued frames up to `batch_bytes`; None: nothing is queued."""
-        if not self._queued:
+        """Take the next WebSocket message: queued frames up to `batch_bytes`; None: there is none now.
+
+        There is none while more than `unsent_bytes` are unsent. Next: `unsent`.
+        """
+        if not self._queued or (self._unsent > self.settings.unsent_bytes and not self.is_closed):
             return None
         batch = [self._queued.popleft()]
         size = len(batch[0]) + 2

@@ -203,6 +203,17 @@ async def test_wrong_commands_are_refused_by_name_and_the_socket_lives() -> None
         assert await node.storage.runs.list("usr_ann") == []
 
 
+async def test_more_replies_than_a_reader_may_be_owed_at_once_all_come() -> None:
+    async with running() as node, node.connect() as websocket:
+        ann = Reader(websocket)
+        await ann.frame()
+        for _ in range(2):  # the second one waits in the connection's own buffer until the first is answered
+            await websocket.send("[" + ",".join(["{}"] * 21_000) + "]")
+        for _ in range(42_000):
+            assert (await ann.frame())["error"]["code"] == "bad_request"
+        assert (await ann.ask(op="send", content="hi"))["ok"]
+
+
 async def test_no_connection_waits_for_a_delayed_acknowledgement() -> None:
     async with running() as node, node.connect() as websocket, httpx2.AsyncClient(base_url=node.url) as http:
         await Reader(websocket).frame()

@@ -11,8 +11,8 @@ import pytest
 from tests.unit.gateway.node import Node, eventually, running
 from tests.unit.gateway.test_sockets_outage import AT_ONCE_S, Outage, old_thread, revoke, shed
 
-from runwire.gateway import sse
 from runwire.gateway.app import GatewaySettings
+from runwire.gateway.clock import wall_ms
 from runwire.gateway.sse import StreamSettings
 from runwire.storage.memory.state import State
 from runwire.storage.memory.storage import MemoryStorage
@@ -61,7 +61,7 @@ async def test_a_wall_clock_that_jumps_ends_no_stream(monkeypatch: pytest.Monkey
         thread = await node.empty_log()
         async with streaming(node, thread, name="ann-600") as chunks:
             assert "here" in await anext(chunks)
-            now_ms = sse.wall_ms()
-            monkeypatch.setattr(sse, "wall_ms", lambda: now_ms + 86_400_000)
+            now_ms = wall_ms()
+            monkeypatch.setattr("runwire.gateway.sse.wall_ms", lambda: now_ms + 86_400_000)
             for _ in range(3):
                 assert await anext(chunks) == ": heartbeat\n\n"

@@ -260,7 +260,6 @@ def test_a_running_send_reserves_its_subscription_and_gives_it_back() -> None:
     connection.failed(first, Conflict("no"))
     (third,) = hear(connection, send_to(None, "c"))
     sent(connection, third, thread="th_63")
-    assert connection.subscriptions == 64
     assert hear(connection, send_to(None, "d")) == []
 
 
@@ -433,6 +432,42 @@ def test_who_never_reads_the_replies_is_not_read_and_lives_by_what_it_takes() ->
     assert connection.wants_input
 
 
+def test_what_is_queued_waits_while_enough_is_unsent() -> None:
+    connection = opened()
+    subscribe(connection, "th_1")
+    connection.deliver("th_1", [b"1", b"2"], position=2)
+    connection.unsent(262_145, now_s=1.0)
+    assert connection.take_message() is None
+    connection.unsent(262_144, now_s=2.0)
+    assert connection.take_message() == b"[1,2]"
+
+
+@pytest.mark.parametrize(("queued", "expected"), [(262_143, ["event", "bye"]), (262_145, ["bye"])])
+def test_a_close_says_bye_at_once_and_before_it_only_what_a_reader_may_be_owed(
+    queued: int, expected: list[str]
+) -> None:
+    connection = opened()
+    subscribe(connection, "th_1")
+    frame = b'{"op":"event","pad":""}'
+    connection.deliver("th_1", [frame.replace(b'""', b'"%s"' % (b"x" * (queued - len(frame))))], position=1)
+    connection.unsent(262_144, now_s=1.0)
+    connection.close(CloseCode.DRAINING, "restart")
+    assert [frame["op"] for frame in said(connection)] == expected
+
+
+def test_pings_do_not_pile_up_for_who_does_not_read() -> None:
+    connection = opened()
+    subscribe(connection, "th_1")
+    for second in range(1, 500):
+        connection.unsent(600_000 - second, now_s=float(second))
+        connection.tick(float(second))
+    assert not connection.is_closed
+    connection.unsent(0, now_s=500.0)
+    assert said(connection) == []
+    connection.tick(525.0)
+    assert [frame["op"] for frame in said(connection)] == ["ping", "position"]
+
+
 def test_a_message_is_at_most_a_batch_and_keeps_the_order() -> None:
     connection = opened()
     subscribe(connection, "th_1")
@@ -485,7 +520,6 @@ def test_commands_that_end_after_the_close_say_nothing() -> None:
     connection.failed(second, Conflict("no"))
     assert connection.take_commands() == []
     assert said(connection) == []
-    assert connection.subscriptions == 0
 
 
 def test_a_subscribe_that_ends_after_the_close_subscribes_nothing() -> None:
@@ -498,7 +532,6 @@ def test_a_subscribe_that_ends_after_the_close_subscribes_nothing() -> None:
     reset = frames.Reset(thread="th_1", log="k3x9", from_=0, reason="trimmed")
     connection.subscribed(command, answer, reset)
     connection.deliver("th_1", [b"{}"], position=1)
-    assert connection.subscriptions == 0
     assert said(connection) == []
 
 
