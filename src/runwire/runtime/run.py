@@ -11,14 +11,15 @@
 The attempt says its first word before its code begins, and without the agents' loop: so the log always tells why
 it began, by a loss or by a hand-over, also if that loop is blocked and it never comes to do anything.
 
-There is one place where a terminal event is written, `_conclude`, and it is reached once.
+There is one place where a terminal event is written, `_conclude`, and it is reached once. A fault of ours before
+or in it leaves no run behind: then the run ends from its log alone, and if that cannot be read, without it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Literal
 
@@ -97,6 +98,7 @@ class Run:
         self._deadline: asyncio.TimerHandle | None = None
         self._is_blocked = False
         self._has_waited = False  # the code had its grace
+        self._fault = "The server could not run this."  # said if bringing the run to its end fails
 
     # ── control loop ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,11 +145,34 @@ class Run:
             self._speaker.drain()
 
     async def supervise(self) -> None:
-        """Run the attempt to its end: the run is ended, handed over or lost when this returns.
+        """Run the attempt to its end: the run is ended, handed over or lost when this returns. Raises nothing."""
+        try:
+            for work in (self._attempt, self._end_broken, self._end_bare):
+                if await self._is_done(work):
+                    return
+        finally:
+            self._buffer.close()
 
-        Raises:
-            Fenced: it was lost.
-        """
+    async def _is_done(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do what brings the run to its end; return whether it did."""
+        claim = self.claim
+        try:
+            await work()
+        except Fenced:
+            if not isinstance(self._lost, base.Unstorable):
+                _log.info("run_fenced", run=claim.run, attempt=claim.attempt)
+                return True
+            _log.error("run_unstorable", run=claim.run, attempt=claim.attempt, reason=self._lost.reason)
+            self._fault = "What the agent said could not be stored."
+            self._lost = None
+            self._buffer = self._open_buffer(self._buffer.ordinal)
+            return False
+        except Exception:  # the top of the run: a fault of ours
+            _log.exception("run_supervision_failed", run=claim.run, attempt=claim.attempt)
+            return False
+        return True
+
+    async def _attempt(self) -> None:
         if self.claim.cancel:
             await self._end_unplayed(self.claim.cancel)
         elif self._agent is None:
@@ -156,20 +181,19 @@ class Run:
         else:
             await self._play(self._agent)
 
-    async def fail(self) -> None:
-        """End the run, from its log alone, because supervising it failed.
-
-        Raises:
-            Fenced: it was lost.
-        """
-        self._silence()
-        self.thread.cancel(self, with_children=True)
+    async def _end_broken(self) -> None:
+        """End the run from its log, because bringing it to its end failed."""
+        await self._let_go()
         await self._buffer.flushed()
-        await self._end_unplayed(Failure(code=RunFailure.INTERNAL, message="The server could not run this."))
+        await self._end_unplayed(Failure(code=RunFailure.INTERNAL, message=self._fault))
 
-    def close(self) -> None:
-        """Store nothing any more."""
-        self._buffer.close()
+    async def _end_bare(self) -> None:
+        """End the run without its log, which cannot be read or continued: what is open there stays open."""
+        ending = Failure(code=RunFailure.INTERNAL, message=self._fault)
+        words = last_words(ending, Replay(run="", attempt=0, logged=(), new_id=new_id), duration_ms=0)
+        self._buffer.put(words.emits, end=words.end)
+        await self._buffer.flushed()
+        self._log_end(ending)
 
     async def _play(self, agent: Agent) -> None:
         fenced: Fenced | None = None
@@ -189,10 +213,8 @@ class Run:
             if self._deadline:
                 self._deadline.cancel()
         await self._let_go()
-        if isinstance(self._lost, base.Unstorable):
-            await self._end_unstorable(self._lost)
-        elif fenced:
-            raise fenced
+        if fenced or self._lost:
+            raise fenced or Fenced("the run was lost")
 
     async def _end(self) -> None:
         """End the run: as its code did, or as it was told to."""
@@ -246,19 +268,12 @@ class Run:
             async with asyncio.timeout(self._settings.grace_s):
                 await self._unwound.wait()
 
-    async def _end_unstorable(self, lost: base.Unstorable) -> None:
-        """Fail a run whose words the database cannot hold; what it holds of it is closed."""
-        ordinal = self._buffer.ordinal
-        failure = Failure(code=RunFailure.INTERNAL, message="What the agent said could not be stored.")
-        _log.error("run_unstorable", run=self.claim.run, error_id=failure.error_id, reason=lost.reason)
-        self._lost = None
-        self._buffer = self._open_buffer(ordinal)
-        await self._end_unplayed(failure)
-
     async def _end_unplayed(self, ending: Ending) -> None:
         """End the run from its log alone, without executing its code."""
         logged = await when_available(lambda: self._storage.events.read_run(self.claim.run))
         replay = Replay(run=self.claim.run, attempt=self.claim.attempt, logged=logged, new_id=new_id)
+        if replay.is_ended:  # by words of ours whose commit was not seen
+            return
         emits: list[Emit] = []
         if not _has_started(logged):
             # DESIGN §6: agent_started comes first if any worker ever appended, and this one does.

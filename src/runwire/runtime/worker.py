@@ -19,7 +19,7 @@ import structlog
 
 from runwire.agents.context import User
 from runwire.agents.load import Agents
-from runwire.errors import Fenced, Unavailable
+from runwire.errors import Unavailable
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Outbox
@@ -186,25 +186,12 @@ class Worker:
 
     async def _supervise(self, run: Run) -> None:
         try:
-            if not await self._is_done(run, run.supervise):
-                await self._is_done(run, run.fail)
+            await run.supervise()
         finally:
-            run.close()
             self._runs.discard(run)
             self._abandoned += run.is_abandoned
             self._idle.set()
             self._wake_runs.set()  # there is room, and the thread's next run may go on
-
-    async def _is_done(self, run: Run, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do what brings a run to its end; return whether it did. A fault of ours in it is not the worker's end."""
-        try:
-            await work()
-        except Fenced:
-            _log.info("run_fenced", run=run.claim.run, attempt=run.claim.attempt)
-        except Exception:
-            _log.exception("run_supervision_failed", run=run.claim.run, attempt=run.claim.attempt)
-            return False
-        return True
 
     async def _follow_signals(self) -> None:
         while True:
