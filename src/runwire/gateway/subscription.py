@@ -20,7 +20,6 @@ from runwire.storage.base import Storage
 __all__ = ["Opened", "Subscription", "Subscriptions", "Taken"]
 
 _PAGE_EVENTS: Final = 500  # of one read of the log
-_LOOK_BACK_GROWTH: Final = 64  # looked back over 1, then 64, then 4,096 events: mostly the first one is it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +57,7 @@ class Subscription:
         self._listener = listener
         self._sent_seq = position
         self._last_seq: int | None = None if position else 0  # of this view up to `_sent_seq`; None: not looked up yet
+        self._bare_from = position  # while it is looked up: after this seq there is none
 
     @property
     def through(self) -> int:
@@ -105,6 +105,7 @@ class Subscription:
         if taken.reset:
             self.log = taken.reset.log
             self._last_seq = None if taken.through else 0
+            self._bare_from = taken.through
 
     def _gone(self) -> Taken:
         return Taken(through=self._sent_seq, position=self._sent_seq, is_deleted=True)
@@ -118,21 +119,21 @@ class Subscription:
         known = self._ring.last_before(self._sent_seq, self.view)
         if known is not None:
             return known
-        end, span, floor = self._sent_seq, 1, 0
-        while end > floor:
-            start = max(0, end - span)
+        floor = 0
+        while self._bare_from > floor:
+            # Mostly the first one looked at is it. How far this came is kept: who waits for it may give up.
+            end = self._bare_from
+            start = max(0, end - (1 if end == self._sent_seq else _PAGE_EVENTS))
             through, found = start, 0
             while through < end:
-                page = await self._storage.events.read(
-                    self.thread, after=through, limit=min(_PAGE_EVENTS, end - through)
-                )
+                page = await self._storage.events.read(self.thread, after=through, limit=end - through)
                 if page.log != self.log or page.head < end:
                     return self._sent_seq  # of another history: what is read next finds that out
                 seqs = [e.seq for e in page.events if e.seq <= end and events.view_has(self.view, e.type)]
                 through, floor, found = page.through, page.floor, seqs[-1] if seqs else found
             if found:
                 return found
-            end, span = start, span * _LOOK_BACK_GROWTH
+            self._bare_from = start
         return min(floor, self._sent_seq)
 
     def _take_from_ring(self, size_bytes: int, position: int) -> Taken:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from tests.unit.gateway.node import DeafBus, Worker, eventually
 
+from runwire.errors import Unavailable
 from runwire.gateway.ring import Ring
 from runwire.gateway.subscription import Subscription, Subscriptions, Taken
 from runwire.gateway.tail import Tail, TailSettings
@@ -368,22 +369,34 @@ async def test_prev_belongs_to_the_event_and_its_view_wherever_a_reader_begins()
         assert await chain(ring, "all", after=after) == [(4, 6), (6, 7)]
 
 
-@pytest.mark.parametrize("deltas", [1, 70, 1_200])
-async def test_prev_is_looked_up_in_the_log_when_the_ring_does_not_know_it(deltas: int) -> None:
+@pytest.mark.parametrize(("deltas", "length"), [(1, 1), (70, 1), (1_200, 1), (300, 1_000)])  # several pages; large ones
+async def test_prev_is_looked_up_in_the_log_when_the_ring_does_not_know_it(deltas: int, length: int) -> None:
+    word = events.TextDelta(message="msg_1", offset=0, text="x" * length)
     async with tailing(TailSettings(ring_events=8, blind_check_s=0.02)) as place:
         sent = await place.send()
         claim = await place.worker.claim(sent.run)
         await place.worker.append(claim, [events.AgentStarted(agent="echo", message=sent.message)])
         for _ in range(2):
-            for begin in range(0, deltas, 300):
-                await place.worker.append(claim, [delta()] * min(300, deltas - begin))
+            for begin in range(0, deltas, 50):
+                await place.worker.append(claim, [word] * min(50, deltas - begin))
             await place.worker.append(claim, [note()])
-        for begin in range(0, deltas, 300):
-            await place.worker.append(claim, [delta()] * min(300, deltas - begin))
+        for begin in range(0, deltas, 50):
+            await place.worker.append(claim, [word] * min(50, deltas - begin))
         head = 3 * deltas + 4
         in_view = [0, 1, 2, 3 + deltas, 4 + 2 * deltas, head + 1]
         pairs = dict(zip(in_view[1:], in_view, strict=False))
-        places = (1, 2, 3, deltas + 2, deltas + 3, deltas + 4, 2 * deltas + 3, 2 * deltas + 4, head - 1, head)
+        places = (
+            1,
+            2,
+            3,
+            deltas + 2,
+            deltas + 3,
+            deltas + 4,
+            2 * deltas + 3,
+            2 * deltas + 4,
+            head - deltas * 2 // 3,
+            head,
+        )
         old = [await place.open(sent.thread, after=after, view="lifecycle") for after in places]
         await place.worker.append(claim, [note()])
         for subscription in old:
@@ -392,6 +405,39 @@ async def test_prev_is_looked_up_in_the_log_when_the_ring_does_not_know_it(delta
         fresh = await place.open(sent.thread, after=-1, view="lifecycle")
         await place.worker.append(claim, [delta(), note()])
         assert (await place.first(fresh))["prev"] == head + 1
+
+
+async def test_looking_back_goes_on_where_it_was_given_up() -> None:
+    storage = MemoryStorage(State())
+    async with tailing(storage=storage) as place:
+        sent = await place.send()
+        claim = await place.worker.claim(sent.run)
+        for _ in range(6):
+            await place.worker.append(claim, [delta()] * 400)
+        subscription = await place.open(sent.thread, after=2_401, view="lifecycle")
+        await place.worker.append(claim, [note()])
+        await place.woken.wait()
+        read, asked = storage.events.read, 0
+
+        async def hasty(thread: str, *, after: int, limit: int = 500, size_bytes: int = 262_144) -> Page:
+            """Answer twice, then fail once."""
+            nonlocal asked
+            asked += 1
+            if asked % 3 == 0:
+                raise Unavailable("The database does not answer.")
+            return await read(thread, after=after, limit=limit, size_bytes=size_bytes)
+
+        storage.events.read = hasty  # type: ignore[method-assign]  # a slow database, injected
+        taken: Taken | None = None
+        for _ in range(10):
+            try:
+                taken = await subscription.take(size_bytes=1_000)
+                break
+            except Unavailable:
+                continue
+        assert taken is not None
+        assert msgspec.json.decode(taken.encoded[0])["prev"] == 1
+        assert asked <= 12  # each window was read once
 
 
 async def test_a_thread_that_is_deleted_while_its_reader_looks_back_is_gone() -> None:
