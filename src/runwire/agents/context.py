@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from runwire.agents.payload import MAX_VALUE_BYTES, check_text, plain, put_aside
+from runwire.agents.payload import MAX_VALUE_BYTES, check_text, plain, put_aside, told
 from runwire.errors import Fenced, PayloadError, RunFailed, RunwireError
 from runwire.protocol.events import EventError
 from runwire.protocol.ids import new_id
@@ -264,7 +264,8 @@ class Context:
     def _describe(self, step: Step, raised: Exception) -> EventError:
         """Return what the person may see of a tool's exception; the rest goes to the server's log."""
         if isinstance(raised, ToolFailed | PayloadError):
-            return EventError(code=raised.code, message=raised.message)
+            # Its author may have given anything as text, or have made a class that keeps none.
+            return EventError(code=told(raised.code), message=told(getattr(raised, "message", raised)))
         error_id = new_id("err")
         _log.warning("tool_failed", run=self._run, tool=step.name, error_id=error_id, exc_info=raised)
         return EventError(code=ToolFailed.code, message=f"{type_name(raised)} in the tool (error {error_id})")
@@ -315,7 +316,7 @@ def _since_ms(began_s: float) -> int:
 def _tool_name(fn: Callable[..., Any]) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return str(getattr(fn, "__name__", None) or type(fn).__name__)
+    return told(getattr(fn, "__name__", None) or type(fn).__name__)
 
 
 async def _invoke(fn: Callable[..., Any], args: dict[str, Any]) -> Any:

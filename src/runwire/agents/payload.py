@@ -20,12 +20,13 @@ import msgspec
 
 from runwire.errors import PayloadError
 
-__all__ = ["MAX_DEPTH", "MAX_FIELD_BYTES", "MAX_VALUE_BYTES", "check_text", "is_ref", "plain", "put_aside"]
+__all__ = ["MAX_DEPTH", "MAX_FIELD_BYTES", "MAX_VALUE_BYTES", "check_text", "is_ref", "plain", "put_aside", "told"]
 
 MAX_FIELD_BYTES: Final = 65_536  # PROTOCOL §2: a larger field of `data` becomes a `$ref`
 MAX_VALUE_BYTES: Final = 8 * 1024 * 1024  # PROTOCOL §2: a larger value is refused where it is emitted
 MAX_DEPTH: Final = 64  # PROTOCOL §3 refuses deeper frames; what we send must be readable by the same rule
 _HEAD_BYTES: Final = 1024
+_TOLD_CHARS: Final = 2000
 _TOO_DEEP: Final = f"a value is nested deeper than {MAX_DEPTH} levels, or holds itself"
 _NO_JSON: Final = "a value of type {} has no JSON form; give a dict, list, text or number"
 _SAME_KEYS: Final = "two keys of a dict are the same in JSON, such as 1 and '1'; make them differ as text"
@@ -81,6 +82,18 @@ def check_text(text: str) -> str:
     if len(text) > _SURELY_SMALL_CHARS and len(text.encode()) > MAX_VALUE_BYTES:
         raise PayloadError("text is over 8 MiB; store it elsewhere and give its address")
     return text
+
+
+def told(said: object) -> str:
+    """Return the text of an error as it can be stored, whatever its author gave: at most 2,000 characters.
+
+    An error must be told, so what `check_text` would refuse is left out or replaced here.
+    """
+    try:
+        text = str(said)
+    except Exception:  # the author's own `__str__`
+        text = _name(said)
+    return text.replace("\0", "")[:_TOLD_CHARS].encode(errors="replace").decode()
 
 
 def put_aside(value: Any, blobs: dict[str, bytes], *, limit_bytes: int = MAX_VALUE_BYTES) -> Any:

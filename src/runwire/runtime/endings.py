@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from runwire.agents.context import ToolFailed, type_name
-from runwire.agents.payload import put_aside
+from runwire.agents.payload import put_aside, told
 from runwire.errors import PayloadError, RunFailed, RunwireError
 from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import (
@@ -129,20 +130,21 @@ def failure_of(raised: BaseException) -> Failure:
     """Return how a run ends whose code raised this; of a foreign exception only the type's name is shown."""
     error_id = new_id("err")
     raised = _first_of(raised)
+    retry_after_s = _seconds(getattr(raised, "retry_after_s", None)) if isinstance(raised, RunwireError) else None
+    code, message = str(RunFailure.AGENT_ERROR), f"The agent failed ({type_name(raised)})."
     if isinstance(raised, RunFailed | PayloadError | ToolFailed):
-        code = raised.code if raised.code in set(RunFailure) else RunFailure.AGENT_ERROR
-        return Failure(
-            code=code,
-            message=raised.message,
-            error_id=error_id,
-            retry_after_s=raised.retry_after_s,
-            is_raised=True,
-        )
-    message = f"The agent failed ({type_name(raised)})."
-    retry_after_s = raised.retry_after_s if isinstance(raised, RunwireError) else None
-    return Failure(
-        code=RunFailure.AGENT_ERROR, message=message, error_id=error_id, retry_after_s=retry_after_s, is_raised=True
-    )
+        code = told(raised.code)
+        # Its author may have given anything as text, or have made a class that keeps none.
+        message = told(getattr(raised, "message", raised))
+    if code not in set(RunFailure):
+        code = RunFailure.AGENT_ERROR
+    return Failure(code=code, message=message, error_id=error_id, retry_after_s=retry_after_s, is_raised=True)
+
+
+def _seconds(given: object) -> float | None:
+    """Return a time to wait as an author may have given it; None if it is none."""
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    return float(given) if is_number and 0 <= given < math.inf else None  # type: ignore[operator, arg-type] # a number
 
 
 def _first_of(raised: BaseException) -> BaseException:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runwire.agents.payload import MAX_FIELD_BYTES, is_ref, plain, put_aside
+from runwire.agents.payload import MAX_FIELD_BYTES, is_ref, plain, put_aside, told
 from runwire.errors import PayloadError
 
 
@@ -190,3 +190,25 @@ def test_a_value_over_8_mib_is_too_large() -> None:
     with pytest.raises(PayloadError) as caught:
         plain("x" * 9_000_000)
     assert caught.value.code == "payload_too_large"
+
+
+class Mute:
+    def __str__(self) -> str:
+        raise LookupError("not even that")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("There is no such city.", "There is no such city."),
+        (ValueError("boom"), "boom"),
+        (42, "42"),
+        (None, "None"),
+        (Mute(), "Mute"),
+        ("a\0b", "ab"),
+        ("half \ud800 a pair", "half ? a pair"),
+        ("\0" * 5_000 + "x" * 200_000, "x" * 2_000),
+    ],
+)
+def test_what_an_error_says_can_always_be_stored(given: object, expected: str) -> None:
+    assert told(given) == expected

@@ -251,6 +251,62 @@ def test_an_agent_that_raises_inside_a_message_leaves_it_visibly_unfinished() ->
     assert decode_data(events[-2]).complete is False
 
 
+class _Untold(ToolFailed):
+    def __init__(self, *, city: str) -> None:
+        self.city = city
+
+
+_ERRORS: Any = [
+    (lambda: ToolFailed(ValueError("boom")), "boom"),  # type: ignore[arg-type] # what authors write
+    (lambda: ToolFailed(42), "42"),  # type: ignore[arg-type] # what authors write
+    (lambda: ToolFailed("half \ud800 a pair\0"), "half ? a pair"),
+    (lambda: ToolFailed("x" * 3_000), "x" * 2_000),
+    (lambda: ToolFailed("x", code=["not text"]), "x"),  # type: ignore[arg-type] # what authors write
+    (lambda: ToolFailed("x", retry_after_s="soon"), "x"),  # type: ignore[arg-type] # what authors write
+    (lambda: _Untold(city="Ulm"), ""),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), _ERRORS)
+def test_whatever_an_agent_raises_as_an_error_of_its_own_can_be_stored(error: Any, said: str) -> None:
+    async def agent(ctx: Context, message: str) -> Any:
+        raise error()
+
+    failed = _last(_ended(agent))
+    assert (failed.code, failed.message, failed.retry_after_s) == ("agent_error", said, None)
+
+
+@pytest.mark.parametrize(("error", "said"), _ERRORS)
+def test_whatever_a_tool_raises_as_an_error_of_its_own_can_be_stored(error: Any, said: str) -> None:
+    async def tool() -> None:
+        raise error()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        try:
+            await ctx.tool(tool)
+        except ToolFailed as failed:
+            return failed.message
+
+    events = _ended(agent)
+    assert types_of(events)[1:3] == ["tool_executing", "tool_completed"]
+    assert decode_data(events[2]).error.message == said
+    assert _last(events).output == said
+
+
+def test_a_tool_may_have_any_name() -> None:
+    async def tool() -> str:
+        return "fine"
+
+    tool.__name__ = "\ud800\0" + "x" * 3_000
+
+    async def agent(ctx: Context, message: str) -> Any:
+        return await ctx.tool(tool)
+
+    events = _ended(agent)
+    assert decode_data(events[1]).name == "?" + "x" * 1_999
+    assert _last(events).output == "fine"
+
+
 @pytest.mark.parametrize("returned", [None, float("nan"), object(), "a\0b", {"x": {1, "\ud800"}}])
 def test_what_is_no_result_fails_as_no_result(returned: object) -> None:
     async def agent(ctx: Context, message: str) -> Any:
