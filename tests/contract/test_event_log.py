@@ -12,8 +12,10 @@ from runwire.storage.base import (
     MAX_BATCH_EVENTS,
     AlreadyStored,
     Batch,
+    CancelRequest,
     Claim,
     Fenced,
+    Head,
     RunEnd,
     Storage,
     Stored,
@@ -222,9 +224,29 @@ async def test_heads_are_those_that_moved(storage: Storage) -> None:
     await append(storage, c, started(), ordinal=0)
     await storage.threads.delete("usr_ada", c.thread)
     known = {a.thread: 1, b.thread: 1, c.thread: 1, "th_unknown": 0}
-    assert await storage.events.heads(known) == {a.thread: 2}
-    assert await storage.events.heads({b.thread: 0}) == {b.thread: 1}
+    assert await storage.events.heads(known) == {a.thread: Head(seq=2, is_active=True)}
+    assert await storage.events.heads({b.thread: 0}) == {b.thread: Head(seq=1, is_active=True)}
     assert await storage.events.heads({}) == {}
+
+
+async def test_heads_say_whether_a_run_goes_on(storage: Storage) -> None:
+    empty = (await storage.threads.create("usr_ada")).thread
+    ended = await running(storage)
+    await append(storage, ended, started(), completed(), ordinal=0, end=COMPLETED)
+    ended_and_queued = await running(storage)
+    await send(storage, ended_and_queued.thread)
+    await append(storage, ended_and_queued, started(), completed(), ordinal=0, end=COMPLETED)
+    cancelled, queued = await send(storage), await send(storage)
+    await storage.runs.cancel("usr_ada", cancelled.run, CancelRequest(by="user"))
+    threads = [empty, queued.thread, ended.thread, ended_and_queued.thread, cancelled.thread]
+    heads = await storage.events.heads(dict.fromkeys(threads, -1))
+    assert [(heads[thread].seq, heads[thread].is_active) for thread in threads] == [
+        (0, False),
+        (1, True),
+        (3, False),
+        (4, True),
+        (2, False),
+    ]
 
 
 async def test_journal_of_a_run_has_its_own_events_and_its_message_first(storage: Storage) -> None:

@@ -8,20 +8,29 @@ from typing import Final
 
 from runwire.protocol import events, frames
 from runwire.protocol.events import StoredEvent, View
+from runwire.storage.base import Head
 
-__all__ = ["Entry", "Ring"]
+__all__ = ["Budget", "Entry", "Ring"]
 
 _VIEWS: Final[tuple[View, ...]] = ("all", "lifecycle")
-_OVERHEAD_BYTES: Final = 200  # of an event besides its data, roughly: ids, type, objects
+# Memory besides the data itself, measured: an event with its ids and objects, a frame with its names and ids.
+_EVENT_BYTES: Final = 700
+_FRAME_BYTES: Final = 350
 
 
 class Entry:
-    """An event in a ring, with its frame per view, encoded when first asked for."""
+    """An event in a ring, with its frame per view, encoded when first asked for.
 
-    __slots__ = ("_encoded", "_prevs", "event")
+    Its size counts the frames from the start: they come when somebody reads, when nobody looks at limits.
+    """
+
+    __slots__ = ("_encoded", "_prevs", "event", "size_bytes")
 
     def __init__(self, event: StoredEvent, prevs: dict[View, int | None]) -> None:
+        size = len(event.data)
         self.event = event
+        # The segment that the data is a part of was encoded into a buffer half as large again.
+        self.size_bytes = _EVENT_BYTES + size * 3 // 2 + len(prevs) * (_FRAME_BYTES + size)
         self._prevs = prevs
         self._encoded: dict[View, bytes] = {}
 
@@ -35,7 +44,8 @@ class Entry:
             return frames.encode_event(thread, self.event, prev)
         encoded = self._encoded.get(view)
         if encoded is None:
-            encoded = self._encoded[view] = frames.encode_event(thread, self.event, prev)
+            # Copied: the encoder's own buffer is larger than what it holds, and this stays.
+            encoded = self._encoded[view] = bytes(memoryview(frames.encode_event(thread, self.event, prev)))
         return encoded
 
 
@@ -49,7 +59,7 @@ class Ring:
         user: owner of the thread; what the bus says about another's is not taken.
         thread: id of the thread.
         limit_events: how many events are kept.
-        limit_bytes: how many bytes of events are kept.
+        limit_bytes: how much memory they take, frames included.
     """
 
     def __init__(self, *, user: str, thread: str, limit_events: int, limit_bytes: int) -> None:
@@ -63,10 +73,10 @@ class Ring:
         self.start = 0  # events after this seq and up to `through` are here
         self.through = 0
         self.seen = 0  # the highest seq heard of; beyond `through` there is something to be filled
-        self.unfinished: set[str] | None = None  # ids of runs that go on; None: not known yet
+        self.activity: bool | None = None  # whether a run goes on, at `through`; None: not known
         self.listeners: set[Callable[[], None]] = set()
+        self.size_bytes = 0  # memory that the events here take
         self._entries: list[Entry] = []
-        self._bytes = 0
         self._last: dict[View, int | None] = dict.fromkeys(_VIEWS)  # last seq of each view; None: not known
         self._limit_events = limit_events
         self._limit_bytes = limit_bytes
@@ -74,7 +84,7 @@ class Ring:
     @property
     def is_active(self) -> bool:
         """Return whether the thread has an unfinished run, or may have one."""
-        return self.unfinished is None or bool(self.unfinished)
+        return self.activity is not False
 
     @property
     def has_hole(self) -> bool:
@@ -94,8 +104,9 @@ class Ring:
             self.log = log
         self.start = self.through = at
         self.seen = max(self.seen, at)
+        self.activity = None  # a run may have begun or ended in between
         self._entries.clear()
-        self._bytes = 0
+        self.size_bytes = 0
         self._last = dict.fromkeys(_VIEWS, 0 if at == 0 else None)
 
     def extend(self, stored: Iterable[StoredEvent], *, through: int) -> None:
@@ -106,6 +117,17 @@ class Ring:
         self.through = max(self.through, through)
         self.seen = max(self.seen, self.through)
         self._trim()
+
+    def empty(self) -> None:
+        """Give up the events kept; the ring goes on from where it is, and readers behind that read the log."""
+        self.start = self.through
+        self._entries.clear()
+        self.size_bytes = 0
+
+    def learn(self, head: Head) -> None:
+        """Take what the log says about runs. It holds at one seq: a ring that is elsewhere must ask again."""
+        if head.seq == self.through:
+            self.activity = head.is_active
 
     def after(self, seq: int) -> Sequence[Entry]:
         """Return the entries after this seq, which must not be before `start`."""
@@ -132,27 +154,53 @@ class Ring:
             if events.view_has(view, event.type):
                 prevs[view] = self._last[view]
                 self._last[view] = event.seq
-        self._entries.append(Entry(event, prevs))
-        self._bytes += len(event.data) + _OVERHEAD_BYTES
-        self._follow(event)
-
-    def _follow(self, event: StoredEvent) -> None:
-        if self.unfinished is None:
-            return
+        entry = Entry(event, prevs)
+        self._entries.append(entry)
+        self.size_bytes += entry.size_bytes
         if event.type == events.EventType.USER_MESSAGE:
-            self.unfinished.add(event.run)
+            self.activity = True
         elif event.type in events.TERMINAL_TYPES:
-            self.unfinished.discard(event.run)
+            self.activity = None  # another one may be queued
 
     def _trim(self) -> None:
-        if len(self._entries) <= self._limit_events and self._bytes <= self._limit_bytes:
+        if len(self._entries) <= self._limit_events and self.size_bytes <= self._limit_bytes:
             return
         # A quarter more than needed: cutting the front of a list costs its length.
         gone = 0
         while gone < len(self._entries) and (
-            len(self._entries) - gone > self._limit_events * 3 // 4 or self._bytes > self._limit_bytes * 3 // 4
+            len(self._entries) - gone > self._limit_events * 3 // 4 or self.size_bytes > self._limit_bytes * 3 // 4
         ):
-            self._bytes -= len(self._entries[gone].event.data) + _OVERHEAD_BYTES
+            self.size_bytes -= self._entries[gone].size_bytes
             gone += 1
         self.start = self._entries[gone - 1].event.seq
         del self._entries[:gone]
+
+
+class Budget:
+    """What all rings of a node may keep together.
+
+    At the limit the ring that was fed longest ago is emptied, then the next one.
+
+    Args:
+        limit_bytes: memory of all rings.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.kept_bytes = 0
+        self._limit_bytes = limit_bytes
+        self._sizes: dict[Ring, int] = {}  # rings that keep something, in the order in which they were last fed
+
+    def keep(self, ring: Ring) -> None:
+        """Count what a ring has after it was fed, and empty others, or itself at last, until all fit."""
+        self.release(ring)
+        if ring.size_bytes:
+            self._sizes[ring] = ring.size_bytes
+            self.kept_bytes += ring.size_bytes
+        while self.kept_bytes > self._limit_bytes:
+            idle = next(iter(self._sizes))
+            self.release(idle)
+            idle.empty()
+
+    def release(self, ring: Ring) -> None:
+        """Count a ring no more. Idempotent."""
+        self.kept_bytes -= self._sizes.pop(ring, 0)

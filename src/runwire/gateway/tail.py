@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from runwire.errors import NotFound, RunwireError
-from runwire.gateway.ring import Ring
+from runwire.gateway.ring import Budget, Ring
 from runwire.protocol import events
 from runwire.protocol.ids import new_id
 from runwire.storage.base import Bus, BusMessage, Committed, Storage, Wake
@@ -24,8 +24,6 @@ from runwire.storage.base import Bus, BusMessage, Committed, Storage, Wake
 __all__ = ["Tail", "TailSettings"]
 
 _log: Final = structlog.get_logger(__name__)
-_UNFINISHED: Final = frozenset({"queued", "running", "waiting"})
-_KNOWN_RUNS: Final = 50  # of a thread, looked at once to learn whether one is unfinished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +36,16 @@ class TailSettings:
     active_check_s: float = 2.0  # check of threads with an unfinished run with a fresh beacon
     idle_check_s: float = 10.0  # check of all threads
     ring_events: int = 2_000  # events kept per thread
-    ring_bytes: int = 1_048_576  # bytes of events kept per thread
+    ring_bytes: int = 4_194_304  # memory of the events kept per thread, with their frames
+    node_bytes: int = 268_435_456  # memory of the events kept of all threads
     fills: int = 8  # rings filled from the log at a time
 
 
 class Tail:
     """Recent events of all threads with a listener on this node.
 
-    Limits: one ring per thread with a listener, each bounded; a ring waits at most once to be filled.
+    Limits: one ring per thread with a listener, each bounded, and all of them together: over `node_bytes`
+    the ring that was fed longest ago is emptied. A ring waits at most once to be filled.
 
     Args:
         storage: the log.
@@ -61,7 +61,13 @@ class Tail:
         self._rings: dict[tuple[str, str], Ring] = {}  # (user, thread): who asks for a foreign thread gets its own
         self._of_thread: dict[str, list[Ring]] = {}
         self._to_fill: asyncio.Queue[Ring] = asyncio.Queue()  # each ring at most once (`is_filling`)
+        self._budget = Budget(self._settings.node_bytes)
         self._beacon_at_s = float("-inf")
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return how much memory the events kept here take."""
+        return self._budget.kept_bytes
 
     @property
     def threads(self) -> int:
@@ -94,6 +100,7 @@ class Tail:
         if ring.listeners or self._rings.get((ring.user, ring.thread)) is not ring:
             return
         del self._rings[ring.user, ring.thread]
+        self._budget.release(ring)
         rings = self._of_thread[ring.thread]
         rings.remove(ring)
         if not rings:
@@ -105,8 +112,8 @@ class Tail:
             ring.seen = max(ring.seen, ring.through)
         else:
             ring.seen = max(ring.seen, head)
-            if not ring.has_hole:
-                return
+            if not ring.has_hole and not ring.wants_fill:
+                return  # what was asked for before the ring began is still to be done
         ring.wants_fill = True
         if ring.is_open and not ring.is_filling and not ring.is_deleted:
             ring.is_filling = True
@@ -138,9 +145,15 @@ class Tail:
                 ),
                 through=committed.last_seq,
             )
-            ring.wake()
+            self._fed(ring)
         else:
             self.complete(ring, head=committed.last_seq)
+
+    def _fed(self, ring: Ring) -> None:
+        """Tell the ring's listeners, and keep the memory of all rings bounded."""
+        if ring.listeners:  # else it was left while it was being filled
+            self._budget.keep(ring)
+            ring.wake()
 
     # ── loops ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -179,28 +192,24 @@ class Tail:
     async def _look_at(self, due: list[Ring], *, all_heads: bool) -> None:
         """Ask for the heads of these threads, all at once, and have those filled that moved.
 
-        With `all_heads` a thread that is not among the answers is gone.
+        A thread that was to be answered in any case and is not among the answers is gone.
         """
         due = [ring for ring in due if ring.is_open and not ring.is_deleted]
         if not due:
             return
+        # -1: answered in any case, also to learn whether a run goes on.
+        known = {ring.thread: -1 if all_heads or ring.activity is None else ring.through for ring in due}
         try:
-            heads = await self._storage.events.heads({ring.thread: -1 if all_heads else ring.through for ring in due})
+            heads = await self._storage.events.heads(known)
             for ring in due:
-                if ring.thread in heads:
-                    self.complete(ring, head=heads[ring.thread])
-                elif all_heads:
+                head = heads.get(ring.thread)
+                if head:
+                    ring.learn(head)
+                    self.complete(ring, head=head.seq)
+                elif known[ring.thread] < 0:
                     self.complete(ring)  # a read proves that it is gone
-                if ring.unfinished is None:
-                    await self._learn_unfinished(ring)
         except Exception as error:  # top of a worker loop: the next check comes
             _log.warning("tail_check_failed", threads=len(due), error=type(error).__name__)
-
-    async def _learn_unfinished(self, ring: Ring) -> None:
-        through = ring.through
-        rows = await self._storage.runs.list(ring.user, thread=ring.thread, limit=_KNOWN_RUNS)
-        if ring.through == through:  # else a run may have ended meanwhile: the next check asks again
-            ring.unfinished = {row.run for row in rows if row.status in _UNFINISHED}
 
     async def _fill_all(self) -> None:
         while True:
@@ -224,7 +233,7 @@ class Tail:
         if ring.seen - ring.through > self._settings.ring_events:
             # More than the ring holds: begin anew, and let those who are behind read the log themselves.
             ring.restart(at=ring.seen, log=ring.log)
-            ring.wake()
+            self._fed(ring)
         while True:
             page = await self._storage.events.read(ring.thread, after=ring.through)
             if page.log != ring.log:
@@ -233,6 +242,6 @@ class Tail:
                 ring.restart(at=page.floor, log=page.log)
             else:
                 ring.extend(page.events, through=page.through)
-            ring.wake()
+            self._fed(ring)
             if ring.through >= max(page.head, ring.seen) or page.through >= page.head:
                 break

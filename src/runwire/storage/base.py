@@ -43,6 +43,7 @@ __all__ = [
     "Committed",
     "EventLog",
     "Fenced",
+    "Head",
     "IncomingMessage",
     "KeyRow",
     "OnActive",
@@ -145,6 +146,13 @@ class Page(_Value, frozen=True):
     through: int  # everything up to this seq has been looked at; == head: nothing more
 
 
+class Head(_Value, frozen=True):
+    """Where a thread's log ends, and whether more is to be expected; both at one moment."""
+
+    seq: int  # of the last event; 0: none
+    is_active: bool  # a run of the thread is queued, running or waiting
+
+
 class EventLog(Protocol):
     """The append-only log of every thread."""
 
@@ -180,8 +188,17 @@ class EventLog(Protocol):
         """Read every event of a run, its `user_message` first: the journal of a replay."""
         ...
 
-    async def heads(self, known: Mapping[str, int]) -> dict[str, int]:
-        """Return the heads of those threads whose head is beyond the known one. One query for all."""
+    async def heads(self, known: Mapping[str, int]) -> dict[str, Head]:
+        """Return the heads of those threads whose head is beyond the known one.
+
+        Args:
+            known: thread to the seq that the caller has; -1: answer in any case.
+
+        Returns:
+            One head per thread that moved. Unknown and deleted threads are left out.
+
+        Promises: one query for all.
+        """
         ...
 
     async def blob(self, user: str, ref: str) -> bytes:

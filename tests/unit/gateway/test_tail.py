@@ -17,7 +17,7 @@ from runwire.gateway.subscription import Subscription, Subscriptions, Taken
 from runwire.gateway.tail import Tail, TailSettings
 from runwire.protocol import events, frames
 from runwire.protocol.events import StoredEvent
-from runwire.storage.base import Bus, Committed, IncomingMessage, Page, RunEnd, Sent, Storage, Wake
+from runwire.storage.base import Bus, Committed, Head, IncomingMessage, Page, RunEnd, Sent, Storage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.memory.state import State
 from runwire.storage.memory.storage import MemoryStorage
@@ -178,7 +178,7 @@ async def test_with_a_beacon_an_active_thread_waits_for_its_own_check_and_an_idl
     storage = MemoryStorage(State())
     heads = storage.events.heads
 
-    async def counted(known: Mapping[str, int]) -> dict[str, int]:
+    async def counted(known: Mapping[str, int]) -> dict[str, Head]:
         asked.append(dict(known))
         return await heads(known)
 
@@ -476,12 +476,19 @@ def test_a_ring_is_bounded_and_says_where_it_begins() -> None:
 
 def test_a_ring_knows_whether_a_run_goes_on() -> None:
     ring = ring_of()
-    assert ring.is_active  # not known yet
-    ring.unfinished = set()
     said = events.emitted(events.UserMessage(message="m", content="hi"), ts=1)
     ended = events.emitted(events.AgentCompleted(output=None, duration_ms=1), ts=1)
-    activity: list[bool] = []
+    known = [ring.activity]
+    ring.learn(Head(seq=0, is_active=False))
+    known.append(ring.activity)
     for seq, new in enumerate((said, ended), start=1):
         ring.extend([StoredEvent(seq=seq, run="r", attempt=1, type=new.type, ts=1, data=new.data)], through=seq)
-        activity.append(ring.is_active)
-    assert activity == [True, False]
+        known.append(ring.activity)
+    ring.learn(Head(seq=1, is_active=True))  # asked before the run ended
+    known.append(ring.activity)
+    ring.learn(Head(seq=2, is_active=False))
+    known.append(ring.activity)
+    ring.restart(at=9, log="k3x9")  # a run may have begun in what was passed over
+    known.append(ring.activity)
+    assert known == [None, False, True, None, None, False, None]
+    assert ring.is_active  # what is not known is looked after

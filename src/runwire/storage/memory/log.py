@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from runwire.errors import NotFound
 from runwire.protocol.events import StoredEvent, unpack
-from runwire.storage.base import AlreadyStored, Batch, Fenced, Outcome, Page, Stored, Unstorable
+from runwire.storage.base import AlreadyStored, Batch, Fenced, Head, Outcome, Page, Stored, Unstorable
 from runwire.storage.batches import FLAG_STARTED, Frozen, distinct, freeze
 from runwire.storage.clock import now_ms
-from runwire.storage.memory.state import Run, Segment, State
+from runwire.storage.memory.state import UNFINISHED, Run, Segment, State
 
 __all__ = ["MemoryEventLog"]
 
@@ -52,11 +52,15 @@ class MemoryEventLog:
             segments = [one for one in self._run(run).thread.segments if one.run == run]
         return [event for segment in segments for event in _unpack(segment)]
 
-    async def heads(self, known: Mapping[str, int]) -> dict[str, int]:
+    async def heads(self, known: Mapping[str, int]) -> dict[str, Head]:
         """Return the heads that moved; see `EventLog.heads`."""
         with self._state.lock:
             found = [self._state.threads[thread] for thread in known if thread in self._state.threads]
-            return {one.id: one.head for one in found if one.head > known[one.id] and not one.is_deleted}
+            return {
+                one.id: Head(seq=one.head, is_active=any(run.status in UNFINISHED for run in one.runs))
+                for one in found
+                if one.head > known[one.id] and not one.is_deleted
+            }
 
     async def blob(self, user: str, ref: str) -> bytes:
         """Return a stored value of this user's runs; see `EventLog.blob`."""

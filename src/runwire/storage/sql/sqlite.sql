@@ -133,7 +133,11 @@ WHERE thread_key = ?2 AND first_seq >= ?4 AND first_seq <> ?3 AND run_key = ?1
 ORDER BY first_seq
 
 -- name: moved_heads
-SELECT t.id, t.head FROM json_each(?1) k CROSS JOIN thread t ON t.id = k.key
+-- Two EXISTS: each has its partial index, so that a long past of ended runs costs nothing.
+SELECT t.id, t.head,
+  EXISTS (SELECT 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('running', 'waiting'))
+  OR EXISTS (SELECT 1 FROM run r WHERE r.thread_key = t.key AND r.status = 'queued')
+FROM json_each(?1) k CROSS JOIN thread t ON t.id = k.key
 WHERE t.head > k.value AND t.deleted_at IS NULL
 
 -- name: blob_of_user

@@ -13,7 +13,7 @@ import msgspec
 
 from runwire.errors import NotFound
 from runwire.protocol.events import StoredEvent, unpack
-from runwire.storage.base import AlreadyStored, Batch, Committed, Fenced, Outcome, Page, Stored, Unstorable
+from runwire.storage.base import AlreadyStored, Batch, Committed, Fenced, Head, Outcome, Page, Stored, Unstorable
 from runwire.storage.batches import FLAG_STARTED, Frozen, distinct, freeze
 from runwire.storage.clock import now_ms
 from runwire.storage.sql import load
@@ -103,10 +103,15 @@ class SqliteEventLog:
 
         return await self._database.read(work)
 
-    async def heads(self, known: Mapping[str, int]) -> dict[str, int]:
+    async def heads(self, known: Mapping[str, int]) -> dict[str, Head]:
         """Return the heads that moved; see `EventLog.heads`."""
         asked = _text(known)
-        return await self._database.read(lambda connection: dict(connection.execute(_SQL["moved_heads"], (asked,))))
+
+        def work(connection: sqlite3.Connection) -> dict[str, Head]:
+            rows = connection.execute(_SQL["moved_heads"], (asked,))
+            return {thread: Head(seq=head, is_active=bool(is_active)) for thread, head, is_active in rows}
+
+        return await self._database.read(work)
 
     async def blob(self, user: str, ref: str) -> bytes:
         """Return a stored value of this user's runs; see `EventLog.blob`."""

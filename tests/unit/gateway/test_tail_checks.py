@@ -1,0 +1,64 @@
+"""What a tail asks the log, and that nothing heard is forgotten before the ring has begun."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from tests.unit.gateway.node import DeafBus, eventually
+from tests.unit.gateway.test_tail import NEVER, tailing
+
+from runwire.gateway.tail import TailSettings
+from runwire.storage.base import Head, Wake
+from runwire.storage.memory.state import State
+from runwire.storage.memory.storage import MemoryStorage
+
+
+async def test_a_deletion_heard_while_a_subscription_begins_is_not_lost() -> None:
+    storage = MemoryStorage(State())
+    get = storage.threads.get
+
+    async with tailing(NEVER, storage=storage) as place:
+        for _ in range(3):
+            await asyncio.sleep(0)  # the check at the start is over: it has seen no ring
+        sent = await place.send()
+
+        async def get_and_delete(user: str, thread: str) -> Any:
+            row = await get(user, thread)
+            await storage.threads.delete(user, thread)
+            place.tail.hear(Wake(topic="deleted", thread=thread))
+            return row
+
+        storage.threads.get = get_and_delete  # type: ignore[method-assign]  # a pause, injected
+        subscription = await place.open(sent.thread, after=-1)
+        await place.woken.wait()
+        taken = await subscription.take(size_bytes=1_000)
+        assert taken is not None
+        assert taken.is_deleted
+
+
+async def test_one_query_tells_of_all_threads_what_moved_and_which_go_on() -> None:
+    storage = MemoryStorage(State())
+    heads, asked, others = storage.events.heads, [], []
+
+    async def counted(known: Mapping[str, int]) -> dict[str, Head]:
+        asked.append(dict(known))
+        return await heads(known)
+
+    async def forbidden(*arguments: Any, **_options: Any) -> Any:
+        others.append(arguments)
+
+    storage.events.heads = counted  # type: ignore[method-assign]  # counts, and does as before
+    settings = TailSettings(blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings, bus=DeafBus(), storage=storage) as place:
+        idle = [(await storage.threads.create("usr_ann")).thread for _ in range(50)]
+        active = [(await place.send()).thread for _ in range(50)]
+        for thread in (*idle, *active):
+            await place.open(thread, after=-1)
+        storage.runs.list = storage.events.read = forbidden  # type: ignore[method-assign]  # nothing else
+        asked.clear()
+        await eventually(lambda: len(asked) >= 2)
+    assert asked[0] == dict.fromkeys((*idle, *active), -1)  # all unknown
+    assert asked[1] == dict.fromkeys(active, 1)
+    assert others == []
