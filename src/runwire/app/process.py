@@ -205,6 +205,7 @@ class _Process:
                 background.append(tasks.create_task(control.run()))
             background.append(tasks.create_task(self._gateway.run()))
             background.append(tasks.create_task(self._worker.run()))
+            self._auth.on_change(self._worker.recheck)
             announce("agents", self._describe_agents())
             serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
             try:

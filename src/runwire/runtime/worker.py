@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 import structlog
 
 from runwire.agents.context import User
@@ -27,11 +28,13 @@ from runwire.runtime.run import Run
 from runwire.runtime.speech import HandOver
 from runwire.runtime.watchdog import Stall, Watchdog
 from runwire.storage import base
-from runwire.storage.base import Bus, BusMessage, Claim, Storage, Wake
+from runwire.storage.base import Bus, BusMessage, CancelRequest, Claim, Storage, Wake
 
 __all__ = ["Worker", "WorkerSettings"]
 
 _AFTER_ERROR_S: Final = 1.0  # a loop whose round failed is tried again after this
+
+_REVOKED: Final = CancelRequest(by="revoked", reason="access was withdrawn")
 
 _log = structlog.get_logger(__name__)
 
@@ -167,6 +170,9 @@ class Worker:
                 await _wait(self._wake_runs, settings.poll_s)
 
     def _take(self, claim: Claim) -> Run:
+        if claim.cancel is None and not self._is_allowed(claim.user):
+            # Sent in the moment in which access was withdrawn, or left behind by a kill just after it.
+            claim = msgspec.structs.replace(claim, cancel=_REVOKED)
         run = Run(
             claim,
             agent=self._agents.get(claim.agent),
@@ -225,6 +231,12 @@ class Worker:
     def _report_stall(self, stall: Stall) -> None:
         with contextlib.suppress(RuntimeError):  # the control loop has ended
             self._control.call_soon_threadsafe(self._see_stall, stall)
+
+    def recheck(self) -> None:
+        """End every run whose user is not allowed any more; call it on the control loop when that may have changed."""
+        for run in self._runs:
+            if not self._is_allowed(run.claim.user):
+                run.stop(_REVOKED)
 
     def _see_stall(self, stall: Stall) -> None:
         """Name who blocks a loop; after a while end that run and let the others go on elsewhere."""

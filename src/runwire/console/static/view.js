@@ -6,7 +6,7 @@ const TITLE_CHARS = 80;
 const QUOTED_CHARS = 28;
 const RETRY_REASON = {
   worker_lost: "The worker was lost",
-  drained: "The server was restarted",
+  drained: "The run was handed over",
   deploy: "A new version was deployed",
 };
 

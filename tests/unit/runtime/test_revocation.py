@@ -1,0 +1,48 @@
+"""Withdrawn access ends runs, also those that use no tools and those that slipped in beside the withdrawal."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from runwire.agents.context import Context
+from runwire.protocol.events import decode_data
+from tests.unit.runtime.bench import Gate, bench, types_of
+
+
+async def test_a_run_claimed_after_its_user_lost_access_is_not_executed() -> None:
+    executed: list[str] = []
+
+    async def agent(ctx: Context, message: str) -> str:
+        executed.append(ctx.user.id)
+        return "done"
+
+    async with bench(agent, is_allowed=lambda user: user != "usr_eve") as b:
+        eves, anns = await b.send(user="usr_eve"), await b.send(user="usr_ann")
+        (end,) = (await b.ended(eves, user="usr_eve"))[-1:]
+        await b.ended(anns)
+    assert end.type == "agent_cancelled"
+    assert decode_data(end).by == "revoked"
+    assert executed == ["usr_ann"]
+
+
+async def test_a_running_run_ends_when_its_user_loses_access_and_nobody_elses() -> None:
+    allowed = {"usr_ann", "usr_eve"}
+    gates = {"usr_ann": Gate(), "usr_eve": Gate()}
+
+    async def agent(ctx: Context, message: str) -> AsyncIterator[str]:
+        yield "begun"
+        await gates[ctx.user.id].pass_()
+        yield " and ended"
+
+    async with bench(agent, is_allowed=allowed.__contains__) as b:
+        runs = {user: await b.send(user=user) for user in gates}
+        for gate in gates.values():
+            await gate.arrival()
+        allowed.discard("usr_eve")
+        b.worker.recheck()
+        ended = await b.ended(runs["usr_eve"], user="usr_eve")
+        gates["usr_ann"].open()
+        anns = await b.ended(runs["usr_ann"])
+    assert types_of(ended)[-2:] == ["message_completed", "agent_cancelled"]
+    assert decode_data(ended[-1]).by == "revoked"
+    assert decode_data(anns[-1]).output == "begun and ended"
