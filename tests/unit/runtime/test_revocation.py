@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from tests.unit.runtime.bench import Gate, bench, types_of
+
 from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
-from tests.unit.runtime.bench import Gate, bench, types_of
 
 
 async def test_a_run_claimed_after_its_user_lost_access_is_not_executed() -> None:
