@@ -54,6 +54,7 @@ class GatewaySettings:
     drain_spread_s: float = 5.0  # clients come back within so long after a drain, each at its own time
     wait_max_s: float = 60.0  # a long poll waits so long at most
     body_bytes: int = 65_536  # size of a request's body at most
+    greetings: int = 1_000  # sockets of this node that wait for their hello at a time; the next one is 4029
     listeners_per_user: int = 500  # sockets and streams of one user on this node at most
     allowed_origins: tuple[str, ...] = ()  # exact `scheme://host[:port]` that browsers may come from
     allowed_hosts: tuple[str, ...] = ()  # Host names served, without port; empty: all (development sets its own)
@@ -89,7 +90,7 @@ class Gateway:
         console_app: Asgi | None,
         unready: Callable[[], str | None],
     ) -> None:
-        self.live = Live(auth.view, per_user=settings.listeners_per_user)
+        self.live = Live(auth.view, per_user=settings.listeners_per_user, greetings=settings.greetings)
         self.tail = Tail(storage, bus, settings.tail)
         self.metrics = Metrics()
         self._auth = auth

@@ -17,6 +17,7 @@ __all__ = ["Listener", "Live", "Patience"]
 
 T = TypeVar("T")
 
+_BACK_S: Final = (1.0, 5.0)  # a hello is waited for 5 s: by then those who never say it have made room
 _GONE_S: Final = 5.0  # a drain waits so long for the sockets to close
 _READ_S: Final = 2.0  # for one read; a page takes milliseconds. Pings and a listener's own deadlines wait no longer
 
@@ -44,11 +45,14 @@ class Live:
     Args:
         standing: asked about everybody after each change.
         per_user: how many listeners one user may have here; the next one is refused.
+        greetings: how many sockets may wait for their hello at a time; the next one is refused.
     """
 
-    def __init__(self, standing: Standing, *, per_user: int) -> None:
+    def __init__(self, standing: Standing, *, per_user: int, greetings: int = 1_000) -> None:
         self._standing = standing
         self._per_user = per_user
+        self._greetings = greetings
+        self._waiting: set[object] = set()
         self._listeners: set[Listener] = set()
         self._of_user: Counter[str] = Counter()
         self._is_empty = asyncio.Event()
@@ -57,6 +61,27 @@ class Live:
 
     def __len__(self) -> int:
         return len(self._listeners)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many sockets wait for their hello."""
+        return len(self._waiting)
+
+    def greet(self, socket: object) -> None:
+        """Count a socket that waits for its hello; `greeted` ends that. Nobody's limit counts those: nobody is known.
+
+        Raises:
+            Unavailable: with `rate_limited` and a time to come back; too many wait.
+        """
+        if len(self._waiting) >= self._greetings:
+            # Each its own time: whoever opens so many would else open them all at once again.
+            after_s = round(random.SystemRandom().uniform(*_BACK_S), 2)
+            raise Unavailable("Too many wait to sign in; come back.", code="rate_limited", retry_after_s=after_s)
+        self._waiting.add(socket)
+
+    def greeted(self, socket: object) -> None:
+        """Count a socket no more: it has said hello, or is gone. Idempotent."""
+        self._waiting.discard(socket)
 
     def add(self, listener: Listener) -> None:
         """Take a listener in. Check its identity only afterwards: a revocation in between then finds it.

@@ -107,6 +107,8 @@ class Socket:
         Args:
             prove: proves the credential that came with the upgrade; None: `hello` brings one.
         """
+        if self._connection.is_greeting:
+            self._greet()
         try:
             async with asyncio.TaskGroup() as group:
                 if prove:
@@ -124,11 +126,18 @@ class Socket:
             self._flush()
             self._hang_up()
         finally:
+            self._services.live.greeted(self)
             self._services.live.discard(self)
             for subscription in self._subscriptions.values():
                 self._services.subscriptions.close(subscription)
             if self._timer:
                 self._timer.cancel()
+
+    def _greet(self) -> None:
+        try:
+            self._services.live.greet(self)
+        except Unavailable as error:
+            self._connection.close(CloseCode.RATE, error.message, after_s=error.retry_after_s)
 
     def _hang_up(self) -> None:
         """Send the close frame, unless the client is gone. Commands that still run wait for nobody."""
@@ -153,6 +162,8 @@ class Socket:
             self._connection.receive(
                 message.get("bytes") or b"" if text is None else text, is_binary=text is None, now_s=self._clock()
             )
+            if not self._connection.is_greeting:
+                self._services.live.greeted(self)
             credential = self._connection.take_credential()
             if credential is not None:
                 group.create_task(self._sign_in(partial(self._services.identities.authenticate, credential), group))

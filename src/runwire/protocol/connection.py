@@ -107,6 +107,11 @@ class Connection:
     # ── what the shell may ask ──────────────────────────────────────────────────────────────────────────
 
     @property
+    def is_greeting(self) -> bool:
+        """Return whether `hello` is waited for."""
+        return self._phase == "greeting"
+
+    @property
     def is_open(self) -> bool:
         """Return whether the connection is signed in and not closed."""
         return self._phase == "open"
