@@ -25,7 +25,7 @@ from runwire.agents.payload import MAX_VALUE_BYTES, check_text, plain, put_aside
 from runwire.errors import Fenced, PayloadError, RunFailed, RunwireError
 from runwire.protocol.events import EventError
 from runwire.protocol.ids import new_id
-from runwire.protocol.replay import Emit, Replay, Step
+from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Step
 
 __all__ = ["Attempt", "Context", "RunEnded", "Speech", "ToolFailed", "User"]
 
@@ -78,6 +78,15 @@ class Attempt(Protocol):
 
     async def end_step(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
         """Emit the end of a step."""
+        ...
+
+    def cut_step(self, step: Step, *, duration_ms: int) -> None:
+        """End a step that the agent stopped waiting for, unless it has ended or the run is being unwound."""
+        ...
+
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether the run is being unwound: then a cancellation is the server's, not the author's."""
         ...
 
     async def resolve(self, value: Any) -> Any:
@@ -217,6 +226,9 @@ class Context:
         Returns:
             The function's result as JSON gives it back (a tuple is a list).
 
+        A time limit of the agent's own around it (`asyncio.timeout`) ends the call for good: a replay does not
+        repeat it, and waits there for the same limit.
+
         Raises:
             ToolFailed: the function raised, or its result has no JSON form.
             PayloadError: the arguments have no JSON form.
@@ -233,20 +245,29 @@ class Context:
         error = step.recorded.error
         if error is msgspec.UNSET:  # cannot happen: a failed step is stored with its error
             raise ToolFailed("the tool failed")
+        if error.code == TOOL_CANCELLED:
+            await asyncio.get_running_loop().create_future()  # for ever: until the limit that ended it ends it again
         raise ToolFailed(error.message, code=error.code)
 
     async def _call(self, step: Step, fn: Callable[..., Any], args: dict[str, Any]) -> Any:
-        """Run the function inside its try's scope and journal how it ended."""
+        """Run the function inside its try's scope and journal how it ended, however it is left."""
+        began_s = time.monotonic()
+        try:
+            return await self._perform(step, fn, args, began_s=began_s)
+        except asyncio.CancelledError:  # of the agent's task, wherever in there
+            self._attempt.cut_step(step, duration_ms=_since_ms(began_s))
+            raise
+
+    async def _perform(self, step: Step, fn: Callable[..., Any], args: dict[str, Any], *, began_s: float) -> Any:
         outer = self._scope, self._step
         self._scope, self._step = step.scope, step
-        began_s = time.monotonic()
         blobs: dict[str, bytes] = {}
         try:
             value = plain(await _invoke(fn, args))
             result = put_aside(value, blobs)
-        except (Fenced, RunFailed):
-            raise  # ours, and about the run: no failure of the tool
-        except Exception as raised:  # the user's tool
+        except BaseException as raised:  # the user's tool; also its SystemExit is a failure of the tool alone
+            if self._is_unwinding(raised):
+                raise
             failure = self._describe(step, raised)
             spent_ms = _since_ms(began_s)
             await self._attempt.end_step(
@@ -261,11 +282,23 @@ class Context:
         )
         return value
 
-    def _describe(self, step: Step, raised: Exception) -> EventError:
+    def _is_unwinding(self, raised: BaseException) -> bool:
+        """Return whether an exception is about the agent or the run that waits here, and no failure of the tool."""
+        if isinstance(raised, asyncio.CancelledError):
+            # Of the task: by us, or by a time limit of the author's. Else the tool awaited something cancelled.
+            task = asyncio.current_task()
+            return task is not None and task.cancelling() > 0
+        if isinstance(raised, Fenced | RunFailed):
+            return self._attempt.is_stopping
+        return isinstance(raised, GeneratorExit)
+
+    def _describe(self, step: Step, raised: BaseException) -> EventError:
         """Return what the person may see of a tool's exception; the rest goes to the server's log."""
         if isinstance(raised, ToolFailed | PayloadError):
+            code = told(raised.code)
             # Its author may have given anything as text, or have made a class that keeps none.
-            return EventError(code=told(raised.code), message=told(getattr(raised, "message", raised)))
+            message = told(getattr(raised, "message", raised))
+            return EventError(code=ToolFailed.code if code == TOOL_CANCELLED else code, message=message)
         error_id = new_id("err")
         _log.warning("tool_failed", run=self._run, tool=step.name, error_id=error_id, exc_info=raised)
         return EventError(code=ToolFailed.code, message=f"{type_name(raised)} in the tool (error {error_id})")

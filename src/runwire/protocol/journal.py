@@ -45,6 +45,7 @@ class Try:
     begun_at: int = 0  # ms UTC, as logged
     seen_at: int = 0  # ms UTC of the last event it is known by
     completion: ToolCompleted | None = None
+    is_entered: bool = False  # this attempt executes it: what it says is this attempt's own
 
     @property
     def scope(self) -> str:

@@ -51,7 +51,10 @@ from runwire.protocol.sayings import (
     superseded,
 )
 
-__all__ = ["Emit", "Replay", "Step", "closers", "lost_attempts_without_progress", "step_key"]
+__all__ = ["TOOL_CANCELLED", "Emit", "Replay", "Step", "closers", "lost_attempts_without_progress", "step_key"]
+
+TOOL_CANCELLED: Final = "tool_cancelled"
+"""Code of a step that its agent stopped waiting for: in a replay it waits again, until the same limit ends that."""
 
 _RUN: Final = ""  # the scope of the run itself
 
@@ -139,12 +142,15 @@ class Replay:
 
         Steps that an earlier attempt began in it and this one did not stand as they are. A try of them that is
         still open waited to be re-entered; it is closed for good, because another try would repeat its steps.
+        A try that this attempt left open, because it was unwound, ends here: what it said stands.
         """
         voice = self._voice(scope)
         emits = self._close(voice)
         if voice.logged:
             emits += self._take_back(voice)
-        return emits + self._close_tries(reversed(self._unfinished(scope)), final=True)
+        for each in reversed(self._unfinished(scope)):
+            emits += self._leave(each) if each.is_entered else self._close_tries([each], final=True)
+        return emits
 
     def close_all(self, *, code: str, message: str) -> list[Emit]:
         """Close what is open, innermost first, before a terminal event: the run was unwound.
@@ -177,7 +183,8 @@ class Replay:
     def learn(self, stored: Iterable[StoredEvent]) -> None:
         """Tell what of this attempt was stored, in order, so that it can be taken back by its seq.
 
-        Only `end_step(…, final=False)` needs this, for the whole thoughts and custom events of that try.
+        Only `end_step(…, final=False)` needs this, for the whole thoughts and custom events of that try: nothing
+        else takes back what this very attempt said.
         """
         for event in stored:
             is_thought = event.type == EventType.AGENT_THINKING and decode_data(event).thinking is None
@@ -240,6 +247,7 @@ class Replay:
             return self._begin_try(LoggedStep(key=key, name=name, args=args), scope, emits)
         last = logged.tries[-1]
         if last.is_final or last.is_open:
+            last.is_entered = last.is_open
             return _step(last, emits)
         return self._begin_try(logged, scope, emits)
 
@@ -353,9 +361,11 @@ class Replay:
     def _take_back(self, voice: _Voice) -> list[Emit]:
         """Take back what the log has from the next address on: in the scope, and in tries begun after it.
 
-        What finished steps said stands: their results are what this attempt goes on with.
+        What finished steps said stands: their results are what this attempt goes on with. So does what this
+        attempt said itself in tries that it was unwound from.
         """
-        begun_after = self._unfinished(voice.scope, after=voice.log.sayings[voice.said].seq)
+        unfinished = self._unfinished(voice.scope, after=voice.log.sayings[voice.said].seq)
+        begun_after = [each for each in unfinished if not each.is_entered]
         taken = voice.log.sayings[voice.said :]
         del voice.log.sayings[voice.said :]
         for each in begun_after:
@@ -386,6 +396,10 @@ class Replay:
             emits.append(Emit(each.complete(ok=False, final=final, error=error), each.parent))
         return emits
 
+    def _leave(self, left: Try) -> list[Emit]:
+        error = EventError(code=TOOL_CANCELLED, message="The agent ended without waiting for the tool.")
+        return [*self.end_scope(left.scope), Emit(left.complete(ok=False, error=error), left.parent)]
+
     def _cut_streams(self, scope: str) -> list[Emit]:
         self._voice(scope).open = None
         cut = [each for each in self._journal.scope(scope).sayings if not each.is_ended]
@@ -394,7 +408,7 @@ class Replay:
     def _begin_try(self, step: LoggedStep, scope: str, emits: list[Emit]) -> Step:
         number = len(step.tries) + 1
         call = f"call_{_digest(self._run, step.key, number)}"
-        begun = Try(step=step, number=number, call=call, parent=scope)
+        begun = Try(step=step, number=number, call=call, parent=scope, is_entered=True)
         self._journal.begin_try(begun)
         return _step(begun, [*emits, Emit(begun.executing, scope)])
 

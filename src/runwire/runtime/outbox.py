@@ -132,6 +132,11 @@ class Buffer:
         return self._put - self._committed >= MAX_BUFFER_EVENTS or self._bytes >= MAX_BUFFER_BYTES
 
     @property
+    def is_closed(self) -> bool:
+        """Return whether it takes no more."""
+        return self._is_closed
+
+    @property
     def ordinal(self) -> int:
         """Return how many events of the run's workers are known to be stored."""
         return self._ordinal

@@ -325,6 +325,7 @@ class Run:
             events=self._storage.events,
             stop=self._request_stop,
             is_allowed=self._is_allowed,
+            is_stopping=lambda: self._stop is not None or self._lost is not None,
         )
 
     def _silence(self) -> None:

@@ -7,6 +7,7 @@ loop can take the word from code that is stuck, and end its run, at any moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +17,12 @@ import msgspec
 
 from runwire.agents.context import RunEnded, Speech
 from runwire.agents.payload import is_ref
-from runwire.errors import ProtocolError, RunFailed
+from runwire.errors import Fenced, ProtocolError, RunFailed
 from runwire.protocol.codes import RunFailure
-from runwire.protocol.events import DELTA_TYPES, EVENT_DATA, AgentStarted, EventData, EventType, decode_data
+from runwire.protocol.events import DELTA_TYPES, EVENT_DATA, AgentStarted, EventData, EventError, EventType, decode_data
 from runwire.protocol.ids import new_id
 from runwire.protocol.lifecycle import RunOrder
-from runwire.protocol.replay import Emit, Replay, Step
+from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Step
 from runwire.runtime.endings import Ending, Failure, last_words
 from runwire.runtime.journal import Past, when_available
 from runwire.runtime.outbox import Buffer
@@ -54,6 +55,7 @@ class Speaker:
         events: the log, for values that were put aside.
         stop: asks the control loop to stop the run; any thread.
         is_allowed: whether the person may still use tools; must be quick and callable from any thread.
+        is_stopping: whether the control loop is ending the run, so that cancellations are its own; any thread.
     """
 
     def __init__(
@@ -65,12 +67,15 @@ class Speaker:
         events: EventLog,
         stop: Callable[[Stop], None],
         is_allowed: Callable[[str], bool],
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._claim = claim
         self._buffer = buffer
         self._events = events
         self._stop = stop
+        self._has_asked_to_stop = False
         self._is_allowed = is_allowed
+        self._is_run_stopping = is_stopping
         self._task: asyncio.Task[object] | None = None  # the agent's own
         self._lock = threading.Lock()
         self._is_over = False
@@ -89,6 +94,11 @@ class Speaker:
     def duration_ms(self) -> int:
         """Return the run's running time, earlier attempts included."""
         return round((self._past.used_s + time.monotonic() - self._began_s) * 1000)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether the code is being unwound by us: then a cancellation is no word of its author's."""
+        return self._is_over or self._has_asked_to_stop or self._buffer.is_closed or self._is_run_stopping()
 
     def seconds_left(self) -> float:
         """Return how long the run may still run."""
@@ -136,20 +146,13 @@ class Speaker:
 
     async def say(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
         """Emit what the speech adds to the log; waits only for room in the buffer."""
-        self._check_task()
-        if self._buffer.is_full:
-            await self._buffer.room()
+        await self._turn()
         self._speak(speech, blobs)
-        self._said += 1
-        if self._said % _EVENTS_PER_TURN == 0:
-            await asyncio.sleep(0)
 
     async def begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
         """Begin a step; its beginning is committed when this returns, unless its result is recorded."""
-        self._check_task()
+        await self._turn()
         await self._boundary()
-        if self._buffer.is_full:
-            await self._buffer.room()
         begun: list[Step] = []
 
         def begin(replay: Replay) -> list[Emit]:
@@ -159,7 +162,11 @@ class Speaker:
         self._speak(begin, blobs)
         if begun[0].recorded is None:
             # Committed before the call: a crash can never hide that a side effect may have happened.
-            await self._buffer.flushed()
+            try:
+                await self._buffer.flushed()
+            except asyncio.CancelledError:
+                self.cut_step(begun[0], duration_ms=0)
+                raise
         return begun[0]
 
     async def end_step(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
@@ -167,6 +174,17 @@ class Speaker:
         await self.say(speech, blobs)
         if self._is_draining:
             await self._boundary()
+
+    def cut_step(self, step: Step, *, duration_ms: int) -> None:
+        """End a step that the agent stopped waiting for, unless it has ended or the run is being unwound.
+
+        Never waits: whoever cancels the agent may do so again at each point where it would.
+        """
+        if self.is_stopping:  # who ends the run closes the step, or the next attempt tries it again
+            return
+        error = EventError(code=TOOL_CANCELLED, message="The agent stopped waiting for the tool.")
+        with contextlib.suppress(Fenced):  # it was stopped meanwhile
+            self._speak(lambda replay: replay.end_step(step, ok=False, error=error, duration_ms=duration_ms), None)
 
     async def resolve(self, value: Any) -> Any:
         """Return a recorded field as it was given."""
@@ -178,12 +196,25 @@ class Speaker:
     async def _boundary(self) -> None:
         """Stop here if the run must not begin another step."""
         if not self._is_allowed(self._claim.user):
-            self._stop(CancelRequest(by="revoked"))
+            self._ask_to_stop(CancelRequest(by="revoked"))
         elif self._is_draining:
-            self._stop(HandOver("drained"))
+            self._ask_to_stop(HandOver("drained"))
         else:
             return
         await asyncio.get_running_loop().create_future()  # for ever: until the stop cancels this task
+
+    async def _turn(self) -> None:
+        """Wait for room, and now and then let others have their turn.
+
+        Before something is said and never after it: between a result that is in the log and the agent that gets it
+        nobody's time limit may come, or a replay, which is given the result, would go another way.
+        """
+        self._check_task()
+        self._said += 1
+        if self._said % _EVENTS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        if self._buffer.is_full:
+            await self._buffer.room()
 
     def _check_task(self) -> None:
         if self._is_over:
@@ -223,5 +254,9 @@ class Speaker:
 
     def _fail(self, error: RunFailed) -> None:
         """Stop the run for good: the code may swallow the exception, the run still fails."""
-        self._stop(Failure(code=error.code, message=error.message))
+        self._ask_to_stop(Failure(code=error.code, message=error.message))
         raise error
+
+    def _ask_to_stop(self, stop: Stop) -> None:
+        self._has_asked_to_stop = True
+        self._stop(stop)

@@ -735,3 +735,32 @@ def test_events_of_the_attempt_itself_do_not_count(run: Run) -> None:
     run.take_over()
     run.say("hm")
     assert lost_attempts_without_progress(run.log, 2) == 1
+
+
+# ── tries that were left ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_try_that_its_own_attempt_left_open_ends_with_its_scope_and_what_it_said_stands(run: Run) -> None:
+    outer = run.begin("outer")
+    inner = run.begin("inner", scope=outer.scope)
+    run.say("hm", scope=inner.scope)
+    run.write("half", scope=inner.scope)
+    told = run.end(outer)
+    assert [type(each) for each in told] == [MessageCompleted, ToolCompleted, ToolCompleted]
+    assert [(each.name, each.ok, each.final) for each in told if isinstance(each, ToolCompleted)] == [
+        ("inner", False, True),
+        ("outer", True, True),
+    ]
+
+
+def test_what_this_attempt_said_in_a_reentered_try_is_never_taken_back(run: Run) -> None:
+    run.say("one")
+    outer = run.begin("outer")
+    run.begin("inner", scope=outer.scope)
+    run.take_over()
+    again = run.begin("outer")  # the agent did not say "one" this time
+    assert again.scope == outer.scope
+    run.say("new", scope=again.scope)
+    told = run.say("another")  # the tool was left without its end
+    assert [type(each) for each in told] == [Superseded, AgentThinking]
+    assert taken_back(told[0])[:3] == ([], [], [3])
