@@ -1,27 +1,36 @@
 """uvicorn with what it lacks: a send that never waits, an abort, and a drain before it closes its sockets.
 
 A plain ASGI app cannot drop a reader that never reads: uvicorn's `send` waits until the reader has read,
-and so does its close. So the socket's protocol is handed to the app as a `SocketTransport`.
+and so does its close. So the socket's protocol is handed to the app as a `SocketTransport`. Nor does uvicorn
+end a connection that never asks for anything, or count all those that it holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Final, Protocol, cast
 
+import h11
+import msgspec
+import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from runwire.errors import Unavailable
+from runwire.gateway.problem import problem
 
 __all__ = ["EXTENSION", "Server", "ServerSettings", "SocketProtocol", "SocketTransport", "make_server"]
 
 EXTENSION: Final = "runwire.socket"  # name of the scope extension that carries the SocketTransport
 
+_log: Final = structlog.get_logger(__name__)
 _SEND_BUFFER_BYTES: Final = 1_048_576  # a socket that is owed more is aborted: its owner stops far earlier
 # asyncio sets TCP_NODELAY only where a listener names its protocol, which most listeners do not. Without it each
 # answer that takes two writes waits 40 ms for the peer's delayed acknowledgement (measured).
@@ -29,6 +38,9 @@ _NODELAY: Final = 1
 _NOTSENT_BYTES: Final = 65_536  # the kernel keeps no more unsent: what a reader leaves unread is seen by us
 _DEAD_PEER_MS: Final = 60_000  # kernel's limit for unacknowledged or unread bytes: ends stuck HTTP and SSE readers
 _LINGER_S: Final = 2.0  # time for the peer's half of the close
+_REFUSED: Final = 64  # connections over the limit that are answered; the next one is cut off
+_OTHER_FILES: Final = 128  # of the process: database, log, listeners, what agents open
+_COME_BACK_S: Final = 5.0  # what those over the limit are told
 
 
 class SocketTransport(Protocol):
@@ -60,6 +72,8 @@ class ServerSettings:
     frame_bytes: int = 65_536  # a larger WebSocket message ends its connection with 1009
     unsent_bytes: int = 262_144  # high mark of a socket's send buffer; `on_drained` comes at a quarter of it
     trusted_proxies: Sequence[str] = ()  # addresses whose X-Forwarded-* are believed; none: the headers are ignored
+    head_s: float = 10.0  # time for a whole request head, from accept or from the end of the answer before
+    connections: int = 10_000  # requests, streams and sockets held at once; fewer if the process may open fewer files
     graceful_s: int = 5  # after the drain: time for HTTP requests to end
     takes_signals: bool = True  # False: the process is somebody else's, such as the command `run`
 
@@ -67,8 +81,8 @@ class ServerSettings:
 class _Config(uvicorn.Config):
     """uvicorn's configuration and what our parts want to know beside it."""
 
-    unsent_bytes: int = 262_144
-    takes_signals: bool = True
+    settings = ServerSettings()
+    is_full = False  # connections are being refused
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -80,7 +94,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         """Bound the buffers of transport and kernel."""
         super().connection_made(transport)
         _tune_kernel(transport)
-        high = self.config.unsent_bytes if isinstance(self.config, _Config) else _Config.unsent_bytes
+        high = cast(_Config, self.config).settings.unsent_bytes
         self.transport.set_write_buffer_limits(high=high, low=high // 4)
 
     async def run_asgi(self) -> None:
@@ -170,11 +184,65 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
 
 class _HttpProtocol(H11Protocol):
-    """HTTP whose stuck readers are ended by the kernel."""
+    """HTTP that waits only so long for a request, for so many connections, and whose stuck readers the kernel ends.
+
+    Over the limit the next `_REFUSED` connections are answered 503, upgrades too; any more are cut off unheard.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        """Take a connection, or make it one that is refused."""
         super().connection_made(transport)
         _tune_kernel(transport)
+        config = cast(_Config, self.config)
+        limit = config.settings.connections
+        count = len(self.connections)  # with this one, and the sockets too
+        if count > limit + _REFUSED:
+            transport.abort()
+            return
+        self._is_refused = count > limit
+        if self._is_refused:
+            self.app = _refuse
+            if not config.is_full:
+                config.is_full = True
+                _log.warning("connections_full", limit=limit)
+        elif count < limit * 9 // 10:
+            config.is_full = False
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request; the base class waits only for its first byte."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._await_head()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Leave the connection to the socket's protocol."""
+        self._stop_waiting()
+        super().handle_websocket_upgrade(event)
+
+    def _should_upgrade(self) -> bool:
+        return not self._is_refused and super()._should_upgrade()
+
+    def _await_head(self) -> None:
+        self._stop_waiting()
+        self._head_timer = self.loop.call_later(cast(_Config, self.config).settings.head_s, self._end_unasked)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+
+    def _end_unasked(self) -> None:
+        """Close the connection unless a request is being answered; the end of an answer may still be on its way."""
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # None before any request
+            self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -209,7 +277,7 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Take SIGTERM and SIGINT while serving, if they are this server's to take."""
-        if isinstance(self.config, _Config) and not self.config.takes_signals:
+        if not cast(_Config, self.config).settings.takes_signals:
             yield
             return
         with super().capture_signals():
@@ -276,9 +344,33 @@ def make_server(
         server_header=False,
         timeout_graceful_shutdown=settings.graceful_s,
     )
-    config.unsent_bytes = settings.unsent_bytes
-    config.takes_signals = settings.takes_signals
+    config.settings = replace(settings, connections=_affordable(settings.connections))
     return Server(config, drain=drain)
+
+
+def _affordable(connections: int) -> int:
+    """Return how many of these connections leave files for the rest of the process."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return connections
+    return min(connections, max(files // 2, files - _OTHER_FILES - _REFUSED))
+
+
+async def _refuse(
+    scope: MutableMapping[str, Any],
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+) -> None:
+    """Answer in place of the app that there is no room."""
+    error = Unavailable("This server has no room for more connections; come back.", retry_after_s=_COME_BACK_S)
+    status, body = problem(error)
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"retry-after", b"%d" % _COME_BACK_S),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": msgspec.json.encode(body)})
 
 
 def _tune_kernel(transport: asyncio.BaseTransport) -> None:
