@@ -8,11 +8,8 @@ small port `Attempt`, so that this room knows no worker.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import functools
 import inspect
-import threading
 import time
 from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -355,41 +352,7 @@ def _tool_name(fn: Callable[..., Any]) -> str:
 async def _invoke(fn: Callable[..., Any], args: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - the question is not whether it can be called, but how
         return await fn(**args)
-    made = await _in_thread(fn, args)
+    # A thread of its own, by the executor of the agents' loop (`runtime.call_threads`), which counts and bounds them.
+    # The thread of a tool that hangs outlives its run: nobody can end it.
+    made = await asyncio.to_thread(fn, **args)
     return await made if inspect.isawaitable(made) else made
-
-
-async def _in_thread(fn: Callable[..., Any], args: dict[str, Any]) -> Any:
-    """Call a plain function in a thread of its own.
-
-    Not in an executor: Python joins an executor's threads at exit, and a tool that hangs would keep the whole
-    server from ending. There are as many threads as running tools, and those whose run ended first: Python cannot
-    end a thread, so a function goes on until it returns, and what it returns then counts for nothing.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(result: Any, raised: BaseException | None) -> None:
-        if future.done():  # the run was cancelled meanwhile
-            return
-        if raised is None:
-            future.set_result(result)
-        else:
-            future.set_exception(raised)
-
-    def work() -> None:
-        result: Any = None
-        raised: BaseException | None = None
-        try:
-            result = context.run(lambda: fn(**args))
-        except StopIteration as error:  # a Future cannot carry it (PEP 479)
-            raised = RuntimeError("the tool raised StopIteration")
-            raised.__cause__ = error
-        except BaseException as error:  # the user's code; also its SystemExit belongs to its caller
-            raised = error
-        with contextlib.suppress(RuntimeError):  # the loop was replaced meanwhile: nobody waits
-            loop.call_soon_threadsafe(settle, result, raised)
-
-    threading.Thread(target=work, name=f"runwire-tool-{_tool_name(fn)}", daemon=True).start()
-    return await future

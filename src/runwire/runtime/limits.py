@@ -12,6 +12,7 @@ class WorkerSettings:
     """Limits and times of a worker; `settings.py` fills them."""
 
     max_runs: int = 100  # at a time, in this worker
+    max_threads: int = 1000  # blocking calls of the user's code at a time, also of runs that have ended
     user_limit: int = 10  # active runs of one user
     max_attempts: int = 5  # lost in a row without progress; then the run fails as `worker_lost`
     deadline_s: float = 600.0  # running time of a run

@@ -15,11 +15,12 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from runwire.runtime.call_threads import OWNER, CallThreads
+
 __all__ = ["LoopThread"]
 
 T = TypeVar("T")
 
-_OWNER: Final[contextvars.ContextVar[object]] = contextvars.ContextVar("runwire_owner")
 _log = structlog.get_logger(__name__)
 
 
@@ -31,12 +32,15 @@ class LoopThread:
 
     Args:
         name: of the thread, for debuggers and logs.
+        calls: the threads of blocking calls, shared with other loops.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, calls: CallThreads) -> None:
+        self._calls = calls
         self._loop = asyncio.new_event_loop()
         self._loop.set_task_factory(self._make_task)
         self._loop.set_exception_handler(_log_stray)
+        self._loop.set_default_executor(calls)
         self._owners: weakref.WeakKeyDictionary[asyncio.Future[Any], object] = weakref.WeakKeyDictionary()
         self._is_retired = False
         self._pinged_s: float | None = None  # when the unanswered ping was sent
@@ -55,6 +59,10 @@ class LoopThread:
     def cancel(self, owner: object, *, with_children: bool = False) -> None:
         """Cancel the owner's own task, or also every task that it made. Any thread may call."""
         self._call(self._cancel, owner, with_children)
+
+    def calls_of(self, owner: object) -> int:
+        """Return how many blocking calls of this owner are not over. Any thread may call."""
+        return self._calls.live(owner)
 
     def retire(self) -> None:
         """End the loop: cancel its tasks and stop, as soon as it can. Any thread may call; returns at once."""
@@ -94,7 +102,7 @@ class LoopThread:
         if owner is None and running is not None:
             # No task's step, or of a task that somebody else made: a callback runs in the context it was scheduled in.
             context: contextvars.Context = running._context  # type: ignore[attr-defined] # noqa: SLF001 - no public way
-            owner = context.get(_OWNER)
+            owner = context.get(OWNER)
         return owner
 
     def where(self) -> str:
@@ -138,14 +146,14 @@ class LoopThread:
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
     ) -> asyncio.Task[T]:
         task: asyncio.Task[T] = asyncio.Task(coro, loop=loop, **options)
-        owner = _OWNER.get(None)  # of the task that makes this one
+        owner = OWNER.get(None)  # of the task that makes this one
         if owner is not None:
             self._owners[task] = owner
         return task
 
     def _launch(self, owner: object, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         context = contextvars.copy_context()
-        context.run(_OWNER.set, owner)
+        context.run(OWNER.set, owner)
         # Not in a TaskGroup: it would wait for code that ignores its cancellation. The owner's run watches over it.
         context.run(self._loop.create_task, work(), name=_ROOT)
 

@@ -77,7 +77,7 @@ class Run:
     ) -> None:
         self.claim = claim
         self.thread = thread  # may be another one until the code begins
-        self.is_abandoned = False  # its code goes on although the run has ended
+        self.abandoned = 0  # code and blocking calls that go on although the run has ended
         self._agent = agent
         self._version = version
         self._user = user
@@ -250,15 +250,16 @@ class Run:
         if not self.has_begun:
             return
         self._silence()
-        if self.thread.is_retired and not self._is_blocked:
-            return  # it ends with its thread
-        if not self._is_code_over and not self._has_waited:
-            self.thread.cancel(self)
-            await self._grace()
-        self.thread.cancel(self, with_children=True)
-        if not self._is_code_over:
-            self.is_abandoned = True
-            _log.warning("agent_abandoned", run=self.claim.run, agent=self.claim.agent)
+        if not self.thread.is_retired or self._is_blocked:  # else it ends with its thread
+            if not self._is_code_over and not self._has_waited:
+                self.thread.cancel(self)
+                await self._grace()
+            self.thread.cancel(self, with_children=True)
+            self.abandoned += not self._is_code_over
+        calls = self.thread.calls_of(self)
+        self.abandoned += calls
+        if self.abandoned:
+            _log.warning("agent_abandoned", run=self.claim.run, agent=self.claim.agent, calls=calls)
 
     async def _grace(self) -> None:
         if not self.has_begun:

@@ -21,6 +21,7 @@ import structlog
 from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.errors import Unavailable
+from runwire.runtime.call_threads import CallThreads
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Outbox
@@ -81,6 +82,7 @@ class Worker:
         self._who = who
         self._runs: set[Run] = set()  # at most `max_runs`, and those that have yet to let go of their code
         self._threads = 0
+        self._calls = CallThreads(limit=settings.max_threads)
         self._is_draining = False
         self._abandoned = 0
 
@@ -91,7 +93,7 @@ class Worker:
 
     @property
     def abandoned(self) -> int:
-        """Return how many agents went on after their run had ended."""
+        """Return how many agents, and how many blocking calls of agents, went on after their run had ended."""
         return self._abandoned
 
     def use(self, agents: Agents) -> None:
@@ -195,7 +197,7 @@ class Worker:
             await run.supervise()
         finally:
             self._runs.discard(run)
-            self._abandoned += run.is_abandoned
+            self._abandoned += run.abandoned
             self._idle.set()
             self._wake_runs.set()  # there is room, and the thread's next run may go on
 
@@ -224,7 +226,7 @@ class Worker:
 
     def _new_thread(self) -> LoopThread:
         self._threads += 1
-        thread = LoopThread(f"runwire-agents-{self._threads}")
+        thread = LoopThread(f"runwire-agents-{self._threads}", self._calls)
         self._watchdog.watch(thread)
         return thread
 

@@ -187,7 +187,7 @@ def test_a_plain_function_as_a_tool_runs_in_a_thread_of_its_own() -> None:
 
     loop, tool = _last(_ended(agent)).output
     assert loop.startswith("runwire-agents")
-    assert tool.startswith("runwire-tool")
+    assert tool.startswith("runwire-call")
 
 
 def test_a_tool_that_calls_sys_exit_ends_neither_the_loop_nor_the_server() -> None:
