@@ -90,6 +90,18 @@ def test_hello_brings_a_token_and_what_follows_waits_for_the_decision() -> None:
     }
 
 
+def test_a_connection_greets_until_something_was_said_that_counts() -> None:
+    connection = greeting()
+    connection.receive("[]", now_s=1.0)  # no frame at all
+    assert connection.is_greeting
+    connection.receive('{"op":"hello","token":"t"}', now_s=1.0)
+    assert not connection.is_greeting
+    wrong = greeting()
+    wrong.receive('{"op":"pong"}', now_s=1.0)
+    assert (wrong.is_greeting, wrong.is_closed) == (False, True)
+    assert not opened().is_greeting
+
+
 def test_no_hello_within_its_time_is_4002() -> None:
     connection = greeting()
     assert connection.next_tick_s == 5.0
