@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     ping_s: float = Field(25.0, gt=0, description="Time between pings on a socket, seconds.")
     pong_s: float = Field(10.0, gt=0, description="Time a client has to answer a ping, seconds.")
     slow_reader_s: float = Field(20.0, gt=0, description="Unsent bytes not falling this long end the socket, seconds.")
+    max_connections: int = Field(10_000, ge=1, description="TCP connections at a time; one more is answered 503.")
     access_ttl_s: int = Field(300, ge=30, le=900, description="Life of an access token, seconds.")
     refresh_ttl_s: int = Field(30 * 86_400, ge=300, description="Life of a sign-in without use, seconds.")
     service_secret: str | None = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -61,6 +62,7 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce, takes_signa
     """
     settings = loaded.settings
     configure_logging(settings)
+    _raise_file_limit()
     announce("settings", f"{settings.environment} ({_sources(loaded)})")
     async with contextlib.AsyncExitStack() as stack:
         storage, agents, listener = await _prepare(settings, stack)
@@ -189,6 +191,7 @@ class _Process:
                 port=settings.port,
                 trusted_proxies=settings.trusted_proxies,
                 takes_signals=takes_signals,
+                connections=settings.max_connections,
             ),
             drain=self._drain,
         )
@@ -282,6 +285,13 @@ async def running(loaded: Loaded) -> AsyncIterator[tuple[str, str | None]]:
         )
         yield await place
         serving.cancel()
+
+
+def _raise_file_limit() -> None:
+    """Take as many open files as this user may have: each connection is one, and the soft limit is often 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems say "unlimited" and mean less: then it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _load_agents(settings: Settings) -> Agents:
