@@ -218,13 +218,11 @@ class Context:
 
         An async function runs in the agent's task; any other runs in its own thread, which goes on until it
         returns even if the run is cancelled: give what it waits for a time limit. The call is committed to the
-        log before the function is called.
+        log before the function is called. A time limit of the agent's own around it (`asyncio.timeout`) ends the
+        call for good: a replay does not repeat it, and waits there for the same limit.
 
         Returns:
             The function's result as JSON gives it back (a tuple is a list).
-
-        A time limit of the agent's own around it (`asyncio.timeout`) ends the call for good: a replay does not
-        repeat it, and waits there for the same limit.
 
         Raises:
             ToolFailed: the function raised, or its result has no JSON form.

@@ -52,8 +52,8 @@ _encode: Final = msgspec.json.Encoder().encode
 def plain(value: object) -> Any:
     """Return the JSON-plain twin of a value: None, bool, int, float, str, list, dict with text keys.
 
-    Understands datetime, enum, UUID, Decimal, bytes (base64), dataclasses, msgspec and pydantic models, sets,
-    mappings and tuples, nested up to `MAX_DEPTH`.
+    Understands datetime, enum, UUID, Decimal, bytes (base64), dataclasses, msgspec and pydantic models, sets (sorted
+    by their JSON), mappings and tuples, nested up to `MAX_DEPTH`.
 
     Raises:
         PayloadError: no JSON for it, NaN or Infinity, NUL, a lone surrogate, an integer beyond 64 bits, a cycle,
@@ -183,7 +183,7 @@ def _plain_other(value: object, room: int) -> Any:
     try:
         # Dataclasses, msgspec and attrs classes, datetime, UUID, Decimal, bytes.
         kept = () if isinstance(value, _KEPT) else _KEPT
-        built = msgspec.to_builtins(value, builtin_types=kept, enc_hook=_plain_inner)
+        built = _sets_sorted(msgspec.to_builtins(value, builtin_types=kept, enc_hook=_plain_inner), value)
     except RecursionError as error:
         raise PayloadError(_TOO_DEEP, code="agent_error") from error
     except (TypeError, UnicodeEncodeError, msgspec.MsgspecError) as error:
@@ -203,8 +203,10 @@ def _plain_known(value: object, room: int) -> Any:
         return _plain_float(float(value), room)
     if isinstance(value, Mapping):
         return _plain_dict(value, room)
-    if isinstance(value, list | tuple | Set):
+    if isinstance(value, list | tuple):
         return _plain_list(value, room)
+    if isinstance(value, Set):
+        return sorted(_plain_list(value, room), key=_encode)
     # Pydantic, without importing it.
     dump, dump_text = getattr(type(value), "model_dump", None), getattr(type(value), "model_dump_json", None)
     if dump is None or dump_text is None:
@@ -212,9 +214,26 @@ def _plain_known(value: object, room: int) -> Any:
     try:
         # Only its JSON text shows that two keys became one; the object that `model_dump` builds has lost one by then.
         json.loads(dump_text(value), object_pairs_hook=_check_keys)
-        return _plain(dump(value, mode="json"), room - 1)
+        return _plain(_sets_sorted(dump(value, mode="json"), value), room - 1)
     except (TypeError, ValueError) as error:
         raise PayloadError(_NO_JSON.format(_name(value)), code="agent_error") from error
+
+
+def _sets_sorted(built: Any, given: object) -> Any:
+    """Sort the lists that others made of sets.
+
+    Python walks through one and the same set in another order in every process, and a replay would take the list
+    for another value.
+    """
+    if isinstance(built, list) and isinstance(given, Set):
+        return sorted(built, key=_encode)
+    if isinstance(built, list) and isinstance(given, list | tuple) and len(built) == len(given):
+        return [_sets_sorted(*pair) for pair in zip(built, given, strict=True)]
+    if isinstance(built, dict) and isinstance(given, Mapping) and len(built) == len(given):
+        return {key: _sets_sorted(built[key], inner) for key, inner in zip(built, given.values(), strict=True)}
+    if isinstance(built, dict):  # of an object; a field that has another name in JSON is left as it is
+        return {key: _sets_sorted(inner, getattr(given, str(key), None)) for key, inner in built.items()}
+    return built
 
 
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:

@@ -6,6 +6,10 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import json
+import os
+import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -212,3 +216,42 @@ class Mute:
 )
 def test_what_an_error_says_can_always_be_stored(given: object, expected: str) -> None:
     assert told(given) == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    name: str
+
+
+_SETS: Any = {
+    "plain": {"b", "a", "c", "aa"},
+    "nested": [{"k": frozenset({"b", "a", "c", "aa"})}],
+    "tuples": {("b", 1), ("a", 2), ("c", 3), ("aa", 4)},
+    "values": {Frozen("b"), Frozen("a"), Frozen("c"), Frozen("aa")},
+    "mixed": {"b", 1, ("a", 2), None, "aa"},
+    "dataclass": Pair({"b", "a", "c", "aa"}, [{"b", 1, "c", ("aa", 2)}]),
+    "struct": Struct(inner={"k": {"b", "a", "c", "aa"}}),
+    "model": Anything(value=Anything(value=[{"b", "a", "c", "aa"}])),
+    "model in a dataclass": Pair(Anything(value={"b", "a", "c", "aa"}), 1),
+}
+_PRINT_SETS = """
+import json
+from runwire.agents.payload import plain
+from tests.unit.agents.test_payload import _SETS
+print(json.dumps({name: plain(value) for name, value in _SETS.items()}))
+"""
+
+
+def test_a_set_is_the_same_list_in_every_process() -> None:
+    def printed(seed: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-c", _PRINT_SETS],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    one, other, another = printed("1"), printed("2"), printed("3")
+    assert one == other == another
+    assert one["plain"] == ["a", "aa", "b", "c"]
