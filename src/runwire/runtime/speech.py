@@ -146,11 +146,23 @@ class Speaker:
 
     async def say(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
         """Emit what the speech adds to the log; waits only for room in the buffer."""
-        await self._turn()
-        self._speak(speech, blobs)
+        try:
+            await self._turn()
+            self._speak(speech, blobs)
+        except (Fenced, RunFailed):
+            await asyncio.sleep(0)  # see `begin_step`
+            raise
 
     async def begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
         """Begin a step; its beginning is committed when this returns, unless its result is recorded."""
+        try:
+            return await self._begin_step(scope, name, args, blobs)
+        except (Fenced, RunFailed):
+            # Code that tries again on any error would block its loop: here its cancellation reaches it.
+            await asyncio.sleep(0)
+            raise
+
+    async def _begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
         await self._turn()
         await self._boundary()
         begun: list[Step] = []

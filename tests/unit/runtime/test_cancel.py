@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
 
 from runwire.agents.context import Context, RunEnded
 from runwire.protocol.events import decode_data
 from runwire.runtime.speech import HandOver
-from runwire.storage.base import CancelRequest, Wake
+from runwire.storage.base import CancelRequest, Fenced, Wake
 from runwire.storage.memory.storage import MemoryStorage
 
 USER = CancelRequest(by="user", reason="enough")
@@ -260,3 +261,51 @@ async def _cancel(b: Bench, run: str) -> None:
 
 async def _has(b: Bench, run: str, event_type: str) -> bool:
     return any(event.type == event_type for event in await b.events(run))
+
+
+_USES: Any = {
+    "write": lambda ctx: ctx.write("x"),
+    "thinking": lambda ctx: ctx.thinking("x"),
+    "tool": lambda ctx: ctx.tool(_nothing),
+}
+
+
+async def _nothing() -> None: ...
+
+
+@pytest.mark.parametrize("use", _USES)
+@pytest.mark.parametrize("why", ["fenced", "failed"])
+def test_code_that_tries_again_on_any_error_leaves_others_their_turn(use: str, why: str) -> None:
+    gate = Gate()
+
+    async def stubborn(ctx: Context, message: str) -> Any:
+        if why == "failed":
+            task = asyncio.get_running_loop().create_task(ctx.thinking("from another task"))
+            await asyncio.wait([task])
+            assert task.exception()
+        while True:
+            gate.arrive()
+            try:
+                await _USES[use](ctx)
+            except Exception:
+                continue
+
+    async def quiet(ctx: Context, message: str) -> Any:
+        return "my turn"
+
+    async def body() -> None:
+        # Long before anything else would help: a blocked loop is named after two seconds.
+        async with bench({"stubborn": stubborn, "quiet": quiet}) as b:
+            await b.send(agent="stubborn")
+            await gate.arrival()
+            for run in b.worker._runs:
+                if why == "fenced":
+                    run.lose(Fenced())
+            async with asyncio.timeout(1.5):
+                for _ in range(3):
+                    other = await b.send(agent="quiet", user="usr_bob")
+                    assert decode_data((await b.ended(other, user="usr_bob"))[-1]).output == "my turn"
+                await b.idle()
+            assert b.worker.abandoned == 0
+
+    play(body)
