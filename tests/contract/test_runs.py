@@ -218,6 +218,19 @@ async def test_lost_runs_are_claimed_first_and_at_once(adapter: Adapter) -> None
     assert await adapter.storage.runs.claim("w3", agents=[], limit=10, user_limit=1) == []
 
 
+async def test_run_whose_claim_was_not_answered_is_claimed_again_by_its_owner_alone(storage: Storage) -> None:
+    sent = await send(storage)
+    claim = await claim_one(storage)
+    assert await storage.runs.claim("w1", agents=[], limit=9, user_limit=9, holding=[claim.run, "run_x"]) == []
+    assert await storage.runs.claim("w2", agents=[], limit=9, user_limit=9, holding=[]) == []
+    (again,) = await storage.runs.claim("w1", agents=[], limit=9, user_limit=1, holding=["run_x"])
+    assert (again.run, again.attempt, again.ordinal, again.handed_over) == (sent.run, 2, 0, None)
+    late = Batch(run=claim.run, attempt=1, ordinal=0, events=(started(),))
+    assert await storage.events.append([late]) == [Fenced()]
+    await append(storage, again, started(), completed(), ordinal=0, end=COMPLETED)
+    assert await storage.runs.claim("w1", agents=[], limit=9, user_limit=9, holding=[]) == []
+
+
 async def test_released_run_is_claimed_at_once_and_says_why(storage: Storage) -> None:
     await send(storage)
     claim = await claim_one(storage)

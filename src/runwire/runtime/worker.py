@@ -84,6 +84,7 @@ class Worker:
         self._threads = 0
         self._calls = CallThreads(limit=settings.max_threads)
         self._is_draining = False
+        self._is_claiming = False
         self._abandoned = 0
 
     @property
@@ -139,8 +140,8 @@ class Worker:
                 await self.idle()
 
     async def idle(self) -> None:
-        """Wait until this worker holds no run, and no code that was told to stop."""
-        while self._runs:
+        """Wait until this worker holds no run, and no code that was told to stop, and none is about to be its own."""
+        while self._runs or self._is_claiming:
             self._idle.clear()
             await self._idle.wait()
 
@@ -163,13 +164,26 @@ class Worker:
             free = settings.max_runs - len(self._runs)
             claims: list[Claim] = []
             if free > 0 and not self._is_draining:
-                claims = await self._storage.runs.claim(
-                    self._name, agents=self._agents.names, limit=free, user_limit=settings.user_limit
-                )
+                claims = await self._ask_for_runs(free)
             for claim in claims:
                 tasks.create_task(self._supervise(self._take(claim)))
             if not claims:
                 await _wait(self._wake_runs, settings.poll_s)
+
+    async def _ask_for_runs(self, limit: int) -> list[Claim]:
+        self._is_claiming = True
+        try:
+            return await self._storage.runs.claim(
+                self._name,
+                agents=self._agents.names,
+                limit=limit,
+                user_limit=self._settings.user_limit,
+                # So that a run comes again whose claim was stored and not answered.
+                holding=[run.claim.run for run in self._runs],
+            )
+        finally:
+            self._is_claiming = False
+            self._idle.set()  # heard only after what was claimed is held: nothing waits between the two
 
     def _take(self, claim: Claim) -> Run:
         if claim.cancel is None and not self._is_allowed(claim.user):

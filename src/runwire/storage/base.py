@@ -7,7 +7,7 @@ All methods may be called from any event loop; a cancelled caller leaves the wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -367,11 +367,30 @@ class Runs(Protocol):
         """
         ...
 
-    async def claim(self, worker: str, *, agents: Sequence[str], limit: int, user_limit: int) -> list[Claim]:
+    async def claim(
+        self,
+        worker: str,
+        *,
+        agents: Sequence[str],
+        limit: int,
+        user_limit: int,
+        holding: Collection[str] | None = None,
+    ) -> list[Claim]:
         """Take runs: those whose owner is lost first, then queued ones, users in turn, oldest first.
 
         At most one active run per thread and `user_limit` per user. `attempt` moves by one for each claim.
         A queued run whose agent is not in `agents` is claimed too (it must end visibly).
+
+        Args:
+            worker: who asks; two workers never have the same name.
+            agents: that it has.
+            limit: how many runs it takes at most.
+            user_limit: how many runs of a user may be active.
+            holding: the runs that it knows to be its own. Others that it owns count as lost: their claim was stored
+                and never answered. None: it does not say, and all that it owns stay as they are.
+
+        Raises:
+            Unavailable: nothing was claimed, or the reply was lost; call again and say what is held.
         """
         ...
 

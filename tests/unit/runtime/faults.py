@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runwire.errors import Unavailable
-from runwire.storage.base import Batch, Outcome, Unstorable
+from runwire.storage.base import Batch, Claim, Outcome, Unstorable
 from runwire.storage.memory.storage import MemoryStorage
 
 __all__ = ["FaultyStorage"]
@@ -42,13 +42,35 @@ class _FaultyLog:
         return [outcomes.get(batch.run, Unstorable(reason="refused by the test")) for batch in batches]
 
 
+class _FaultyRuns:
+    """The runs of a real storage."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.lose_claims: Callable[[list[Claim]], bool] = lambda _claims: False
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+        self.is_asked = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def claim(self, worker: str, **options: Any) -> list[Claim]:
+        claims: list[Claim] = await self._inner.claim(worker, **options)
+        self.is_asked.set()
+        await self.is_open.wait()
+        if self.lose_claims(claims):
+            raise Unavailable("the reply was lost")
+        return claims
+
+
 class FaultyStorage:
-    """All ports of a database in memory, its log with faults."""
+    """All ports of a database in memory, its log and its runs with faults."""
 
     def __init__(self, inner: MemoryStorage | None = None) -> None:
         self._inner = inner or MemoryStorage()
         self.events: Any = _FaultyLog(self._inner.events)
-        self.runs = self._inner.runs
+        self.runs: Any = _FaultyRuns(self._inner.runs)
         self.threads = self._inner.threads
         self.auth = self._inner.auth
 

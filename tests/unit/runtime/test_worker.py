@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, play, types_of
 from tests.unit.runtime.faults import FaultyStorage
 
 from runwire.agents.context import Context
 from runwire.protocol.events import decode_data
-from runwire.storage.base import CancelRequest
+from runwire.storage.base import CancelRequest, Claim
 from runwire.storage.memory.storage import MemoryStorage
 from runwire.storage.open import open_storage
 
@@ -231,6 +232,54 @@ def test_what_was_said_is_committed_before_a_run_is_handed_over() -> None:
         async with bench(agent, storage=storage) as b:
             await b.ended(run)
         assert calls == [1]
+
+    play(body)
+
+
+def test_drain_waits_for_a_claim_that_is_under_way() -> None:
+    async def agent(ctx: Context, message: str) -> Any:
+        return "done"
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        async with bench(agent, storage=storage) as b:
+            await storage.runs.is_asked.wait()
+            storage.runs.is_open.clear()
+            storage.runs.is_asked.clear()
+            run = await b.send()
+            await storage.runs.is_asked.wait()  # it owns the run, and does not know it yet
+            async with asyncio.TaskGroup() as tasks:
+                draining = tasks.create_task(b.worker.drain())
+                await b.agent_turns(100)
+                assert not draining.done()
+                storage.runs.is_open.set()
+            assert b.worker.active == 0
+            assert (await b.row(run)).status == "completed"
+
+    play(body)
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+def test_a_run_whose_claim_was_not_answered_is_claimed_again(losses: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runwire.runtime.worker._AFTER_ERROR_S", 0.01)
+    left = losses
+
+    async def agent(ctx: Context, message: str) -> Any:
+        return message
+
+    def lose(claims: list[Claim]) -> bool:
+        nonlocal left
+        left -= bool(claims)
+        return bool(claims) and left >= 0
+
+    async def body() -> None:
+        storage = FaultyStorage()
+        storage.runs.lose_claims = lose
+        async with bench(agent, storage=storage) as b:
+            run = await b.send("first")
+            other = await b.send("second", user="usr_bob")
+            assert decode_data((await b.ended(run))[-1]).output == "first"
+            assert decode_data((await b.ended(other, user="usr_bob"))[-1]).output == "second"
 
     play(body)
 

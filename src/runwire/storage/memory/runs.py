@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from runwire.errors import Conflict, NotFound
@@ -66,11 +66,25 @@ class MemoryRuns:
         with self._state.lock:
             return self._sent_earlier(user, key, fingerprint)
 
-    async def claim(self, worker: str, *, agents: Sequence[str], limit: int, user_limit: int) -> builtins.list[Claim]:
+    async def claim(
+        self,
+        worker: str,
+        *,
+        agents: Sequence[str],
+        limit: int,
+        user_limit: int,
+        holding: Collection[str] | None = None,
+    ) -> builtins.list[Claim]:
         """Take runs, lost ones first; see `Runs.claim`."""
         state = self._state
+
+        def is_lost(run: Run) -> bool:
+            if run.owner != state.incarnation:
+                return True
+            return holding is not None and run.worker == worker and run.id not in holding
+
         with state.lock:
-            lost = [run for run in state.runs.values() if run.status == "running" and run.owner != state.incarnation]
+            lost = [run for run in state.runs.values() if run.status == "running" and is_lost(run)]
             claims = [self._claim(run, worker) for run in lost[:limit]]
             for run in self._in_turn(user_limit)[: limit - len(claims)]:
                 state.turn += 1

@@ -226,10 +226,13 @@ WHERE r.id = ?1 AND (?2 IS NULL OR (u.id = ?2 AND t.deleted_at IS NULL))
 -- name: flag_cancel
 UPDATE run SET cancel_by = ?2, cancel_reason = ?3 WHERE key = ?1 AND cancel_by IS NULL
 
--- What was running under another owner (a dead one, or nobody after a hand-over).
+-- What was running under another owner (a dead one, or nobody after a hand-over), and what this very worker owns
+-- without knowing: it is not among what it says it holds, a JSON array or null.
 -- The index is named because the planner, for the order's sake, would rather walk through all runs there ever were.
 -- name: lost_runs
-SELECT key FROM run INDEXED BY run_running WHERE status = 'running' AND owner IS NOT ?1 ORDER BY key LIMIT ?2
+SELECT key FROM run INDEXED BY run_running WHERE status = 'running'
+  AND (owner IS NOT ?1 OR (worker = ?3 AND ?4 IS NOT NULL AND id NOT IN (SELECT value FROM json_each(?4))))
+ORDER BY key LIMIT ?2
 
 -- Users in turn: each one's first candidate before anybody's second, and among these who was served longest ago.
 -- `waiting` steps from user to user through the index, and of each at most ?1 runs are looked at, so that one user's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -54,12 +54,21 @@ class SqliteRuns:
         log = self._database.log
         return await self._database.read(lambda connection: _sent_earlier(connection, log, user, key, fingerprint))
 
-    async def claim(self, worker: str, *, agents: Sequence[str], limit: int, user_limit: int) -> builtins.list[Claim]:
+    async def claim(
+        self,
+        worker: str,
+        *,
+        agents: Sequence[str],
+        limit: int,
+        user_limit: int,
+        holding: Collection[str] | None = None,
+    ) -> builtins.list[Claim]:
         """Take runs, lost ones first; see `Runs.claim`. Which agents a worker has decides nothing here."""
         owner = self._database.incarnation
+        held = None if holding is None else msgspec.json.encode([*holding]).decode()
 
         def work(connection: sqlite3.Connection) -> builtins.list[Claim]:
-            lost = connection.execute(_SQL["lost_runs"], (owner, limit)).fetchall()
+            lost = connection.execute(_SQL["lost_runs"], (owner, limit, worker, held)).fetchall()
             claims = [_claim(connection, key, owner=owner, worker=worker) for (key,) in lost]
             # After the lost ones were taken: they count against their users' limits.
             for (key,) in connection.execute(_SQL["queued_runs"], (user_limit, limit - len(lost))).fetchall():
