@@ -5,7 +5,7 @@
     begin ─▶ the code runs in the agents' loop ─┬─ it ends ───────────────────────────▶ last words ─▶ committed
                                                 ├─ cancel, deadline ─ cancelled, grace ─▶ last words ─▶ committed
                                                 ├─ its loop is blocked ────────────────▶ last words ─▶ committed
-                                                ├─ hand-over ─ silenced, flushed ──────▶ released
+                                                ├─ hand-over ─ silenced, grace, flushed ▶ released
                                                 └─ fenced ─────────────────────────────▶ stopped, silently
 
 The attempt says its first word before its code begins, and without the agents' loop: so the log always tells why
@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 
@@ -43,6 +43,8 @@ from runwire.storage import base
 from runwire.storage.base import CancelRequest, Claim, Storage
 
 __all__ = ["Run"]
+
+_LOOK_S: Final = 0.05  # how often it is looked whether threads have ended
 
 _log = structlog.get_logger(__name__)
 
@@ -237,9 +239,16 @@ class Run:
         self._log_end(real)
 
     async def _hand_over(self, stop: HandOver) -> None:
-        """Let somebody else go on: what was said is committed, nothing is closed or taken back."""
+        """Let somebody else go on: what was said is committed, nothing is closed or taken back.
+
+        Only when the code is over, or its grace: else the next attempt would begin a tool beside what is left of
+        the same one here.
+        """
         self._silence()
         self.thread.cancel(self)
+        if not self.thread.is_retired:  # there nothing comes to its end; it ends where it is
+            await self._grace()
+        await self._calls_over()
         await self._buffer.flushed()
         claim = self.claim
         await when_available(lambda: self._storage.runs.release(claim.run, claim.attempt, reason=stop.reason))
@@ -268,6 +277,13 @@ class Run:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s):
                 await self._unwound.wait()
+
+    async def _calls_over(self) -> None:
+        """Wait until no blocking call of the code goes on, as long as its grace at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.grace_s):
+                while self.thread.calls_of(self):  # noqa: ASYNC110 - the end of a thread is no event of this loop
+                    await asyncio.sleep(_LOOK_S)
 
     async def _end_unplayed(self, ending: Ending) -> None:
         """End the run from its log alone, without executing its code."""

@@ -134,7 +134,7 @@ class Worker:
                 await self.idle()
         for run in self._runs:
             run.stop(HandOver("drained"))
-        # Bounded by the grace of code that does not stop, unless the database is away: then the lease decides.
+        # Bounded by the grace of code and calls that do not stop, unless the database is away: then the lease decides.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s * 2 + 1):
                 await self.idle()
@@ -273,7 +273,6 @@ class Worker:
         is_late = culprit is not None and culprit.is_late and stall.stuck_s >= self._settings.blocked_warn_s
         if stall.stuck_s < self._settings.blocked_fail_s and not is_late:
             return
-        stall.thread.retire()
         self._thread = self._new_thread()
         for run in beside:
             if run is culprit:
@@ -282,6 +281,8 @@ class Worker:
                 run.thread = self._thread
             else:
                 run.stop(HandOver("drained"))  # nobody was lost: it does not count towards `max_attempts`
+        # Last, so that no run takes what this cancels for a time limit of its author's.
+        stall.thread.retire()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

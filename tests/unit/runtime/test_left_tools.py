@@ -221,3 +221,46 @@ def _ended(agent: Any) -> list[StoredEvent]:
 
 async def _has(b: Bench, run: str, event_type: str, *, times: int = 1) -> bool:
     return [event.type for event in await b.events(run)].count(event_type) >= times
+
+
+@pytest.mark.parametrize("kind", ["task", "thread"])
+def test_a_run_is_handed_over_only_when_its_tool_is_over(kind: str) -> None:
+    began, wall = Gate(), Gate()
+    log: list[str] = []
+
+    async def in_task() -> None:
+        log.append("begin")
+        began.arrive()
+        try:
+            await asyncio.Event().wait() if len(log) == 1 else None
+        finally:
+            await asyncio.sleep(LIMIT_S * 3)
+            log.append("end")
+
+    def in_thread() -> None:
+        log.append("begin")
+        began.arrive()
+        wall.block()
+        log.append("end")
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await ctx.tool(in_task if kind == "task" else in_thread)
+        return 1
+
+    async def body() -> None:
+        storage = MemoryStorage()
+        async with bench(agent, storage=storage, settings=replace(QUICK, drain_s=LIMIT_S, grace_s=5)) as b:
+            run = await b.send()
+            await began.arrival()
+            async with bench(agent, storage=storage, settings=replace(QUICK, poll_s=0.01)) as other:
+                other.worker._name = "wk_other"
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(b.worker.drain())
+                    await asyncio.sleep(LIMIT_S * 4)
+                    wall.open()
+                events = await other.ended(run)
+            assert log == ["begin", "end"] * 2
+            assert types_of(events)[-1] == "agent_completed"
+            assert b.worker.abandoned == 0
+
+    play(body)
