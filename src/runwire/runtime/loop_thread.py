@@ -44,6 +44,7 @@ class LoopThread:
         self._owners: weakref.WeakKeyDictionary[asyncio.Future[Any], object] = weakref.WeakKeyDictionary()
         self._is_retired = False
         self._pinged_s: float | None = None  # when the unanswered ping was sent
+        self._forgiven_s = 0.0  # not answering before this counts for nothing
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
@@ -76,11 +77,16 @@ class LoopThread:
 
     def blocked_s(self, now_s: float) -> float:
         """Return for how long the loop has not answered, and ping it if it has. Watchdog thread only."""
-        if self._pinged_s is None:
+        pinged_s = self._pinged_s  # read once: the loop may answer between any two lines
+        if pinged_s is None:
             self._pinged_s = now_s
             self._call(self._pong)
             return 0.0
-        return now_s - self._pinged_s
+        return max(now_s - max(pinged_s, self._forgiven_s), 0.0)
+
+    def forgive(self, now_s: float) -> None:
+        """Count only from now on for how long the loop has not answered. Watchdog thread only."""
+        self._forgiven_s = now_s
 
     def running(self) -> asyncio.Handle | None:
         """Return the callback that is running at this moment: a step of a task, or any other. Any thread may call.

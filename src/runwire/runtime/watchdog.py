@@ -7,9 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from runwire.runtime.loop_thread import LoopThread
 
 __all__ = ["Stall", "Watchdog", "Watched"]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,8 @@ class Watchdog:
         self._warn_s = warn_s
         self._report = report
         self._threads: tuple[LoopThread, ...] = ()
+        self._watched: dict[LoopThread, Watched] = {}
+        self._looked_s = time.monotonic()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._main, name="runwire-watchdog", daemon=True)
         self._thread.start()
@@ -49,26 +55,38 @@ class Watchdog:
         self._is_over.set()
 
     def _main(self) -> None:
-        watched: dict[LoopThread, Watched] = {}
         while not self._is_over.wait(self._warn_s / 4):
-            watched = {thread: watched.get(thread, Watched()) for thread in self._threads if not thread.is_retired}
-            for thread, watch in watched.items():
-                now_s = time.monotonic()
-                blocked_s = thread.blocked_s(now_s)
-                running = thread.running() if blocked_s else None
-                stuck_s = watch.look(running, blocked_s=blocked_s, now_s=now_s)
-                if blocked_s < self._warn_s:
-                    continue
-                stall = Stall(
-                    thread=thread,
-                    owner=thread.owner_of(running),
-                    blocked_s=blocked_s,
-                    stuck_s=stuck_s,
-                    where=thread.where(),
-                    is_new=not watch.is_known,
-                )
-                watch.is_known = True
-                self._report(stall)
+            try:
+                self._look(time.monotonic())
+            except Exception:  # the top of a loop: nobody else watches
+                _log.exception("watchdog_failed")
+
+    def _look(self, now_s: float) -> None:
+        slept_s, self._looked_s = now_s - self._looked_s, now_s
+        threads = [thread for thread in self._threads if not thread.is_retired]
+        if slept_s > self._warn_s:
+            # This thread stood still, and with it the whole process: SIGSTOP, a paused container, a sleeping laptop.
+            for thread in threads:
+                thread.forgive(now_s)
+            self._watched = {}
+            return
+        self._watched = {thread: self._watched.get(thread, Watched()) for thread in threads}
+        for thread, watch in self._watched.items():
+            blocked_s = thread.blocked_s(now_s)
+            running = thread.running() if blocked_s else None
+            stuck_s = watch.look(running, blocked_s=blocked_s, now_s=now_s)
+            if blocked_s < self._warn_s:
+                continue
+            stall = Stall(
+                thread=thread,
+                owner=thread.owner_of(running),
+                blocked_s=blocked_s,
+                stuck_s=stuck_s,
+                where=thread.where(),
+                is_new=not watch.is_known,
+            )
+            watch.is_known = True
+            self._report(stall)
 
 
 class Watched:

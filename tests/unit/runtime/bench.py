@@ -36,12 +36,12 @@ class Gate:
 
     async def arrival(self, times: int = 1) -> None:
         """Wait, without blocking the loop, until code has been at the gate so many times."""
+        assert await asyncio.to_thread(self.arrived, times), f"the gate saw {self.arrivals} of {times} arrivals"
 
-        def wait() -> bool:
-            with self._arrived:
-                return self._arrived.wait_for(lambda: self.arrivals >= times, PATIENCE_S)
-
-        assert await asyncio.to_thread(wait), f"the gate saw {self.arrivals} of {times} arrivals"
+    def arrived(self, times: int) -> bool:
+        """Wait, blocking the thread, until code has been at the gate so many times; return whether it was."""
+        with self._arrived:
+            return self._arrived.wait_for(lambda: self.arrivals >= times, PATIENCE_S)
 
     def open(self) -> None:
         """Let the code pass."""
