@@ -8,12 +8,13 @@ small port `Attempt`, so that this room knows no worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -24,7 +25,9 @@ from runwire.protocol.events import EventError
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Step
 
-__all__ = ["Attempt", "Context", "RunEnded", "Speech", "ToolFailed", "User"]
+__all__ = ["Attempt", "Context", "RunEnded", "Speech", "ToolFailed", "User", "closing"]
+
+T = TypeVar("T")
 
 Speech = Callable[[Replay], list[Emit]]
 
@@ -162,10 +165,11 @@ class Context:
             await self._attempt.say(lambda replay: replay.thinking(scope, thought), blobs)
             return
         size = 0
-        async for part in text:
-            size = _grown(size, _text(part))
-            for piece in _pieces(part):
-                await self._think(scope, piece)
+        async with closing(text) as parts:
+            async for part in parts:
+                size = _grown(size, _text(part))
+                for piece in _pieces(part):
+                    await self._think(scope, piece)
         await self._attempt.say(lambda replay: replay.end_thinking(scope))
 
     async def message(self, text: str | AsyncIterable[str]) -> None:
@@ -182,8 +186,9 @@ class Context:
             return
         await self._close_message(scope)
         try:
-            async for part in text:
-                await self.write(part)
+            async with closing(text) as parts:
+                async for part in parts:
+                    await self.write(part)
         except Exception:  # the user's own stream broke: what it said stays one message
             await self._close_message(scope)
             raise
@@ -307,6 +312,18 @@ class Context:
     async def _close_message(self, scope: str) -> None:
         self._open_bytes = 0
         await self._attempt.say(lambda replay: replay.close_message(scope))
+
+
+@contextlib.asynccontextmanager
+async def closing(stream: AsyncIterable[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Read a stream; if its reader stops early, close it, so that the author's `finally` runs here and now."""
+    reading = aiter(stream)
+    try:
+        yield reading
+    finally:
+        close = getattr(reading, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def type_name(raised: BaseException) -> str:

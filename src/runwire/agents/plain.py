@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from runwire.agents.context import Context
+from runwire.agents.context import Context, closing
 
 __all__ = ["Agent", "fault_of", "plain_agent"]
 
@@ -25,8 +24,8 @@ def plain_agent(fn: Callable[..., Any]) -> Agent:
             made = await made
         if not isinstance(made, AsyncIterator):
             return made
-        async with _closing(made):
-            async for text in made:
+        async with closing(made) as texts:
+            async for text in texts:
                 await ctx.write(text)
         return None
 
@@ -52,14 +51,3 @@ def fault_of(fn: Any) -> str | None:
 def _is_wrapped(fn: Callable[..., Any]) -> bool:
     inner = inspect.unwrap(fn)
     return inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
-
-
-@contextlib.asynccontextmanager
-async def _closing(made: AsyncIterator[Any]) -> AsyncIterator[None]:
-    """Close a generator when its reader stops early, so that the user's `finally` runs in this task."""
-    try:
-        yield
-    finally:
-        close = getattr(made, "aclose", None)
-        if close is not None:
-            await close()

@@ -538,3 +538,52 @@ def _last(events: list[StoredEvent]) -> Any:
 
 async def _blob(storage: Storage, ref: str) -> Any:
     return msgspec.json.decode(await storage.events.blob("usr_ann", ref))
+
+
+class _Stream:
+    """As clients of models have it: what is iterated over is made anew, and must be closed itself."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            for part in ("a", 5, "b"):
+                yield part
+        finally:
+            await asyncio.sleep(0)
+            self._log.append("closed")
+
+
+@pytest.mark.parametrize("use", ["message", "thinking"])
+@pytest.mark.parametrize("kind", ["generator", "object"])
+def test_a_stream_that_is_not_read_to_its_end_is_closed_before_the_agent_goes_on(use: str, kind: str) -> None:
+    log: list[str] = []
+
+    async def agent(ctx: Context, message: str) -> Any:
+        made = _Stream(log)
+        try:
+            await getattr(ctx, use)(made if kind == "object" else made.__aiter__())
+        except Exception as error:  # the author's way to find out
+            log.append(type(error).__name__)
+
+    _ended(agent)
+    assert log == ["closed", "PayloadError"]
+
+
+def test_what_a_stream_says_when_it_is_closed_is_said_at_its_place() -> None:
+    async def agent(ctx: Context, message: str) -> Any:
+        async def words() -> AsyncIterator[Any]:
+            try:
+                yield "a"
+                yield 5
+            finally:
+                await ctx.thinking("closed")
+
+        try:
+            await ctx.message(words())
+        except Exception:
+            await ctx.thinking("went wrong")
+
+    thoughts = [decode_data(each).text for each in _ended(agent) if each.type == "agent_thinking"]
+    assert thoughts == ["closed", "went wrong"]
