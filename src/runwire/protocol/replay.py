@@ -221,11 +221,12 @@ class Replay:
     def message(self, scope: str, content: str) -> list[Emit]:
         """Say a whole message, which may be empty. A streamed one of the same text is the same saying."""
         voice = self._voice(scope)
-        emits = [*self._close(voice), *self._open(voice, Kind.MESSAGE), *self._go_on(voice, content)]
+        before = self._close(voice)
+        emits = [*self._open(voice, Kind.MESSAGE), *self._go_on(voice, content)]
         if len(content) <= DELTA_CODE_POINTS:
             # Its completion, next in this list, carries the text; a long one's may become a `$ref`.
             emits = [each for each in emits if not isinstance(each.data, TextDelta)]
-        return emits + self._close(voice)
+        return [*before, *emits, *self._close(voice)]
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────
 

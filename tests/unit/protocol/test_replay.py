@@ -764,3 +764,21 @@ def test_what_this_attempt_said_in_a_reentered_try_is_never_taken_back(run: Run)
     told = run.say("another")  # the tool was left without its end
     assert [type(each) for each in told] == [Superseded, AgentThinking]
     assert taken_back(told[0])[:3] == ([], [], [3])
+
+
+# ── one message after another ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_whole_message_drops_no_text_of_the_one_before_it(run: Run) -> None:
+    run.write("one ", "two")
+    run.take_over()
+    run.write("one ")  # and no more this time: it is said anew under another id
+    told = run.store(run.attempt.message(RUN, "another"))
+    assert told == [
+        Superseded(messages=["msg_1"], thinking=[], events=[], reason="differs"),
+        MessageStarted(message="msg_2"),
+        TextDelta(message="msg_2", offset=0, text="one "),
+        MessageCompleted(message="msg_2", content="one "),
+        MessageStarted(message="msg_3"),
+        MessageCompleted(message="msg_3", content="another"),
+    ]
