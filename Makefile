@@ -37,7 +37,7 @@ format: setup
 check: setup
 	@$(BIN)/ruff format --check --quiet src tests examples
 	@$(BIN)/ruff check --quiet src tests examples
-	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 15
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/codespell src docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md
 	@$(BIN)/python -m runwire.protocol.schema --check
