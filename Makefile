@@ -31,12 +31,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@touch $@
 
 format: setup
-	@$(BIN)/ruff format --quiet src tests examples
-	@$(BIN)/ruff check --quiet --fix src tests examples
+	@$(BIN)/ruff format --quiet src tests examples bench
+	@$(BIN)/ruff check --quiet --fix src tests examples bench
 
 check: setup
-	@$(BIN)/ruff format --check --quiet src tests examples
-	@$(BIN)/ruff check --quiet src tests examples
+	@$(BIN)/ruff format --check --quiet src tests examples bench
+	@$(BIN)/ruff check --quiet src tests examples bench
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/codespell src docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md

@@ -110,3 +110,10 @@ def test_no_working_place_leaks_into_the_tree() -> None:
         text = (ROOT / name).read_text(encoding="utf-8", errors="ignore")
         leaks += [f"{name}: {word}" for word in ("/work/", "files.pythonhosted", "/root/") if word in text]
     assert leaks == []
+
+
+def test_the_import_contracts_are_kept() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "6 kept, 0 broken" in done.stdout
