@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -20,9 +21,10 @@ from runwire.agents.payload import is_ref
 from runwire.errors import NotFound, Unavailable
 from runwire.protocol.events import EventType, StoredEvent, decode_data
 from runwire.protocol.view import ThreadView
+from runwire.runtime.clock import now_ms
 from runwire.storage.base import Claim, Storage
 
-__all__ = ["Past", "Pinned", "history_of", "read_past", "text_of", "used_s", "when_available"]
+__all__ = ["Past", "Pinned", "charged_s", "history_of", "read_past", "text_of", "used_s", "when_available"]
 
 T = TypeVar("T")
 
@@ -58,7 +60,8 @@ class Past:
     message: str  # what the person wrote
     history: Sequence[dict[str, Any]]  # [{"role": "user", "content": "…"}, …], the run's own message last
     pinned: Pinned
-    used_s: float  # running time of earlier attempts
+    used_s: float  # running time of earlier attempts, as far as the log shows it
+    charged_s: float  # what they took of the deadline
 
     @property
     def user(self) -> User:
@@ -89,7 +92,15 @@ async def read_past(storage: Storage, claim: Claim, *, user: User, deadline_s: f
             turn["content"] = await _read_blob(storage, claim.user, turn["content"]["$ref"])
         turn["content"] = text_of(turn["content"])
     message = history[-1]["content"] if history else text_of(decode_data(logged[0]).content)
-    return Past(logged=logged, message=message, history=history, pinned=pinned, used_s=used_s(logged))
+    return Past(
+        logged=logged,
+        message=message,
+        history=history,
+        pinned=pinned,
+        used_s=used_s(logged),
+        # The port knows "worker_lost" as a reason too, and that is no hand-over.
+        charged_s=charged_s(logged, until_ms=now_ms(), handed_over=claim.handed_over not in (None, "worker_lost")),
+    )
 
 
 def history_of(events: Iterable[StoredEvent], run: str) -> list[dict[str, Any]]:
@@ -117,12 +128,43 @@ def text_of(content: Any) -> str:
 
 def used_s(logged: Iterable[StoredEvent]) -> float:
     """Return the running time of the attempts in a run's log: each from its first event to its last."""
+    return sum(max(last - first, 0) for first, last in _spans(logged).values()) / 1000
+
+
+def charged_s(logged: Sequence[StoredEvent], *, until_ms: int, handed_over: bool = False) -> float:
+    """Return what earlier attempts took of the deadline, silent time included.
+
+    An attempt that was lost may have run until the next one began, and nobody can tell how long: it is charged with
+    all of it, or an agent that hangs and is lost again and again would never meet its deadline. One that was handed
+    over is charged up to its last event.
+
+    Args:
+        logged: every stored event of the run, in order.
+        until_ms: when the attempt that now begins did, ms UTC.
+        handed_over: whether the attempt before it was; the log does not say so yet.
+    """
+    spans = _spans(logged)
+    given_back = {
+        event.attempt
+        for event in logged
+        if event.type == EventType.AGENT_RETRYING and decode_data(event).reason != "worker_lost"
+    }
+    began = [*((number, first) for number, (first, _) in spans.items()), (0, until_ms)]
+    charged_ms = 0
+    for (number, first), (later, next_first) in pairwise(began):
+        is_given_back = later in given_back if later else handed_over
+        charged_ms += max((spans[number][1] if is_given_back else next_first) - first, 0)
+    return charged_ms / 1000
+
+
+def _spans(logged: Iterable[StoredEvent]) -> dict[int, tuple[int, int]]:
+    """Return when each attempt said its first and its last word, ms UTC, oldest first."""
     spans: dict[int, tuple[int, int]] = {}
     for event in logged:
         if event.attempt:
             first, _ = spans.get(event.attempt, (event.ts, event.ts))
             spans[event.attempt] = first, event.ts
-    return sum(max(last - first, 0) for first, last in spans.values()) / 1000
+    return spans
 
 
 async def when_available(call: Callable[[], Awaitable[T]]) -> T:

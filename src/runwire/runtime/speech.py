@@ -31,6 +31,10 @@ from runwire.storage.base import CancelRequest, Claim, EventLog
 __all__ = ["HandOver", "Speaker", "Stop"]
 
 _TYPE_OF: Final[Mapping[type[EventData], EventType]] = {data: kind for kind, data in EVENT_DATA.items()}
+# Of its deadline each attempt has at least this share: silence and a time in which nobody ran it look the same in
+# the log, and a server that was down for an hour must not end every run. So a run that hangs and is lost each time
+# meets its end within twice its deadline (`max_attempts` is five).
+_LEAST_SHARE: Final = 0.2
 _EVENTS_PER_TURN: Final = 32  # then the loop's other agents get their turn, and a cancel its chance
 
 
@@ -102,7 +106,9 @@ class Speaker:
 
     def seconds_left(self) -> float:
         """Return how long the run may still run."""
-        return self._past.pinned.deadline_s - self.duration_ms / 1000
+        deadline_s = self._past.pinned.deadline_s
+        left_s = max(deadline_s - self._past.charged_s, deadline_s * _LEAST_SHARE)
+        return left_s - (time.monotonic() - self._began_s)
 
     def start(self) -> None:
         """Say that the attempt begins. Control loop.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from runwire.protocol.events import (
     AgentCompleted,
+    AgentRetrying,
     AgentStarted,
     EventData,
     EventType,
@@ -15,7 +18,7 @@ from runwire.protocol.events import (
     Superseded,
     UserMessage,
 )
-from runwire.runtime.journal import history_of, text_of, used_s
+from runwire.runtime.journal import charged_s, history_of, text_of, used_s
 
 
 def _event(seq: int, run: str, data: EventData, *, kind: EventType, ts: int = 0, attempt: int = 1) -> StoredEvent:
@@ -75,6 +78,27 @@ def test_running_time_is_counted_per_attempt_and_not_while_nobody_ran_it() -> No
         for seq, (attempt, ts) in enumerate(times, 1)
     ]
     assert used_s(events) == 2.5
+
+
+def test_silence_before_a_loss_counts_towards_the_deadline_and_silence_before_a_hand_over_does_not() -> None:
+    started = AgentStarted(agent="a", message="m")
+    asked, first, more = (
+        _event(1, "run_1", started, kind=EventType.AGENT_STARTED, ts=0, attempt=0),
+        _event(2, "run_1", started, kind=EventType.AGENT_STARTED, ts=1_000),
+        _event(3, "run_1", started, kind=EventType.AGENT_STARTED, ts=3_000),
+    )
+    lost = _event(4, "run_1", _retrying(3, "worker_lost"), kind=EventType.AGENT_RETRYING, ts=60_000, attempt=3)
+    given = _event(5, "run_1", _retrying(4, "drained"), kind=EventType.AGENT_RETRYING, ts=90_000, attempt=4)
+    assert charged_s([asked], until_ms=50_000) == 0.0
+    assert charged_s([asked, first, more], until_ms=5_000) == 4.0
+    assert charged_s([asked, first, more], until_ms=5_000, handed_over=True) == 2.0
+    assert charged_s([asked, first, more, lost], until_ms=61_000) == 60.0
+    assert charged_s([asked, first, more, lost, given], until_ms=91_000) == 60.0
+    assert charged_s([asked, first, more, lost, given], until_ms=80_000) == 59.0  # a clock that went back
+
+
+def _retrying(attempt: int, reason: Any) -> AgentRetrying:
+    return AgentRetrying(attempt=attempt, reason=reason)
 
 
 def test_the_text_of_a_message_is_its_text_parts_joined() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from tests.unit.runtime.faults import FaultyStorage
 from runwire.agents.context import Context, ToolFailed, User
 from runwire.protocol.events import StoredEvent, decode_data
 from runwire.protocol.view import ThreadView
+from runwire.runtime.clock import now_ms
 from runwire.storage.base import Batch, CancelRequest
 from runwire.storage.memory.storage import MemoryStorage
 
@@ -243,6 +245,57 @@ def test_five_crashes_without_progress_end_the_run_as_worker_lost() -> None:
         assert count == 6  # the first one got somewhere, five got nowhere
         assert decode_data(events[-1]).code == "worker_lost"
         assert types_of(events).count("agent_thinking") == 1
+
+    play(body)
+
+
+def test_silence_before_each_loss_counts_towards_the_deadline() -> None:
+    arrivals = [Gate() for _ in range(9)]
+    count = 0
+
+    async def silent(ctx: Context, message: str) -> Any:
+        nonlocal count
+        count += 1
+        await arrivals[count - 1].pass_()
+
+    async def body() -> None:
+        storage, settings = MemoryStorage(), replace(QUICK, deadline_s=0.5)
+        run = ""
+        for attempt in (1, 2):
+            async with bench(silent, storage=storage, settings=settings) as b:
+                run = run or await b.send()
+                await arrivals[attempt - 1].arrival()
+                await b.until(partial(_is_attempt, b, run, attempt))
+                await asyncio.sleep(0.3 if attempt == 1 else 0.0)
+            storage = storage.restarted()
+        began_s = time.monotonic()
+        async with bench(silent, storage=storage, settings=settings) as b:
+            assert decode_data((await b.ended(run))[-1]).code == "deadline_exceeded"
+        assert time.monotonic() - began_s < 0.4
+
+    play(body)
+
+
+def test_however_long_nobody_ran_it_a_run_has_time_left_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    gates = [Gate(), Gate()]
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await gates.pop(0).pass_()
+        return round(ctx.deadline)
+
+    async def body() -> None:
+        storage, first = MemoryStorage(), gates[0]
+        gates[1].open()
+        settings = replace(QUICK, deadline_s=300)
+        async with bench(agent, storage=storage, settings=settings) as b:
+            run = await b.send()
+            await first.arrival()
+            await b.until(lambda: _has(b, run, "agent_started"))
+        monkeypatch.setattr("runwire.runtime.journal.now_ms", lambda: now_ms() + 3_600_000)
+        async with bench(agent, storage=storage.restarted(), settings=settings) as b:
+            done = decode_data((await b.ended(run))[-1])
+        assert done.output == 60  # a fifth
+        assert done.duration_ms < 10_000
 
     play(body)
 
