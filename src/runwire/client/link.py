@@ -96,7 +96,8 @@ class Link:
             async with asyncio.timeout(timeout_s):
                 await self._welcomed.wait()
         except TimeoutError:
-            raise Unavailable(f"{self._address} did not answer within {timeout_s:g} s: {self.last_fault}.") from None
+            fault = self.last_fault.rstrip(".")
+            raise Unavailable(f"{self._address} did not answer within {timeout_s:g} s: {fault}.") from None
         if self.error is not None:
             raise self.error
         assert self.session.welcome
@@ -183,11 +184,20 @@ class Link:
                     await socket.close()
 
     async def _fresh_token(self) -> str:
+        """Ask the caller for a token.
+
+        Raises:
+            Unavailable: none can be had now, for whatever reason; only an error of ours may say that none ever will.
+        """
         try:
             async with asyncio.timeout(_TOKEN_S):
                 return await text_of(self._token)
         except TimeoutError:
             raise Unavailable(f"No token could be had within {_TOKEN_S:g} s.") from None
+        except RunwireError:
+            raise
+        except Exception as error:  # the caller's own function: what it asks may be back in a moment
+            raise Unavailable(f"No token could be had: {type(error).__name__}.") from error
 
     async def _open(self, token: str) -> ClientConnection:
         try:
