@@ -201,8 +201,8 @@ class Worker:
             is_allowed=self._is_allowed,
         )
         self._runs.add(run)
-        if self._is_draining:
-            run.drain()
+        if self._is_draining:  # claimed in the moment in which it began
+            run.stop(HandOver("drained"))
         _log.info("run_claimed", run=claim.run, thread=claim.thread, attempt=claim.attempt, agent=claim.agent)
         return run
 

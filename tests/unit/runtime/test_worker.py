@@ -236,8 +236,11 @@ def test_what_was_said_is_committed_before_a_run_is_handed_over() -> None:
     play(body)
 
 
-def test_drain_waits_for_a_claim_that_is_under_way() -> None:
+def test_drain_waits_for_a_claim_that_is_under_way_and_gives_its_runs_back_at_once() -> None:
+    played: list[str] = []
+
     async def agent(ctx: Context, message: str) -> Any:
+        played.append(message)
         return "done"
 
     async def body() -> None:
@@ -253,8 +256,10 @@ def test_drain_waits_for_a_claim_that_is_under_way() -> None:
                 await b.agent_turns(100)
                 assert not draining.done()
                 storage.runs.is_open.set()
-            assert b.worker.active == 0
-            assert (await b.row(run)).status == "completed"
+            assert (b.worker.active, played, await b.events(run)) == (0, [], [])
+        async with bench(agent, storage=storage) as b:
+            assert types_of(await b.ended(run))[0] == "agent_started"
+            assert (await b.row(run)).attempt == 2
 
     play(body)
 
