@@ -110,14 +110,21 @@ _SCRIPT = """
 import asyncio, time
 from tests.unit.runtime.bench import Gate, bench
 
+gates = [Gate(), Gate()]
+
+def hang(gate):
+    gate.arrive()
+    time.sleep(60)
+
 async def agent(ctx, message):
-    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
-    await asyncio.to_thread(time.sleep, 60)
+    asyncio.get_running_loop().run_in_executor(None, hang, gates[0])
+    await asyncio.to_thread(hang, gates[1])
 
 async def main():
     async with bench(agent) as b:
         await b.send()
-        await asyncio.sleep(0.3)
+        for gate in gates:  # both calls hang before the process ends
+            await gate.arrival()
 
 asyncio.run(main())
 print("over")
