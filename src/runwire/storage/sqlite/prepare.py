@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from runwire.errors import ConfigurationError
+from runwire.errors import ConfigurationError, Unavailable
 from runwire.storage.migrations import REVISIONS
 from runwire.storage.sql import load
+from runwire.storage.sqlite.copies import adopt, begin_history, copy_database
 from runwire.storage.sqlite.lock import OwnerLock
 
 __all__ = ["Prepared", "connect_reader", "prepare"]
@@ -79,11 +79,13 @@ def _open(path: Path, lock: OwnerLock) -> Prepared:
     try:
         # Before SQLite does it: the log and index beside the file take over its mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        adopt(path)
     except OSError as error:
         raise ConfigurationError([f"{path} cannot be opened: {error.strerror}."]) from error
     connection = _connect_writer(path)
     try:
         _migrate(path, connection)
+        begin_history(connection)
         connection.execute(_SQL["make_meta"], (secrets.token_hex(6),))
         log, incarnation = connection.execute(_SQL["become_owner"]).fetchall()[0]
     except BaseException:
@@ -126,6 +128,9 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _back_up(path: Path, connection: sqlite3.Connection, revision: str) -> None:
-    """Keep the file as it was before its tables change."""
-    with closing(sqlite3.connect(path.with_name(f"{path.name}.{revision}.backup"))) as copy:
-        connection.backup(copy)
+    """Keep the file as it was before its tables change; a copy of an earlier try gives way."""
+    target = path.with_name(f"{path.name}.{revision}.backup")
+    try:
+        copy_database(connection, target, replaces=True)
+    except Unavailable as error:
+        raise ConfigurationError([f"{path} is not migrated without a copy. {error.message}"]) from error
