@@ -335,9 +335,10 @@ class ThreadView:
             return
         thought = run.thinking.get(data.thinking) if data.thinking else None
         if thought is None:
-            thought = Thought(id=data.thinking, seq=event.seq, text="", complete=False)
+            thought = Thought(id=data.thinking, seq=event.seq, text=None, complete=False)
             run.thinking[data.thinking or event.seq] = thought
-        thought.complete_with(data.text)
+        # One that only ends its stream says the text no second time: what was streamed stands.
+        thought.complete_with(thought.text if data.text is None else data.text)
 
     # tools
 

@@ -539,6 +539,16 @@ def test_thinking_and_arguments_are_streamed_until_they_are_complete() -> None:
     assert (run.args, run.status, run.cancelled) == ({}, "cancelled", {"by": "user", "reason": "enough"})
 
 
+def test_a_thought_completed_without_its_text_keeps_what_was_streamed() -> None:
+    log = a_log()
+    view = log.say(ThinkingDelta(thinking="t", offset=0, text="a"), AgentThinking(thinking="t"), AgentThinking())
+    thoughts = view.runs["run_1"].thinking
+    assert (thoughts["t"].text, thoughts["t"].complete) == ("a", True)
+    assert (thoughts[5].text, thoughts[5].complete) == (None, True)
+    log.say(ThinkingDelta(thinking="t", offset=1, text="late"))
+    assert thoughts["t"].text == "a"
+
+
 def test_what_is_taken_back_goes_and_does_not_come_back() -> None:
     log = a_log()
     view = log.say(
