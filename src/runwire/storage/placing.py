@@ -12,7 +12,7 @@ from typing import Final
 
 from runwire.errors import Conflict, Unavailable
 
-__all__ = ["placed", "unwritable"]
+__all__ = ["placed", "sync", "unwritable"]
 
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 
@@ -36,12 +36,12 @@ def placed(path: Path, *, replaces: bool = False) -> Iterator[Path]:
             raise _taken(path)
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield part
-        _sync(part)  # before it has its name: a name on the disk means content on the disk
+        sync(part)  # before it has its name: a name on the disk means content on the disk
         if replaces:
             part.replace(path)
         else:
             _give_name(part, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise unwritable(path, error.strerror or type(error).__name__) from error
     finally:
@@ -75,7 +75,8 @@ def _taken(path: Path) -> Conflict:
     return Conflict(f"{path} is there already; nothing was written. Choose another name, or move it away first.")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,289 @@
+"""The portable form of a database: JSON lines that any adapter writes and reads (docs/reference/export-format.md).
+
+Each line is one JSON object; its first member `crc` is the CRC-32 of the rest, so that damage is found in its line. The
+first is the `Header`, the last the `End`, without which the file is not whole. Things name each other by the ids of
+the wire, and come after what they name; the order of lines of one kind is the order in which things were made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, pairwise
+from typing import BinaryIO, Final, Literal
+
+import msgspec
+
+from runwire.errors import ProtocolError
+from runwire.protocol.ids import ID_PATTERN
+
+__all__ = [
+    "FORMAT",
+    "KINDS",
+    "MAX_LINE_BYTES",
+    "Account",
+    "ApiKey",
+    "Blob",
+    "Damaged",
+    "End",
+    "Event",
+    "Header",
+    "Record",
+    "Run",
+    "Segment",
+    "Thread",
+    "User",
+    "kind_of",
+    "read_export",
+    "write_export",
+]
+
+FORMAT: Final = 1
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024  # the longest holds one segment, pinned history or stored value
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
+    """A line of an export."""
+
+
+class Header(_Line, frozen=True, tag="export"):
+    """The first line: what this is."""
+
+    format: int  # another number than FORMAT is another format
+    release: str  # of Runwire that wrote it
+    log: str  # the history it was taken of; who imports it begins another
+    created_at: int  # ms UTC, like all times
+    user: str | None  # the name of the only user in it; None: everybody
+    counts: Mapping[str, int]  # how many lines of each kind follow
+
+
+class Account(_Line, frozen=True, tag="account"):
+    """A user of the built-in auth service."""
+
+    user: str
+    name: str
+    status: Literal["active", "disabled"]
+    epoch: int
+    roles: list[str]
+    password_hash: str | None  # argon2id
+    created_at: int
+
+
+class ApiKey(_Line, frozen=True, tag="api_key"):
+    """An API key; its secret exists only with its owner."""
+
+    key: str
+    user: str
+    secret_hash: str  # SHA-256, hexadecimal
+    label: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    reason: str | None
+
+
+class User(_Line, frozen=True, tag="user"):
+    """Somebody who has talked to the server."""
+
+    user: str
+    iss: str
+    sub: str
+    created_at: int
+
+
+class Thread(_Line, frozen=True, tag="thread"):
+    """A conversation that was not deleted."""
+
+    thread: str
+    user: str
+    title: str | None
+    head: int
+    floor: int
+    created_at: int
+    updated_at: int
+
+
+class Run(_Line, frozen=True, tag="run"):
+    """A run, ended or not."""
+
+    run: str
+    thread: str
+    agent: str
+    message: str
+    after: int
+    seq: int
+    status: Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
+    attempt: int
+    ordinal: int
+    handed_over: str | None
+    cancel_by: str | None
+    cancel_reason: str | None
+    error: str | None  # JSON
+    started_seq: int | None
+    terminal_seq: int | None
+    idempotency_key: str | None
+    fingerprint: str | None
+    created_at: int
+    ended_at: int | None
+    compacted_at: int | None
+    pinned: str | None  # what a replay reads again: JSON
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event of a segment."""
+
+    seq: int
+    type: str
+    ts: int
+    data: msgspec.Raw
+    scope: str
+
+
+class Segment(_Line, frozen=True, tag="segment"):
+    """A stretch of a thread's log, all of one run. Compaction leaves out events, but covers their seqs."""
+
+    thread: str
+    run: str
+    first_seq: int
+    last_seq: int
+    attempt: int
+    ordinal: int | None
+    events: list[Event]  # seq ascending
+
+
+class Blob(_Line, frozen=True, tag="blob"):
+    """A large value that `$ref` in an event of the run names."""
+
+    run: str
+    ref: str
+    data: str  # JSON
+
+
+class End(_Line, frozen=True, tag="end"):
+    """The last line: all is there."""
+
+    lines: int  # before this one
+    sha256: str  # of all of them, with their line ends
+
+
+Record = Account | ApiKey | User | Thread | Run | Segment | Blob
+# In this order: each thing comes after what it names.
+KINDS: Final[tuple[type[Record], ...]] = (Account, ApiKey, User, Thread, Run, Segment, Blob)
+
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(Header | Account | ApiKey | User | Thread | Run | Segment | Blob | End)
+_LINE: Final = re.compile(rb'\{"crc":"([0-9a-f]{8})",(.*)\n', re.DOTALL)
+_ID: Final = re.compile(ID_PATTERN)
+_PLACE: Final = {kind: place for place, kind in enumerate(KINDS)}
+
+
+class Damaged(ProtocolError):
+    """Refuse a file that is not what was written; the sentence names the line."""
+
+
+def kind_of(record: Record | type[Record]) -> str:
+    """Return the word for a record's kind."""
+    tag = record.__struct_config__.tag
+    assert isinstance(tag, str)  # each class above has one
+    return tag
+
+
+def write_export(out: BinaryIO, header: Header, records: Iterable[Record]) -> None:
+    """Write an export. It holds one line at a time."""
+    digest, lines = hashlib.sha256(), 0
+    for lines, record in enumerate(chain((header,), records), start=1):  # noqa: B007 - the number is used after it
+        line = _encoded(record)
+        digest.update(line)
+        out.write(line)
+    out.write(_encoded(End(lines=lines, sha256=digest.hexdigest())))
+
+
+def _encoded(record: Header | Record | End) -> bytes:
+    body = _encoder.encode(record)[1:]
+    return b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body)
+
+
+def read_export(file: BinaryIO) -> Iterator[tuple[int, Header | Record]]:
+    """Yield (line number, record) of an export, the header first; only who takes the last one has a whole file.
+
+    It holds one line at a time.
+
+    Raises:
+        Damaged: a line is not what was written, or the end is missing. What was yielded before must be undone.
+    """
+    digest, number = hashlib.sha256(), 0
+    counts: Counter[str] = Counter()
+    header: Header | None = None
+    place = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        record = _decoded(line, number)
+        if isinstance(record, End):
+            _check_end(record, number, header, counts, digest.hexdigest())
+            if file.read(1):
+                raise Damaged(f"Line {number + 1}: there is more after the last line.")
+            return
+        digest.update(line)
+        if isinstance(record, Header):
+            if header is not None:
+                raise Damaged(f"Line {number}: a second header; these are two exports in one file.")
+            header = record
+        else:
+            if header is None:
+                raise Damaged("Line 1: this is no export of Runwire: it has no header.")
+            if _PLACE[type(record)] < place:
+                raise Damaged(f"Line {number}: a line of kind {kind_of(record)} is out of order.")
+            place = _PLACE[type(record)]
+            counts[kind_of(record)] += 1
+        yield number, record
+    raise Damaged(f"The export ends after line {number}, before its last line: it was cut off. Use a whole copy of it.")
+
+
+def _decoded(line: bytes, number: int) -> Header | Record | End:
+    found = _LINE.fullmatch(line)
+    if found is None:
+        if number == 1:
+            raise Damaged("Line 1: this is neither an export nor a backup of Runwire.")
+        is_cut = not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES
+        raise Damaged(
+            f"Line {number}: the export was cut off in it. Use a whole copy of it."
+            if is_cut
+            else f"Line {number}: this is no line of an export."
+        )
+    if zlib.crc32(found[2]) != int(found[1], 16):
+        raise Damaged(f"Line {number}: it is not what was written (its checksum differs). Use another copy.")
+    try:
+        record: Header | Record | End = _decoder.decode(b"{" + found[2])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Damaged(f"Line {number}: {error}.") from error
+    _check(record, number)
+    return record
+
+
+def _check(record: Header | Record | End, number: int) -> None:
+    """Check what a type does not say; what it names is checked by who stores it."""
+    if isinstance(record, Header):
+        if record.format != FORMAT:
+            raise Damaged(f"The export has format {record.format}; this release reads {FORMAT}: upgrade Runwire.")
+    elif isinstance(record, Segment):
+        seqs = [event.seq for event in record.events]
+        is_within = not seqs or (record.first_seq <= seqs[0] and seqs[-1] <= record.last_seq)
+        is_rising = all(before < seq for before, seq in pairwise(seqs))
+        if not (1 <= record.first_seq <= record.last_seq and is_within and is_rising):
+            raise Damaged(f"Line {number}: the seqs of its events do not fit.")
+    for name in ("user", "key", "thread", "run", "message"):
+        ident = getattr(record, name, None)
+        if not isinstance(record, Header) and ident is not None and not _ID.match(ident):
+            raise Damaged(f"Line {number}: `{name}` is no id.")
+
+
+def _check_end(end: End, number: int, header: Header | None, counts: Counter[str], sha256: str) -> None:
+    if header is None:
+        raise Damaged("Line 1: this is no export of Runwire: it has no header.")
+    if end.lines != number - 1 or Counter(header.counts) != counts:
+        raise Damaged(f"Line {number}: lines are missing, or there are more than were written. Use another copy.")
+    if end.sha256 != sha256:
+        raise Damaged(f"Line {number}: the checksum of the whole differs: lines were changed. Use another copy.")
