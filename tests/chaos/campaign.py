@@ -1,0 +1,171 @@
+"""A campaign: lives of one server under load, each ended by `kill -9` at a named point or a random moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.deployment import ChaosServer
+from tests.chaos.failpoints import POINTS, Armed, Point
+from tests.chaos.oracle import Account, judge_file
+from tests.chaos.people import People, Person, canary
+
+from runwire.errors import Unavailable
+
+__all__ = ["NOISE", "Campaign", "Life", "lives_of"]
+
+HIT_S = 45.0  # a point that is not reached within that time under load is not reached
+FINISH_S = 60.0  # after the last restart every run has ended within that time
+_LOOK_EACH = 6  # the file is judged after every so many deaths
+_SETTLING_S = (0.2, 1.4)  # a life that ends at a random moment
+_FREQUENT = ("append.", "step.", "event.", "tail.", "reply.", "attempt.after", "send.", "subscribe.")
+_WANTED = {"cancel": "cancel", "interrupt": "interrupt", "resend": "resend"}
+
+# What may get lost while nobody dies; each life with noise has one of these.
+NOISE = (
+    Armed("append.reply", 7, "lose", is_each=True),
+    Armed("claim.reply", 3, "lose", is_each=True),
+    Armed("send.reply", 4, "lose", is_each=True),
+    Armed("publish", 5, "drop", is_each=True),
+    Armed("begin", 9, "full", is_each=True),
+    Armed("append.before_commit", 11, "full", is_each=True),
+)
+
+
+@dataclass(frozen=True)
+class Life:
+    """How one life of the server ends."""
+
+    point: Point | None  # None: at a random moment
+    nth: int = 1
+    noise: Armed | None = None
+
+
+def lives_of(points: Iterable[Point], *, times: int, randoms: int, seed: int) -> list[Life]:
+    """Plan lives: every point so many times at different counts, and random ends between them.
+
+    Between two lives that may not get anywhere there is one that does, so that no run is lost five times in a row
+    without progress: that would end it, rightly.
+    """
+    rng = random.Random(seed)
+    pointed = []
+    for point in points:
+        most = 40 if point.name.startswith(_FREQUENT) else 4 if point.phase == "run" else 1
+        counts = rng.sample(range(1, most + 1), min(times, most))
+        pointed += [Life(point, nth) for nth in (counts * times)[:times]]
+    rng.shuffle(pointed)
+    free = [Life(None, noise=rng.choice((None, *NOISE))) for _ in range(randoms)]
+    lives: list[Life] = []
+    for n, life in enumerate(pointed):
+        due = (n + 1) * len(free) // max(len(pointed), 1)
+        lives += [life, *free[n * len(free) // len(pointed) : due]]
+    return lives or free
+
+
+@dataclass
+class Campaign:
+    """One data folder, its people, and the lives of its server.
+
+    Args:
+        folder: for everything.
+        seed: decides points, moments and what people do; how the machine schedules it is its own.
+        mutant: breaks the server, to show that this is seen.
+    """
+
+    folder: Path
+    seed: int
+    users: int = 3
+    conversations: int = 3
+    mutant: str = ""
+    account: Account = field(default_factory=Account)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.server = ChaosServer(self.folder, drain_s=2.0, cancel_grace_s=1.0)
+        self.missed: list[str] = []
+
+    async def run(self, lives: list[Life]) -> None:
+        """Live all these lives under load, then let everything finish, and judge."""
+        server = self.server
+        await server.start()
+        names = [f"user{n}" for n in range(self.users)]
+        people = People(
+            [
+                Person(
+                    server,
+                    name,
+                    await server.key(name),
+                    foreign=[canary(other) for other in names if other != name],
+                    seed=self.seed,
+                )
+                for name in names
+            ],
+            self.conversations,
+            self.account,
+        )
+        await server.kill9()
+        server.environment["CHAOS_MUTANT"] = self.mutant
+        try:
+            async with asyncio.TaskGroup() as group:
+                load = group.create_task(people.live())
+                for n, life in enumerate(lives):
+                    await self._live(life, people)
+                    if n % _LOOK_EACH == 0:
+                        await asyncio.to_thread(judge_file, server, is_over=False)
+                await self._finish(people, load)
+        finally:
+            await server.kill9()
+        assert not self.missed, f"seed {self.seed}: never reached, so nothing was tested there: {self.missed}"
+        await asyncio.to_thread(judge_file, server, is_over=True)
+
+    async def _finish(self, people: People, load: asyncio.Task[None]) -> None:
+        self.server.armed = []
+        await self.server.start()
+        people.wanted, people.is_over = None, True
+        done, _ = await asyncio.wait([load], timeout=FINISH_S)
+        assert done, f"seed {self.seed}: not ended {FINISH_S} s after the last restart: {sorted(people.unfinished)}"
+
+    async def _live(self, life: Life, people: People) -> None:
+        server, point = self.server, life.point
+        people.wanted = next((want for word, want in _WANTED.items() if point and point.name.startswith(word)), None)
+        if point is None:
+            server.armed = [life.noise] if life.noise else []
+            await server.start()
+            await asyncio.sleep(self.rng.uniform(*_SETTLING_S))  # the moment is meant to be arbitrary
+            await server.kill9()
+            self.account.kills["a random moment"] += 1
+            return
+        armed = Armed(point.name, life.nth, "kill")
+        server.armed = [armed]
+        server.forget_marks()
+        with suppress(Unavailable):  # it died before it was ready, as it was told to
+            await server.start()
+        if server.is_running:
+            if point.phase == "drain":
+                await asyncio.sleep(self.rng.uniform(*_SETTLING_S))
+                server.send_signal(signal.SIGTERM)
+            await server.died(timeout_s=HIT_S)
+        await server.kill9()
+        if server.acted(armed):
+            self.account.kills[point.name] += 1
+        else:
+            self.missed.append(f"{armed} (passed: {sorted({mark['point'] for mark in server.marks()})})")
+
+    def summary(self) -> list[str]:
+        """Return the figures, for people."""
+        kills = self.account.kills
+        by_point = ", ".join(f"{name} {kills[name]}" for name in sorted(kills))
+        return [
+            f"seed {self.seed}: {kills.total()} kill -9, each at: {by_point}",
+            f"seed {self.seed}: {self.account.line()}",
+        ]
+
+
+def points(*names: str) -> list[Point]:
+    """Return points by name; without names all that a campaign on one folder can reach."""
+    return [p for p in POINTS if p.name in names or (not names and not p.is_lazy)]
