@@ -26,6 +26,7 @@ from runwire.storage.base_auth import (
     UserRow,
     UserStatus,
 )
+from runwire.storage.base_upkeep import BackedUp, Compacted, Stats, Trimmed, Upkeep
 
 __all__ = [
     "MAX_BATCH_EVENTS",
@@ -35,12 +36,14 @@ __all__ = [
     "AuthPage",
     "AuthSnapshot",
     "AuthStore",
+    "BackedUp",
     "Batch",
     "Bus",
     "BusMessage",
     "Cancelled",
     "Claim",
     "Committed",
+    "Compacted",
     "EventLog",
     "Fenced",
     "Head",
@@ -57,11 +60,14 @@ __all__ = [
     "SessionRow",
     "Signal",
     "SigningKeyRow",
+    "Stats",
     "Storage",
     "Stored",
     "ThreadRow",
     "Threads",
     "TicketRow",
+    "Trimmed",
+    "Upkeep",
     "UserRow",
     "UserStatus",
     "Wake",
@@ -141,7 +147,7 @@ class Page(_Value, frozen=True):
 
     log: str
     head: int  # of the thread, when the page was read
-    floor: int  # events up to this seq may be gone; 0: none
+    floor: int  # events up to this seq are gone; 0: none
     events: list[StoredEvent]  # seq ascending, all types, first one > after
     through: int  # everything up to this seq has been looked at; == head: nothing more
 
@@ -177,7 +183,8 @@ class EventLog(Protocol):
         """Read a thread's events with seq > after, oldest first.
 
         The caller has checked that the thread is the user's (`Threads.get`). Whole segments are read until
-        one of the limits is passed; then events before `after` are dropped.
+        one of the limits is passed; then events before `after` are dropped. Seqs that compaction left out are
+        passed over; what is below the floor is not there.
 
         Raises:
             NotFound: no such thread, or it was deleted.
@@ -250,7 +257,10 @@ class Threads(Protocol):
         ...
 
     async def reset_from(self, thread: str) -> int:
-        """Return PROTOCOL's `from`: the seq before the `user_message` of the oldest unfinished run, else the last."""
+        """Return PROTOCOL's `from`: the seq before the `user_message` of the oldest unfinished run, else the last.
+
+        Never below the thread's floor.
+        """
         ...
 
     async def list(self, user: str, *, before: str | None = None, limit: int = 50) -> list[ThreadRow]:
@@ -485,6 +495,11 @@ class Storage(Protocol):
     @property
     def auth(self) -> AuthStore:
         """Tables of the auth service and their log of changes."""
+        ...
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """Compaction, retention, figures and backup."""
         ...
 
     async def ping(self) -> None:

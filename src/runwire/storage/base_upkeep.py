@@ -23,17 +23,17 @@ class Compacted(_Value, frozen=True):
 
     runs: int  # that are done: no call looks at them again
     events: int  # deltas that were deleted
-    freed_bytes: int  # of packed events
+    freed_bytes: int  # of packed events; the file keeps the room for what comes
     has_more: bool  # further runs wait: call again
 
 
 class Trimmed(_Value, frozen=True):
     """What one call of `trim` did."""
 
-    runs: int  # that are gone, with their events, blobs and pinned values
-    events: int
-    threads: tuple[tuple[str, int], ...]  # (thread, its new floor)
-    has_more: bool
+    runs: int  # that are gone, with their events, blobs, pinned values and idempotency keys
+    freed_bytes: int  # of packed events and blobs; the file keeps the room for what comes
+    threads: tuple[tuple[str, int], ...]  # (thread, its new floor), of threads that are not deleted
+    has_more: bool  # there may be more to do: call again
 
 
 class Stats(_Value, frozen=True):
@@ -63,8 +63,9 @@ class Upkeep(Protocol):
     async def compact(self, *, ended_before: int, runs: int = 20) -> Compacted:
         """Delete the deltas of runs that ended before a time (ms UTC), longest ended first.
 
-        All deltas of one message, thinking or call go in one write (PROTOCOL §2); all other events stay, at
-        their seq. A reader in the middle of the deltas gets what is left, and sees no gap.
+        All deltas of one message, thinking or call go in one write (PROTOCOL §2), and only if what completes them is
+        in the log; all other events stay, at their seq. A reader in the middle of the deltas gets what is left, and
+        sees no gap. Small segments of a run are put together.
 
         Args:
             ended_before: runs that ended later are not touched.
@@ -75,11 +76,21 @@ class Upkeep(Protocol):
         """
         ...
 
-    async def trim(self, *, ended_before: int, runs: int = 20) -> Trimmed:
+    async def trim(self, *, ended_before: int | None, deleted_before: int, runs: int = 20) -> Trimmed:
         """Delete runs that ended before a time (ms UTC), oldest first, and raise the floor of their threads.
 
         Of a thread only a stretch from its beginning goes: never a run behind one that is kept, and never its last
-        one. Also what deleted threads left behind. A position below a floor is answered with `reset`, `trimmed`.
+        one; runs whose events lie between each other's go together. A thread with a run that goes on is left alone:
+        a replay must read the history that the first attempt read. A position below a floor is answered with
+        `reset`, `trimmed`, and an idempotency key of a deleted run is as good as new.
+
+        Args:
+            ended_before: runs that ended later stay. None: all stay.
+            deleted_before: of threads deleted before that, everything goes but the thread's own row.
+            runs: how many runs, and how many deleted threads, go at most; more only if they must go together.
+
+        Promises: readers see nothing below a floor from the write on that raises it, which is the first one. One
+        pass over all runs takes several calls; it begins anew after a call that returned `has_more=False`.
 
         Raises:
             Unavailable: some of it is done, or nothing; call again.

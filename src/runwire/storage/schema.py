@@ -84,10 +84,11 @@ thread: Final = Table(
     _whole("user_key", ForeignKey("user.key")),
     _text("title", null=True),
     _whole("head", zero=True),  # the seq of the last event; moved by one statement only
-    _whole("floor", zero=True),  # events up to this seq may be gone
+    _whole("floor", zero=True),  # events up to this seq are gone for readers, if not from the file
     _whole("created_at"),
     _whole("updated_at"),
     _whole("deleted_at", null=True),  # set: a tombstone
+    _whole("purged_at", null=True),  # a tombstone whose runs and events are gone from the file
     UniqueConstraint("id"),
     Index(None, "user_key", "key"),
     sqlite_strict=True,
@@ -119,6 +120,7 @@ run: Final = Table(
     _text("fingerprint", null=True),
     _whole("created_at"),
     _whole("ended_at", null=True),
+    _whole("compacted_at", null=True),  # its deltas were looked at, and what was complete is gone
     UniqueConstraint("id"),
     CheckConstraint("status IN ('queued', 'running', 'waiting', 'completed', 'failed', 'cancelled')", name="status"),
     CheckConstraint(
@@ -129,6 +131,11 @@ run: Final = Table(
     Index("run_of_user", "user_key", "key"),
     sqlite_strict=True,
 )
+_DELETED: Final = text("deleted_at IS NOT NULL AND purged_at IS NULL")
+# Neither condition is of a column that an append changes: the indexes of upkeep cost the hot path nothing.
+Index("thread_to_purge", thread.c.deleted_at, sqlite_where=_DELETED, postgresql_where=_DELETED)
+_WITH_DELTAS: Final = text("ended_at IS NOT NULL AND compacted_at IS NULL")
+Index("run_to_compact", run.c.ended_at, sqlite_where=_WITH_DELTAS, postgresql_where=_WITH_DELTAS)
 _QUEUED: Final = text("status = 'queued'")
 _RUNNING: Final = text("status = 'running'")
 _ACTIVE: Final = text("status IN ('running', 'waiting')")
@@ -147,7 +154,7 @@ pinned: Final = Table(
 )
 
 segment: Final = Table(
-    "segment",  # what one commit stores for one run; rows in order of arrival
+    "segment",  # what one commit stores for one run, in order of arrival; compaction puts several into one
     metadata,
     _key(),
     _whole("thread_key", ForeignKey("thread.key")),
@@ -155,7 +162,8 @@ segment: Final = Table(
     _whole("last_seq"),
     _whole("run_key", ForeignKey("run.key")),
     _whole("attempt"),
-    _whole("ordinal", null=True),  # of the first event among those of the run's workers; NULL: by a gateway
+    # of the first event among those of the run's workers; NULL: by a gateway, or compacted
+    _whole("ordinal", null=True),
     _whole("flags", zero=True),  # 1: has agent_started, 2: has the terminal event
     Column("events", LargeBinary, nullable=False),  # protocol.events.pack
     Index("segment_by_seq", "thread_key", "first_seq", unique=True),

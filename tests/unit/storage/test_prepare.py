@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.prepare import prepare
 
 FOLDER = Path(migrations.__file__).parent
+_PARTS = re.compile(r",(?:\s+|$)(?![^()]*\))")  # a comma between two columns, none within brackets
 
 
 def change(path: Path, *statements: str) -> None:
@@ -84,11 +86,11 @@ def test_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
 
 
 def told(path: Path) -> dict[str, list[str]]:
-    """Return each table's and index's definition as its sorted lines."""
+    """Return each table's and index's definition as its sorted parts: a column added later stands elsewhere."""
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     return {
-        name: sorted(line.strip().rstrip(",") for line in sql.splitlines())
+        name: sorted(part for line in sql.splitlines() for part in _PARTS.split(line.strip()) if part)
         for name, sql in rows
         if name != "alembic_version"
     }

@@ -33,18 +33,19 @@ class MemoryEventLog:
             found = self._state.threads.get(thread)
             if found is None or found.is_deleted:
                 raise NotFound("There is no such thread.", field="thread")
-            segments, head = found.segments[:], found.head
+            segments, head, floor = found.segments[:], found.head, found.floor
         events: list[StoredEvent] = []
+        start = max(after, floor)
         size, through = 0, head
-        for segment in segments[bisect.bisect_left(segments, after + 1, key=lambda one: one.last_seq) :]:
+        for segment in segments[bisect.bisect_left(segments, start + 1, key=lambda one: one.last_seq) :]:
             if len(events) >= limit or size >= size_bytes:
                 break
-            events.extend(event for event in _unpack(segment) if event.seq > after)
+            events.extend(event for event in _unpack(segment) if event.seq > start)
             size += len(segment.packed)
             through = segment.last_seq
         else:
             through = head
-        return Page(log=self._state.log, head=head, floor=0, events=events, through=through)
+        return Page(log=self._state.log, head=head, floor=floor, events=events, through=through)
 
     async def read_run(self, run: str) -> list[StoredEvent]:
         """Read every event of a run; see `EventLog.read_run`."""

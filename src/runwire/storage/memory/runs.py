@@ -169,14 +169,16 @@ class MemoryRuns:
         return _sent(self._state.log, run)
 
     def _add(self, message: IncomingMessage, thread: Thread, *, id_: str, after: int, now: int) -> Run:
+        self._state.placed += 1
         run = Run(
             id=new_id("run"),
-            place=len(self._state.runs),
+            place=self._state.placed,
             thread=thread,
             user=message.user,
             agent=message.agent,
             message=id_,
             after=after,
+            key=message.key,
             fingerprint=message.fingerprint,
             created_at=now,
         )

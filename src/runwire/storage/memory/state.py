@@ -20,7 +20,7 @@ UNFINISHED: frozenset[RunStatus] = frozenset({"queued", "running", "waiting"})
 
 
 class Segment(NamedTuple):
-    """What one append stored for one run."""
+    """What one append stored for one run, or what compaction made of several."""
 
     first_seq: int
     last_seq: int
@@ -49,9 +49,15 @@ class Thread:
     created_at: int
     updated_at: int
     head: int = 0
-    is_deleted: bool = False
+    floor: int = 0
+    deleted_at: int | None = None
     segments: list[Segment] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+
+    @property
+    def is_deleted(self) -> bool:
+        """Return whether it is a tombstone."""
+        return self.deleted_at is not None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +71,7 @@ class Run:
     agent: str
     message: str
     after: int
+    key: str | None  # idempotency key
     fingerprint: str
     created_at: int
     seq: int = 0
@@ -79,6 +86,7 @@ class Run:
     started_seq: int | None = None
     terminal_seq: int | None = None
     ended_at: int | None = None
+    is_compacted: bool = False
     pinned: bytes | None = None
     blobs: dict[str, bytes] = field(default_factory=dict)
 
@@ -91,6 +99,7 @@ class State:
         self.log = secrets.token_hex(6)
         self.incarnation = 0
         self.turn = 0
+        self.placed = 0  # runs that there ever were
         self.users: dict[str, User] = {}
         self.threads: dict[str, Thread] = {}
         self.runs: dict[str, Run] = {}

@@ -10,6 +10,7 @@ from runwire.storage.memory.log import MemoryEventLog
 from runwire.storage.memory.runs import MemoryRuns
 from runwire.storage.memory.state import State
 from runwire.storage.memory.threads import MemoryThreads
+from runwire.storage.memory.upkeep import MemoryUpkeep
 
 __all__ = ["MemoryStorage"]
 
@@ -25,6 +26,7 @@ class MemoryStorage:
         self.events: Final = MemoryEventLog(self._state)
         self.runs: Final = MemoryRuns(self._state)
         self.threads: Final = MemoryThreads(self._state)
+        self.upkeep: Final = MemoryUpkeep(self._state)
 
     @property
     def log(self) -> str:

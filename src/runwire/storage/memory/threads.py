@@ -52,7 +52,7 @@ class MemoryThreads:
             runs = [run for run in found.runs if run.status in UNFINISHED]
             running = [run.id for run in runs if run.status == "running"]
             self._state.call_off(runs, CancelRequest(by="user", reason="thread deleted"))
-            found.title, found.is_deleted = None, True
+            found.title, found.deleted_at = None, now_ms()
             return running
 
     async def reset_from(self, thread: str) -> int:
@@ -63,7 +63,7 @@ class MemoryThreads:
                 raise NotFound("There is no such thread.", field="thread")
             unfinished = [run for run in found.runs if run.status in UNFINISHED]
             wanted = unfinished[:1] or found.runs[-1:]
-            return wanted[0].seq - 1 if wanted else 0
+            return max(found.floor, wanted[0].seq - 1) if wanted else found.floor
 
 
 def _row(thread: Thread) -> ThreadRow:
@@ -72,7 +72,7 @@ def _row(thread: Thread) -> ThreadRow:
         user=thread.user,
         title=thread.title,
         head=thread.head,
-        floor=0,
+        floor=thread.floor,
         created_at=thread.created_at,
         updated_at=thread.updated_at,
     )

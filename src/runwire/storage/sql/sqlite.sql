@@ -11,6 +11,9 @@ PRAGMA synchronous = FULL
 -- name: foreign_keys
 PRAGMA foreign_keys = ON
 
+-- name: no_foreign_keys
+PRAGMA foreign_keys = OFF
+
 -- name: cache_size
 PRAGMA cache_size = -16384
 
@@ -184,11 +187,11 @@ UPDATE thread SET title = NULL, deleted_at = ?2, updated_at = ?2 WHERE key = ?1
 
 -- The active run is older than every queued one.
 -- name: reset_from
-SELECT coalesce(
+SELECT max(t.floor, coalesce(
   (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('running', 'waiting')),
   (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status = 'queued' ORDER BY r.key LIMIT 1),
   (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key ORDER BY r.key DESC LIMIT 1),
-  0)
+  0))
 FROM thread t WHERE t.id = ?1 AND t.deleted_at IS NULL
 
 -- Runs ----------------------------------------------------------------------------------------------
@@ -296,3 +299,105 @@ WHERE u.id = ?1 AND t.deleted_at IS NULL
   AND (?2 IS NULL OR t.id = ?2) AND (?3 IS NULL OR r.status = ?3) AND (?4 IS NULL OR r.agent = ?4)
   AND (?5 IS NULL OR r.key < (SELECT b.key FROM run b WHERE b.id = ?5 AND b.user_key = u.key))
 ORDER BY r.key DESC LIMIT ?6
+
+-- Upkeep --------------------------------------------------------------------------------------------
+
+-- The index is named because it is small: it has the runs that wait for this, and no other.
+-- name: runs_to_compact
+SELECT key, id, thread_key, coalesce(started_seq, terminal_seq), terminal_seq FROM run INDEXED BY run_to_compact
+WHERE ended_at IS NOT NULL AND compacted_at IS NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2
+
+-- Of the segments between the first and the last, those of other runs are their messages: they stay as they are.
+-- name: run_pieces
+SELECT first_seq, last_seq, attempt, flags, events FROM segment
+WHERE thread_key = ?1 AND run_key = ?2 AND first_seq BETWEEN ?3 AND ?4 ORDER BY first_seq
+
+-- name: drop_pieces
+DELETE FROM segment WHERE thread_key = ?1 AND run_key = ?2 AND first_seq BETWEEN ?3 AND ?4
+
+-- name: mark_compacted
+UPDATE run SET compacted_at = ?2 WHERE key IN (SELECT value FROM json_each(?1))
+
+-- name: threads_to_purge
+SELECT t.key, t.id, t.head FROM thread t INDEXED BY thread_to_purge
+WHERE t.deleted_at IS NOT NULL AND t.purged_at IS NULL AND t.deleted_at < ?1
+  AND NOT EXISTS (SELECT 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('running', 'waiting'))
+  AND NOT EXISTS (SELECT 1 FROM run r WHERE r.thread_key = t.key AND r.status = 'queued')
+ORDER BY t.deleted_at LIMIT ?2
+
+-- name: next_run
+SELECT created_at FROM run WHERE key > ?1 ORDER BY key LIMIT 1
+
+-- Threads whose first run is among these, ended long ago, and is not the only one.
+-- name: threads_to_trim
+SELECT r.key, r.thread_key, t.id, t.floor FROM run r JOIN thread t ON t.key = r.thread_key
+WHERE r.key > ?1 AND r.key <= ?2 AND r.ended_at < ?3 AND t.deleted_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM run e WHERE e.thread_key = r.thread_key AND e.key < r.key)
+  AND EXISTS (SELECT 1 FROM run l WHERE l.thread_key = r.thread_key AND l.key > r.key)
+ORDER BY r.key
+
+-- name: spans_of_thread
+SELECT seq, terminal_seq, ended_at FROM run WHERE thread_key = ?1 ORDER BY key
+
+-- Not below a run that goes on: its replay must read the history that its first attempt read.
+-- name: raise_floor
+UPDATE thread SET floor = ?2 WHERE key = ?1 AND floor < ?2
+  AND NOT EXISTS (SELECT 1 FROM run r WHERE r.thread_key = thread.key AND r.status IN ('running', 'waiting'))
+
+-- name: floor
+SELECT floor FROM thread WHERE key = ?1
+
+-- name: segments_below
+SELECT key, length(events) FROM segment WHERE thread_key = ?1 AND first_seq <= ?2 ORDER BY first_seq
+
+-- name: drop_segments
+DELETE FROM segment WHERE key IN (SELECT value FROM json_each(?1))
+
+-- name: blobs_below
+SELECT b.key, length(b.data) FROM run r JOIN blob b ON b.run_key = r.key
+WHERE r.thread_key = ?1 AND r.terminal_seq <= ?2
+
+-- name: drop_blobs
+DELETE FROM blob WHERE key IN (SELECT value FROM json_each(?1))
+
+-- name: runs_below
+SELECT key, 0 FROM run WHERE thread_key = ?1 AND terminal_seq <= ?2 ORDER BY key
+
+-- name: drop_pinned
+DELETE FROM pinned WHERE run_key IN (SELECT value FROM json_each(?1))
+
+-- name: drop_runs
+DELETE FROM run WHERE key IN (SELECT value FROM json_each(?1))
+
+-- name: mark_purged
+UPDATE thread SET purged_at = ?2 WHERE key = ?1 AND deleted_at IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM run r WHERE r.thread_key = thread.key)
+
+-- Figures, asked for by people: these walk through whole tables.
+-- name: count_threads
+SELECT count(*), count(deleted_at) FROM thread
+
+-- name: count_runs
+SELECT count(*), min(created_at) FROM run
+
+-- name: count_unfinished
+SELECT (SELECT count(*) FROM run WHERE status IN ('running', 'waiting'))
+  + (SELECT count(*) FROM run WHERE status = 'queued')
+
+-- name: count_to_compact
+SELECT count(*) FROM run INDEXED BY run_to_compact WHERE ended_at IS NOT NULL AND compacted_at IS NULL
+
+-- name: count_users
+SELECT count(*) FROM user
+
+-- name: count_segments
+SELECT count(*), coalesce(sum(length(events)), 0) FROM segment
+
+-- name: count_blobs
+SELECT count(*), coalesce(sum(length(data)), 0) FROM blob
+
+-- name: page_size
+PRAGMA page_size
+
+-- name: free_pages
+PRAGMA freelist_count

@@ -59,20 +59,22 @@ class SqliteDatabase:
         """Number of this ownership: greater than that of every process that owned the file before."""
         return self._prepared.incarnation
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, checks_references: bool = True) -> T:
         """Execute `work` in the writer thread, and return its value after the COMMIT that made it durable.
 
         Args:
             work: statements and nothing else: it runs in its own savepoint of a group's transaction, and once
                 more from the start when the group is void. What it raises undoes its savepoint only, and is
                 raised here. It must neither begin nor end a transaction.
+            checks_references: whether foreign keys are checked, for its whole group. Only work that deletes runs
+                says no: each of them would cost a walk through all segments, and it deletes those before.
 
         Raises:
             Unavailable: in place of every `sqlite3.Error`: nothing was written. Also when 5,000 writes wait.
 
         Promises: a cancelled caller leaves the work whole, done or not done.
         """
-        job = Job(work)
+        job = Job(work, checks_references=checks_references)
         self._writer.put(job)
         return await job.future
 

@@ -72,14 +72,15 @@ class SqliteEventLog:
             if bounds is None:
                 raise NotFound("There is no such thread.", field="thread")
             key, head, floor = bounds
+            start = max(after, floor)  # what is below the floor may still be in the file, in part
             events: list[StoredEvent] = []
             size, through = 0, head
             # The cursor steps through the index: segments behind the limit are never touched.
-            for first, last, run, attempt, packed in connection.execute(_SQL["read_segments"], (key, after)):
+            for first, last, run, attempt, packed in connection.execute(_SQL["read_segments"], (key, start)):
                 if len(events) >= limit or size >= size_bytes:
                     break
                 stored = unpack(packed, first_seq=first, run=run, attempt=attempt)
-                events.extend(event for event in stored if event.seq > after)
+                events.extend(event for event in stored if event.seq > start)
                 size += len(packed)
                 through = last
             else:

@@ -11,6 +11,7 @@ from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.log import SqliteEventLog
 from runwire.storage.sqlite.runs import SqliteRuns
 from runwire.storage.sqlite.threads import SqliteThreads
+from runwire.storage.sqlite.upkeep import SqliteUpkeep
 
 __all__ = ["SqliteStorage"]
 
@@ -26,6 +27,7 @@ class SqliteStorage:
         self.runs: Final = SqliteRuns(database)
         self.threads: Final = SqliteThreads(database)
         self.auth: Final = SqliteAuthStore(database)
+        self.upkeep: Final = SqliteUpkeep(database)
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStorage:

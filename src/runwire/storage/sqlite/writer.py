@@ -34,6 +34,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._entrance = threading.Lock()  # so that no job is queued behind the last one
         self._is_closed = False
+        self._checks_references = True  # as `prepare` opened the connection
         self._thread = threading.Thread(target=self._run, name="runwire-sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -84,6 +85,7 @@ class Writer:
         if not group:
             return
         try:
+            self._check_references(all(job.checks_references for job in group))
             self._connection.execute(_SQL["begin_write"])
         except sqlite3.Error as error:  # nobody can write: dividing the group would only wait again
             _fail(group, error)
@@ -94,6 +96,12 @@ class Writer:
             self._connection.execute(_SQL["commit"])
         except sqlite3.Error as error:
             self._divide(group, error)
+
+    def _check_references(self, wanted: bool) -> None:
+        """Have SQLite check foreign keys or not; it can be told so only between two transactions."""
+        if wanted != self._checks_references:
+            self._connection.execute(_SQL["foreign_keys" if wanted else "no_foreign_keys"])
+            self._checks_references = wanted
 
     def _execute(self, job: Job[Any]) -> None:
         """Execute one job in its savepoint; raises when the whole transaction is gone."""
