@@ -13,12 +13,12 @@ AGENTS = Path(__file__).resolve().parent.parent / "agents" / "golden.py"
 class Deployment:
     """One server, its users' keys, and the folder where its agents leave marks."""
 
-    def __init__(self, folder: Path, **settings: float) -> None:
+    def __init__(self, folder: Path, *, agents: Path = AGENTS, **settings: float) -> None:
         self.probes = folder / "probes"
         self.probes.mkdir(parents=True)
         toml = "".join(f"{name} = {value}\n" for name, value in settings.items())
         (self.probes / "runwire.toml").write_text(toml, encoding="utf-8")
-        self.process = ServerProcess(f"{AGENTS}", data_dir=folder / "data", cwd=self.probes)
+        self.process = ServerProcess(f"{agents}", data_dir=folder / "data", cwd=self.probes)
         self._keys: dict[str, str] = {}
 
     def marks(self, name: str) -> list[str]:
@@ -28,6 +28,11 @@ class Deployment:
     @property
     def url(self) -> str:
         return self.process.url
+
+    @property
+    def keys(self) -> list[str]:
+        """Give the API keys of all users made here."""
+        return list(self._keys.values())
 
     async def key(self, name: str) -> str:
         """Give the user's API key; the user is made on first use."""

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 
 from runwire.auth.identity import Identity
 from runwire.errors import ProtocolError, RunwireError, Unauthenticated
@@ -61,13 +62,16 @@ async def read_body(request: Request, *, limit_bytes: int) -> bytes:
     """Read a request's body.
 
     Raises:
-        ProtocolError: `too_large`, as soon as that shows.
+        ProtocolError: `too_large`, as soon as that shows; the client hung up, or the server did for it took too long.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise ProtocolError(f"The body is larger than {limit_bytes} bytes.", code=ErrorCode.TOO_LARGE)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise ProtocolError(f"The body is larger than {limit_bytes} bytes.", code=ErrorCode.TOO_LARGE)
+    except ClientDisconnect:
+        raise ProtocolError("The body did not come to its end.") from None
     return bytes(body)
 
 

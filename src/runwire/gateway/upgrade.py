@@ -13,7 +13,7 @@ import msgspec
 
 from runwire.errors import ProtocolError, RunwireError
 from runwire.gateway.problem import problem
-from runwire.gateway.server import EXTENSION, SocketTransport
+from runwire.gateway.socket_protocol import EXTENSION, SocketTransport
 from runwire.gateway.websocket import Prove, Receive, Socket, SocketServices
 from runwire.protocol import frames
 from runwire.protocol.codes import CloseCode, ErrorCode

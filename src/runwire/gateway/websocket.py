@@ -21,7 +21,7 @@ from runwire.gateway.commands import Commands
 from runwire.gateway.identities import Identities
 from runwire.gateway.live import Live, Patience
 from runwire.gateway.metrics import Metrics
-from runwire.gateway.server import SocketTransport
+from runwire.gateway.socket_protocol import SocketTransport
 from runwire.gateway.subscription import Subscription, Subscriptions, Taken
 from runwire.protocol import frames
 from runwire.protocol.codes import CloseCode, ErrorCode

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from tests.unit.gateway.node import eventually
 
-from runwire.gateway.server import _REFUSED, Server, ServerSettings, _affordable, make_server
+from runwire.gateway.http_protocol import REFUSED
+from runwire.gateway.server import Server, ServerSettings, _affordable, make_server
 
 
 async def nothing(scope: Any, receive: Any, send: Any) -> None:
@@ -207,9 +208,9 @@ async def test_beyond_the_limit_a_connection_is_told_to_come_back(request_: byte
 
 async def test_far_beyond_the_limit_nobody_is_heard() -> None:
     async with door(connections=2) as here:
-        for _ in range(2 + _REFUSED):
+        for _ in range(2 + REFUSED):
             await here.knock()
-        await eventually(lambda: here.connections == 2 + _REFUSED)
+        await eventually(lambda: here.connections == 2 + REFUSED)
         with contextlib.suppress(ConnectionResetError):
             assert await ended(await here.knock(HEAD + b"\r\n")) == b""
 
@@ -217,4 +218,4 @@ async def test_far_beyond_the_limit_nobody_is_heard() -> None:
 def test_files_are_kept_for_the_database_however_many_connections_are_asked_for() -> None:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert _affordable(10) == 10
-    assert _affordable(files) == _affordable(10 * files) < files - _REFUSED
+    assert _affordable(files) == _affordable(10 * files) < files - REFUSED
