@@ -297,10 +297,13 @@ export class Subscription {
   }
 
   #apply(event) {
-    if (this.shown && !this.shown.apply(event) && this.#unfitSeq !== event.seq) {
-      // Once: a server that sends it again as it was would be asked for ever. What completes it comes.
-      this.#unfitSeq = event.seq;
-      return this.subscribe();
+    if (this.shown && !this.shown.apply(event)) {
+      if (this.#unfitSeq !== event.seq) {
+        // Once: a server that sends it again as it was would be asked for ever. What completes it comes.
+        this.#unfitSeq = event.seq;
+        return this.subscribe();
+      }
+      this.shown.passOver(event);
     }
     this.last = event.seq;
     return [{ do: "apply", event }];
@@ -330,10 +333,12 @@ class Text {
   constructor(text = "") {
     this.text = text;
     this.length = codePoints(text);
+    this.isCutOff = false; // something in it will not come: it stays as it is until it is complete
   }
 
   /** Apply a delta as `text[:offset] + text`; return false if the offset is beyond the end. */
   put(offset, text) {
+    if (this.isCutOff) return true;
     if (offset > this.length) return false;
     if (offset < this.length) this.text = Array.from(this.text).slice(0, offset).join("");
     this.text += text;
@@ -357,6 +362,11 @@ class Streamed {
   /** Apply a delta; false: it does not fit, null: this is no stream that began here. */
   put(offset, text) {
     return this.#value instanceof Text ? this.#value.put(offset, text) : null;
+  }
+
+  /** Take no more deltas: one of them will not come. */
+  cutOff() {
+    if (this.#value instanceof Text) this.#value.isCutOff = true;
   }
 
   replace(value) {
@@ -552,6 +562,19 @@ export class ThreadView {
     this.seq = event.seq;
     return true;
   }
+
+  /**
+   * Take a delta that does not fit and will not: from here on its stream waits for its completing event. Otherwise
+   * each later delta of it would be a gap of its own: for one fault as many subscribes as it has pieces.
+   */
+  passOver(event) {
+    const run = this.runs.get(event.run);
+    const { message, thinking, call } = event.data;
+    if (event.type === "text_delta") this.messages.get(message).cutOff();
+    else if (event.type === "thinking_delta") run.thinking.get(thinking).cutOff();
+    else if (event.type === "tool_args_delta") run.args.get(call).isCutOff = true;
+    this.apply(event);
+  }
 }
 
 function end(run, status) {
@@ -619,8 +642,9 @@ const REDUCERS = {
   agent_thinking(run, event, data, takenBack) {
     if (data.thinking !== null && takenBack.has(data.thinking)) return;
     const thought = defaulted(run.thinking, data.thinking || event.seq, () =>
-      new Thought({ id: data.thinking, seq: event.seq, text: "", complete: false }));
-    thought.completeWith(data.text);
+      new Thought({ id: data.thinking, seq: event.seq, text: null, complete: false }));
+    // One that only ends its stream says the text no second time: what was streamed stands.
+    thought.completeWith(data.text === null ? thought.text : data.text);
   },
 
   tool_args_delta(run, _event, data) {
@@ -782,10 +806,13 @@ class Feed {
       this.isBehind = true;
       return;
     }
-    if (this.shown && !this.shown.apply(event) && this.#unfitSeq !== event.seq) {
-      this.#unfitSeq = event.seq; // asked for again, once: as `Subscription` does
-      this.isBehind = true;
-      return;
+    if (this.shown && !this.shown.apply(event)) {
+      if (this.#unfitSeq !== event.seq) {
+        this.#unfitSeq = event.seq; // asked for again, once: as `Subscription` does
+        this.isBehind = true;
+        return;
+      }
+      this.shown.passOver(event);
     }
     this.last = event.seq;
     if ((this.run === null || event.run === this.run) && (this.view === "all" || !DELTAS.has(event.type))) this.#put(event);

@@ -14,14 +14,17 @@ __all__ = ["Message", "Opaque", "Run", "Span", "Step", "Text", "Thought", "Wait"
 class Text:
     """A text that grows by deltas; the pieces are joined only when somebody looks."""
 
-    __slots__ = ("_pieces", "length")
+    __slots__ = ("_pieces", "is_cut_off", "length")
 
     def __init__(self, text: str = "") -> None:
         self._pieces = [text]
         self.length = len(text)  # code points
+        self.is_cut_off = False  # something in it will not come: it stays as it is until it is complete
 
     def put(self, offset: int, text: str) -> bool:
         """Apply a delta as `text[:offset] + text`; return False if the offset is beyond the end."""
+        if self.is_cut_off:
+            return True
         if offset > self.length:
             return False
         if offset < self.length:
@@ -50,6 +53,11 @@ class _Streamed:
     def put(self, offset: int, text: str) -> bool | None:
         """Apply a delta; False: it does not fit, None: this is no stream that began here."""
         return self._value.put(offset, text) if isinstance(self._value, Text) else None
+
+    def cut_off(self) -> None:
+        """Take no more deltas: one of them will not come."""
+        if isinstance(self._value, Text):
+            self._value.is_cut_off = True
 
 
 class Message(_Streamed):

@@ -199,10 +199,12 @@ class Cursor:
         return self._apply(frame)
 
     def _apply(self, event: frames.Event) -> tuple[Action, ...]:
-        if self.shown and not self.shown.apply(event) and self._unfit_seq != event.seq:
-            # Once: a server that sends it again as it was would be asked for ever. What completes it comes.
-            self._unfit_seq = event.seq
-            return self.subscribe()
+        if self.shown and not self.shown.apply(event):
+            if self._unfit_seq != event.seq:
+                # Once: a server that sends it again as it was would be asked for ever. What completes it comes.
+                self._unfit_seq = event.seq
+                return self.subscribe()
+            self.shown.pass_over(event)
         self.last = event.seq
         return (Apply(event),)
 
@@ -277,6 +279,21 @@ class ThreadView:
         run.attempt = event.attempt
         self.seq = event.seq
         return True
+
+    def pass_over(self, event: _AnEvent) -> None:
+        """Take a delta that does not fit and will not: from here on its stream waits for its completing event.
+
+        Otherwise each later delta of it would be a gap of its own: for one fault as many subscribes as it has pieces.
+        """
+        run, data = self.runs[event.run], decode_data(event)
+        match event.type:
+            case EventType.TEXT_DELTA:
+                self.messages[data.message].cut_off()
+            case EventType.THINKING_DELTA:
+                run.thinking[data.thinking].cut_off()
+            case EventType.TOOL_ARGS_DELTA:
+                run.args[data.call].is_cut_off = True
+        self.apply(event)
 
     def _user_message(self, run: Run, event: _AnEvent, data: Any) -> None:
         run.status = "queued"

@@ -304,6 +304,34 @@ def test_an_offset_beyond_the_end_is_a_gap_once() -> None:
     assert (cursor.last, cursor.shown.messages["m"].content) == (2, "")
 
 
+def test_a_stream_with_a_hole_that_stays_is_asked_for_once_and_waits_for_its_end() -> None:
+    cursor = following(0, shown=ThreadView())
+    cursor.receive(event(1, data=MessageStarted(message="m")))
+    cursor.receive(event(2, data=ThinkingDelta(thinking="t", offset=0, text="a")))
+    cursor.receive(event(3, data=ToolArgsDelta(call="c", offset=0, text="a")))
+    later = 4
+    for made in (
+        lambda offset: TextDelta(message="m", offset=offset, text="x"),
+        lambda offset: ThinkingDelta(thinking="t", offset=offset, text="x"),
+        lambda offset: ToolArgsDelta(call="c", offset=offset, text="x"),
+    ):
+        bad = event(later, data=made(5))
+        (again,) = cursor.receive(bad)
+        assert isinstance(again, Ask)
+        cursor.receive(subscribed(again.frame.id, later - 1))
+        assert cursor.receive(bad) == (Apply(bad),)
+        for seq, offset in ((later + 1, 6), (later + 2, 0)):
+            following_one = event(seq, data=made(offset))
+            assert cursor.receive(following_one) == (Apply(following_one),), "the hole is known"
+        later += 3
+    assert cursor.shown is not None
+    run = cursor.shown.runs["run_1"]
+    assert (cursor.shown.seq, cursor.shown.messages["m"].content) == (12, "")
+    assert (run.thinking["t"].text, str(run.args["c"])) == ("a", "a")
+    cursor.receive(event(13, data=MessageCompleted(message="m", content="xxxxxxx")))
+    assert cursor.shown.messages["m"].content == "xxxxxxx"
+
+
 # ── what is shown ────────────────────────────────────────────────────────────────────────────────────────
 
 
