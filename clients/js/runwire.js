@@ -1771,8 +1771,7 @@ class Client {
 
   /** Close for good: what waits for a reply is refused with `closed`, readers end. Idempotent. */
   close() {
-    if (this.#link.isClosed) return;
-    this.#link.close();
+    if (!this.#link.isClosed) this.#link.close();
     this.#host.notifier.flush();
     this.#host.notifier.stop();
   }

@@ -1,12 +1,11 @@
-// The page: signs in, keeps a link, and shows one thread at a time.
+// The page: signs in, keeps a connection, and shows one thread at a time.
 
-import { Subscription } from "./client.js";
 import { safeLink } from "./markdown.js";
+import { ThreadView, connect } from "./runwire.js";
 import { Session, SignInFailed, takeLink } from "./session.js";
-import { Link } from "./socket.js";
 import { Threads } from "./threads.js";
 import { Timeline, make } from "./timeline.js";
-import { View, stopHint } from "./view.js";
+import { Rows, stopHint } from "./view.js";
 
 const link = takeLink(); // before anything else: a link in the address could be copied or logged
 const root = new URL(".", document.baseURI);
@@ -16,6 +15,7 @@ const CAUGHT_UP_MS = 4000;
 const QUIET_MS = 700; // a catch-up is over when nothing came for this long: the last seqs may be in no view
 const NEAR_BOTTOM_PX = 96;
 const EVENTS_SHOWN = 400;
+const EVENTS_HELD = 20000; // as many as a server replays; older ones leave the list
 const RESET_REASON = {
   log_changed: "The server's history has changed, perhaps it was restored from a backup. This is what it has now.",
   too_far_behind: "This thread is long: only its latest run is shown.",
@@ -27,37 +27,27 @@ const STOPPED = {
   4504: "Too many connections: close another tab, then reload",
   4506: "This page does not fit the server: reload it",
 };
+const ENDED_WITH_CONNECTION = new Set(["closed", "stopped", "unauthenticated"]);
 const HINT = "Enter sends, Shift+Enter starts a new line";
 const GUIDE_IDEAS = ["How does resume work?", "What happens when I kill -9 the server?", "How do I write my own agent?", "How do I create an API key?"];
 
 class Page {
   constructor() {
     this.session = new Session(root);
-    this.link = new Link({
-      root,
-      session: this.session,
-      on: {
-        state: (state) => this.#showState(state),
-        welcome: () => this.#welcome(),
-        frame: (frame) => this.#frame(frame),
-        lost: () => this.#lost(),
-      },
-    });
-    this.view = new View();
+    this.client = null; // while signed in
+    this.live = null; // the thread shown, kept up to date by the client; null: a new one that has no id yet
+    this.rows = new Rows(new ThreadView());
     this.timeline = new Timeline(at("timeline"), {
       link: (href) => this.#linkTo(href),
       blob: (ref) => this.session.get(`v1/blobs/${ref}`),
       cancel: (run) => this.#cancel(run),
     });
     this.threads = new Threads(at("threads"), (path) => this.session.get(path));
-    this.cancels = new Map(); // id of a `cancel` without an answer -> its run
     this.events = []; // raw events of the thread, as they were applied
-    this.pending = new Map(); // id -> a send that is not acknowledged, or not yet in the view
-    this.sub = null;
+    this.pending = new Set(); // sends that are not acknowledged, or not yet in the view
     this.shown = 0; // number of this view: a thread, or a new one that has no id yet
     this.catchUp = null;
     this.olderThan = null; // seq before which there are messages that are not shown
-    this.gaps = 0; // in a row, since an event was applied
     this.eventsDrawn = 0;
     this.agents = [];
     this.sticks = true;
@@ -98,10 +88,13 @@ class Page {
       this.pending.clear(); // somebody else's words
     }
     this.lastUser = this.session.user;
+    this.#connect();
+    const thread = threadInAddress();
     // What was typed before the sign-in was through belongs to this view: it is not begun anew for nothing.
-    if ((this.sub?.thread ?? null) !== threadInAddress()) this.#show(threadInAddress());
-    else this.#drawSoon();
-    this.link.start();
+    if (thread !== (this.live?.thread ?? null)) this.#show(thread);
+    else if (thread !== null) this.#follow(thread); // the connection that it was followed over has ended
+    for (const item of this.pending) this.#resend(item);
+    this.#drawSoon();
     this.#loadAgents();
     this.threads.load();
     if (matchMedia("(min-width: 720px)").matches) at("message").focus();
@@ -122,7 +115,7 @@ class Page {
   }
 
   async #signOut() {
-    this.link.stop();
+    this.#disconnect();
     await this.session.signOut();
     this.lastUser = null;
     history.replaceState(null, "", location.pathname);
@@ -132,60 +125,49 @@ class Page {
     this.#askToSignIn();
   }
 
-  // ---- the link
+  // ---- the connection
 
-  #welcome() {
-    if (this.sub) this.#subscribe();
-    for (const item of this.pending.values()) item.isInFlight = false;
-    this.#flush();
+  #connect() {
+    this.#disconnect();
+    const client = connect({
+      url: root.href,
+      client: "runwire-page/1",
+      getToken: ({ fresh }) => (fresh ? this.session.refresh() : this.session.token()),
+      onState: (state) => { if (this.client === client) this.#showState(state); },
+      onNotice: ({ kind }) => { if (kind === "draining") this.#status("reconnecting", "The server is being restarted"); },
+    });
+    this.client = client;
   }
 
-  #lost() {
-    this.sub?.disconnected();
-    this.#finishCatchUp(false);
-    // Whether these arrived is not known: each may be asked for again.
-    for (const run of this.cancels.values()) this.view.stopping(run, false);
-    this.cancels.clear();
+  #disconnect() {
+    const client = this.client;
+    this.client = null;
+    client?.close();
   }
 
-  #subscribe() {
-    this.link.send(this.sub.subscribe(this.link.nextId()));
+  /** Whether the client is live or will be again: commands wait for it. */
+  get #isConnected() {
+    return ["connecting", "live", "reconnecting"].includes(this.client?.state.name);
   }
 
-  #frame(frame) {
-    if (frame.op === "reply" && this.pending.has(frame.id)) return this.#sendAnswered(frame);
-    if (frame.op === "reply" && this.cancels.has(frame.id)) return this.#cancelAnswered(frame);
-    if (frame.op === "notice" && frame.kind === "draining") return this.#status("reconnecting", "The server is being restarted");
-    const isAnswer = frame.op === "reply" && this.sub?.waiting === frame.id;
-    if (!this.sub || (frame.thread !== this.sub.thread && !isAnswer)) return undefined;
-    const verdict = this.sub.receive(frame, (event) => this.view.fits(event));
-    switch (verdict) {
-      case "apply":
-      case "skip":
-        return this.#applied(frame, verdict === "apply");
-      case "resubscribe":
-        return this.#closeGap();
-      case "begun":
-        return this.#begun(frame);
-      case "reset":
-        this.#clear();
-        this.olderThan = frame.from > 0 ? frame.from + 1 : null;
-        this.#tell(RESET_REASON[frame.reason] ?? "The view was reset.");
-        return this.#drawSoon();
-      case "refused":
-        return this.#refused(frame.error);
-      case "deleted":
-        this.#open(null);
-        return this.#tell("This thread was deleted.");
-      default:
-        return undefined;
+  get #isLive() {
+    return this.client?.state.name === "live";
+  }
+
+  /** Show what the client has applied since the last time. */
+  #changed(items) {
+    this.rows.take(items);
+    for (const item of items) {
+      if (item.op === "event") this.#applied(item);
+      else if (item.op === "subscribed") this.#begun(item);
+      else if (item.op === "reset") this.#wasReset(item);
     }
+    if (this.live.error) return this.#ended(this.live.error);
+    return this.#draw();
   }
 
-  #applied(event, isShown) {
-    if (isShown) this.view.apply(event);
+  #applied(event) {
     this.events.push(event);
-    this.gaps = 0;
     if (this.catchUp) {
       this.catchUp.count += 1;
       clearTimeout(this.catchUp.timer);
@@ -194,7 +176,6 @@ class Page {
     }
     if (event.type === "user_message") this.#nameThread(event);
     if (event.type === "agent_completed") this.#announceAnswer(event);
-    this.#drawSoon();
   }
 
   #begun(frame) {
@@ -202,15 +183,18 @@ class Page {
     if (frame.head > frame.after) {
       this.catchUp = { head: frame.head, count: 0, timer: setTimeout(() => this.#finishCatchUp(true), 3000) };
     }
-    this.#drawSoon();
   }
 
-  #closeGap() {
-    // The same gap again and again would be a fault of the server: ask ever more slowly.
-    this.gaps += 1;
-    const frame = this.sub.subscribe(this.link.nextId());
-    if (this.gaps < 3) this.link.send(frame);
-    else setTimeout(() => { if (this.sub?.waiting === frame.id) this.link.send(frame); }, Math.min(10000, 100 * 2 ** this.gaps));
+  #wasReset(frame) {
+    this.#clearEvents();
+    this.olderThan = frame.from > 0 ? frame.from + 1 : null;
+    this.#tell(RESET_REASON[frame.reason] ?? "The view was reset.");
+  }
+
+  #ended(error) {
+    if (ENDED_WITH_CONNECTION.has(error.code)) return; // the status says why
+    if (error.code === "not_found") this.#open(null);
+    this.#tell(error.message);
   }
 
   #finishCatchUp(isDone) {
@@ -221,81 +205,71 @@ class Page {
     if (!isDone || count === 0) return;
     this.#status("caught-up", `Caught up ${count} event${count === 1 ? "" : "s"}`);
     clearTimeout(this.caughtUpTimer);
-    this.caughtUpTimer = setTimeout(() => { if (this.link.isWelcome) this.#status("live", "Live"); }, CAUGHT_UP_MS);
-  }
-
-  #refused(error) {
-    if (error.code === "not_found") {
-      this.#open(null);
-      this.#tell("There is no such thread, or it is not yours.");
-    } else {
-      this.#tell(error.message);
-    }
+    this.caughtUpTimer = setTimeout(() => { if (this.#isLive) this.#status("live", "Live"); }, CAUGHT_UP_MS);
   }
 
   // ---- sending
 
   #send(text) {
-    const item = { key: randomKey(), text, thread: this.sub?.thread ?? null, shown: this.shown, agent: at("agent").value || null };
-    const id = this.link.nextId();
-    this.pending.set(id, item);
+    const item = {
+      key: randomKey(), text, thread: this.live?.thread ?? null, shown: this.shown, agent: at("agent").value || null, message: null, isInFlight: false,
+    };
+    this.pending.add(item);
     this.sticks = true;
     this.#tell("");
-    this.#flush();
+    this.#resend(item);
     this.#drawSoon();
   }
 
-  /** Send what waits; after a new socket everything unanswered again, with its key, so nothing starts twice. */
-  #flush() {
-    for (const [id, item] of this.pending) {
-      if (item.isInFlight || item.message) continue;
-      if (item.thread === null && item.shown === this.shown && this.sub) item.thread = this.sub.thread;
-      // The second message of a new thread waits until the first one has made it.
-      if (item.thread === null && [...this.pending.values()].some((other) => other.isInFlight && other.shown === item.shown && !other.message)) return;
-      const { key, thread, agent, text: content } = item;
-      item.isInFlight = this.link.send({ op: "send", id, key, thread, agent, content });
-    }
-  }
-
-  #sendAnswered(frame) {
-    const item = this.pending.get(frame.id);
-    if (!frame.ok) {
-      this.pending.delete(frame.id);
-      this.#tell(frame.error.message);
+  /** Send what has no answer yet, again after a sign-in; with its key, so nothing starts twice. */
+  async #resend(item) {
+    if (!this.#isConnected || item.isInFlight || item.message) return;
+    if (item.thread === null && item.shown === this.shown && this.live) item.thread = this.live.thread;
+    // The second message of a new thread waits until the first one has made it.
+    if (item.thread === null && [...this.pending].some((other) => other.isInFlight && other.shown === item.shown && !other.message)) return;
+    item.isInFlight = true;
+    const { key, thread, agent, text } = item;
+    const { client } = this;
+    try {
+      this.#stored(item, await client.send(text, { key, thread, agent }));
+    } catch (error) {
+      // The connection ended for good: after the next sign-in once more.
+      if (client !== this.client || !this.#isConnected) return;
+      this.pending.delete(item);
+      this.#tell(error.message);
       if (!at("message").value) this.#write(item.text);
-    } else if (item.shown !== this.shown) {
-      this.pending.delete(frame.id); // another thread is shown by now; it has the message
-    } else {
-      item.message = frame.data.message;
-      if (this.sub === null) {
-        this.sub = new Subscription(frame.data.thread);
-        history.pushState(null, "", `#${frame.data.thread}`);
-      }
-      if (this.sub.sent(frame.data) === "resubscribe") this.#subscribe();
-      this.threads.mark(this.sub.thread);
-      this.threads.load();
+    } finally {
+      item.isInFlight = false;
+      for (const other of this.pending) this.#resend(other);
+      this.#drawSoon();
     }
-    this.#flush();
-    this.#drawSoon();
+  }
+
+  #stored(item, { thread, message }) {
+    item.message = message;
+    if (item.shown !== this.shown) {
+      this.pending.delete(item); // another thread is shown by now; it has the message
+    } else if (this.live === null) {
+      history.pushState(null, "", `#${thread}`);
+      this.#follow(thread);
+    }
+    this.threads.mark(this.live?.thread ?? null);
+    this.threads.load();
   }
 
   /** Stop a run; without one named, what Esc and the button Stop mean (see `stopHint`). */
-  #cancel(run = this.view.activeRun?.run) {
-    if (!run || this.view.runs.get(run)?.isStopping) return;
-    const id = this.link.nextId();
-    if (!this.link.send({ op: "cancel", id, run })) return;
-    this.cancels.set(id, run);
-    this.view.stopping(run, true);
+  async #cancel(run = this.rows.activeRun?.run) {
+    if (!run || !this.#isConnected || this.rows.isStopping(run)) return;
+    const { rows } = this;
+    rows.stopping(run, true);
     this.#drawSoon();
-  }
-
-  #cancelAnswered(frame) {
-    const run = this.cancels.get(frame.id);
-    this.cancels.delete(frame.id);
-    if (frame.ok) return;
-    this.view.stopping(run, false);
-    this.#tell(frame.error.message);
-    this.#drawSoon();
+    try {
+      await this.client.cancel(run);
+    } catch (error) {
+      rows.stopping(run, false);
+      if (rows === this.rows) this.#tell(error.message);
+      this.#drawSoon();
+    }
   }
 
   // ---- threads
@@ -306,38 +280,50 @@ class Page {
   }
 
   #show(thread) {
-    if (this.sub?.isLive) this.link.send({ op: "unsubscribe", id: this.link.nextId(), thread: this.sub.thread });
     this.shown += 1;
     this.#finishCatchUp(false);
-    this.#clear();
-    this.sub = thread ? new Subscription(thread) : null;
+    this.#unfollow();
     this.sticks = true;
     this.#tell("");
-    if (this.sub && this.link.isWelcome) this.#subscribe();
+    if (thread) this.#follow(thread);
     this.threads.mark(thread);
     this.#toggleSide(false);
     this.#drawSoon();
   }
 
-  #clear() {
-    this.view.clear();
+  #follow(thread) {
+    this.#unfollow();
+    if (!this.client) return;
+    const live = this.client.view(thread);
+    this.live = live;
+    this.rows = new Rows(live.state);
+    live.onChange((items) => { if (live === this.live) this.#changed(items); });
+  }
+
+  #unfollow() {
+    this.live?.close();
+    this.live = null;
+    this.rows = new Rows(new ThreadView());
+    this.#clearEvents();
+  }
+
+  #clearEvents() {
     this.events = [];
-    this.gaps = 0;
     this.olderThan = null;
     this.eventsDrawn = 0;
     at("events-list").replaceChildren();
   }
 
   #nameThread(event) {
-    const row = this.view.rows.find((found) => found.kind === "user");
-    if (row?.seq === event.seq) this.threads.name(this.sub.thread, event.data.content);
+    const row = this.rows.rows.find((found) => found.kind === "user");
+    if (row?.seq === event.seq) this.threads.name(this.live.thread, event.data.content);
   }
 
   async #loadEarlier() {
     const { shown } = this;
-    const page = await this.session.get(`v1/threads/${this.sub.thread}/messages?before=${this.olderThan}&limit=50`);
+    const page = await this.session.get(`v1/threads/${this.live.thread}/messages?before=${this.olderThan}&limit=50`);
     if (!page || shown !== this.shown) return;
-    this.view.putBefore(page.items);
+    this.rows.putBefore(page.items);
     this.olderThan = page.next_cursor;
     this.sticks = false;
     this.#drawSoon();
@@ -377,21 +363,21 @@ class Page {
   }
 
   #draw() {
-    for (const [id, item] of this.pending) if (item.message && this.view.byKey.has(`m:${item.message}`)) this.pending.delete(id);
-    this.timeline.draw(this.view);
-    const here = [...this.pending.values()].filter((item) => item.shown === this.shown);
-    at("pending").replaceChildren(...here.map((item) => make("li", {}, make("p", { class: "said", text: item.text }), make("span", { class: "who", text: this.link.isWelcome ? "Sending" : "Waits for the connection" }))));
+    for (const item of this.pending) if (item.message && this.rows.hasMessage(item.message)) this.pending.delete(item);
+    this.timeline.draw(this.rows.rows);
+    const here = [...this.pending].filter((item) => item.shown === this.shown);
+    at("pending").replaceChildren(...here.map((item) => make("li", {}, make("p", { class: "said", text: item.text }), make("span", { class: "who", text: this.#isLive ? "Sending" : "Waits for the connection" }))));
     at("earlier").hidden = this.olderThan === null;
-    const run = this.view.activeRun;
+    const run = this.rows.activeRun;
     at("stop").hidden = run === null;
     at("stop").disabled = run?.isStopping === true;
-    const hint = stopHint(this.view);
+    const hint = stopHint(this.rows);
     at("stop").title = hint;
     at("stop").textContent = run?.isStopping ? "Stopping" : "Stop";
     at("hint").textContent = hint || HINT;
     at("timeline").setAttribute("aria-busy", String(run !== null));
     document.body.classList.toggle("is-running", run !== null);
-    at("empty").hidden = this.sub !== null || here.length > 0;
+    at("empty").hidden = this.live !== null || here.length > 0;
     at("scroll").hidden = !at("empty").hidden;
     if (!at("events").hidden) this.#drawEvents();
     at("events-count").textContent = this.events.length ? `${this.events.length}` : "";
@@ -400,6 +386,11 @@ class Page {
 
   #drawEvents() {
     const list = at("events-list");
+    const tooMany = this.events.length - EVENTS_HELD;
+    if (tooMany > 0) {
+      this.events.splice(0, tooMany);
+      this.eventsDrawn = Math.max(0, this.eventsDrawn - tooMany);
+    }
     const from = Math.max(this.eventsDrawn, this.events.length - EVENTS_SHOWN);
     const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_BOTTOM_PX;
     for (const event of this.events.slice(from)) {
@@ -437,18 +428,20 @@ class Page {
   #showState(state) {
     clearInterval(this.countdown);
     clearTimeout(this.caughtUpTimer);
-    at("try-now").hidden = state.name !== "reconnecting" || state.untilMs === null;
+    at("try-now").hidden = state.name !== "reconnecting" || state.retryAt === null;
     if (state.name === "live") return this.#status("live", "Live");
     if (state.name === "connecting") return this.#status("connecting", "Connecting");
     if (state.name === "expired") {
+      this.session.forget();
       this.#drawSoon();
       return this.#askToSignIn(state.code === 4507 ? "Access was withdrawn." : "");
     }
     if (state.name === "stopped") return this.#status("stopped", STOPPED[state.code] ?? state.reason ?? "The server ended the connection");
+    this.#finishCatchUp(false);
     this.#status("reconnecting", `Reconnecting, attempt ${state.attempt}`);
-    if (state.untilMs !== null) {
+    if (state.retryAt !== null) {
       const tick = () => {
-        const seconds = Math.ceil((state.untilMs - performance.now()) / 1000);
+        const seconds = Math.ceil((state.retryAt - Date.now()) / 1000);
         at("status").dataset.countdown = seconds > 0 ? `in ${seconds} s` : "";
       };
       tick();
@@ -472,7 +465,7 @@ class Page {
 
   #announceAnswer(event) {
     // Words of a stream are no live region; the whole answer is said once.
-    const message = this.view.rows.findLast((row) => row.run === event.run && row.kind === "message");
+    const message = this.rows.rows.findLast((row) => row.run === event.run && row.kind === "message");
     if (message && !this.catchUp) at("announce").textContent = `Answer: ${message.text}`;
   }
 
@@ -536,7 +529,7 @@ class Page {
     at("events-close").addEventListener("click", () => this.#toggleEvents(false));
     at("events-copy").addEventListener("click", () => navigator.clipboard?.writeText(this.events.map((event) => JSON.stringify(event)).join("\n")));
     at("earlier").addEventListener("click", () => this.#loadEarlier());
-    at("try-now").addEventListener("click", () => this.link.now());
+    at("try-now").addEventListener("click", () => this.client?.reconnectNow());
     at("sign-out").addEventListener("click", () => this.#signOut());
     at("sign-out-narrow").addEventListener("click", () => this.#signOut());
     at("sign-in-form").addEventListener("submit", (event) => {
@@ -550,7 +543,7 @@ class Page {
     at("scroll").addEventListener("scroll", () => this.#scrolled(), { passive: true });
     new ResizeObserver(() => this.#resized()).observe(at("scroll"));
     addEventListener("popstate", () => {
-      if (this.session.isSignedIn && threadInAddress() !== (this.sub?.thread ?? null)) this.#show(threadInAddress());
+      if (this.session.isSignedIn && threadInAddress() !== (this.live?.thread ?? null)) this.#show(threadInAddress());
     });
   }
 }

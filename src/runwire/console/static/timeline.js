@@ -1,4 +1,4 @@
-// Rows of a View as DOM: each row is made once and changed in place.
+// Rows as DOM: each row is made once and changed in place.
 
 import { renderBlock, splitBlocks } from "./markdown.js";
 import { contentText, isReference } from "./view.js";
@@ -37,11 +37,11 @@ export class Timeline {
     this.drawn = new Map(); // key -> {element, rev, update}
   }
 
-  /** Bring the list up to date with the view. */
-  draw(view) {
+  /** Bring the list up to date with the rows. */
+  draw(rows) {
     const gone = new Set(this.drawn.keys());
     let before = null;
-    for (const row of view.rows) {
+    for (const row of rows) {
       gone.delete(row.key);
       let drawn = this.drawn.get(row.key);
       if (drawn && drawn.kind !== row.kind) {
@@ -49,12 +49,14 @@ export class Timeline {
         drawn = undefined;
       }
       if (!drawn) {
-        drawn = { kind: row.kind, rev: -1, ...this.#row(row) };
+        drawn = { kind: row.kind, row: null, rev: -1, ...this.#row(row) };
         this.drawn.set(row.key, drawn);
       }
       const place = before ? before.nextSibling : this.list.firstChild;
       if (drawn.element !== place) this.list.insertBefore(drawn.element, place);
-      if (drawn.rev !== row.rev) {
+      // Rows of a view that was begun anew are others, under the same keys.
+      if (drawn.row !== row || drawn.rev !== row.rev) {
+        drawn.row = row;
         drawn.rev = row.rev;
         drawn.update(row);
       }

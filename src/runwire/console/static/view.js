@@ -1,7 +1,8 @@
-// From events to what a person sees: one row per logical step. Pure.
+// What a thread's state looks like: one row per logical step. Pure, and only presentation: what counts and what
+// it means is decided in runwire.js.
 
-const TERMINAL = { agent_completed: "completed", agent_failed: "failed", agent_cancelled: "cancelled" };
 const ENDED = { completed: true, failed: true, cancelled: true };
+const GOING_ON = { running: true, waiting: true };
 const TITLE_CHARS = 80;
 const QUOTED_CHARS = 28;
 const RETRY_REASON = {
@@ -9,17 +10,16 @@ const RETRY_REASON = {
   drained: "The run was handed over",
   deploy: "A new version was deployed",
 };
-
-/** How many Unicode code points a text has: what offsets of the protocol count. */
-export function codePoints(text) {
-  let count = 0;
-  for (let at = 0; at < text.length; at += 1) {
-    const unit = text.charCodeAt(at);
-    if (unit >= 0xd800 && unit < 0xdc00) at += 1;
-    count += 1;
-  }
-  return count;
-}
+// Said once, where it happened.
+const NOTES = {
+  agent_retrying: ({ reason, attempt }) => `${RETRY_REASON[reason] ?? "The run was interrupted"}; attempt ${attempt} goes on.`,
+  agent_waiting: ({ kind, prompt }) => `Waiting for ${kind}${prompt ? `: ${contentText(prompt)}` : ""}`,
+  agent_resumed: () => "The wait is over.",
+  subagent_started: ({ agent }) => `${agent} begins to help.`,
+  subagent_completed: () => "The helping agent is done.",
+  subagent_failed: ({ message }) => `The helping agent failed: ${message}`,
+  superseded: () => "Earlier words were taken back; the agent says this part anew.",
+};
 
 /** The text of a message's content: a string, a list of parts, or a reference to a large value. */
 export function contentText(content) {
@@ -34,30 +34,16 @@ export function isReference(value) {
   return typeof value === "object" && value !== null && typeof value.$ref === "string";
 }
 
-/** A stream of deltas: `text[:offset] + piece`, cheap when it appends. */
-class Stream {
-  constructor() {
-    this.text = "";
-    this.length = 0;
-  }
-
-  take(offset, piece) {
-    if (offset < this.length) this.text = Array.from(this.text).slice(0, offset).join("");
-    this.text += piece;
-    this.length = offset + codePoints(piece);
-  }
-}
-
 /** A title made of a thread's first message; empty if that says nothing. */
 export function titleOf(content) {
   return contentText(content).replace(/\s+/g, " ").trim().slice(0, TITLE_CHARS);
 }
 
 /** What Esc and the button Stop would do now, in words; empty if nothing runs. */
-export function stopHint(view) {
-  const run = view.activeRun;
+export function stopHint(rows) {
+  const run = rows.activeRun;
   if (run === null) return "";
-  const waiting = view.waitingRuns.filter((other) => other !== run).length;
+  const waiting = rows.waitingRuns.filter((other) => other.run !== run.run).length;
   const others = waiting === 0 ? "" : waiting === 1 ? "; 1 more waits" : `; ${waiting} more wait`;
   if (run.isStopping) return `Stopping ${quoted(run)}${others}`;
   return `Stop (Esc) ${run.status === "queued" ? "withdraws" : "ends"} ${quoted(run)}${others}`;
@@ -73,266 +59,210 @@ function quoted(run) {
  *
  * A message that was sent while a run goes on begins a run of its own; what the older run says later still
  * belongs above it. A row has `key`, `kind` (user, run, thinking, tool, message, note, custom, end), `seq`,
- * `run`, `rev` (moves with every change) and what its kind needs.
+ * `run`, `rev` (moves with every change) and what its kind needs. What is shown comes from the state; the events
+ * that made it only add when each thing happened, and where notes stand.
  */
-export class View {
-  constructor() {
-    this.clear();
+export class Rows {
+  #facts = new Map(); // run -> {asked, startedAt, marks, notes}: when things happened
+  #rows = new Map(); // run -> its rows
+  #byKey = new Map();
+  #older = new Map(); // run -> rows of messages from before the state begins
+  #stopping = new Set(); // runs that were asked to stop
+  #changed = new Set(); // runs whose rows are to be made anew
+
+  /** @param {{runs: Map, messages: Map}} state a `ThreadView` that has applied what is given to `take` */
+  constructor(state) {
+    this.state = state;
   }
 
-  clear() {
-    this.rows = [];
-    this.byKey = new Map();
-    this.streams = new Map(); // key of a row -> Stream, while deltas may come
-    this.runs = new Map(); // run -> {run, agent, status, asked, startedAt, isStopping}
+  /** Take the items of a change of the view, in order. */
+  take(items) {
+    for (const item of items) {
+      if (item.op === "event") this.#note(item);
+      else if (item.op === "reset") this.#clear();
+    }
+  }
+
+  /** All rows, in the order in which they are shown. */
+  get rows() {
+    for (const run of this.#changed) this.#rows.set(run, this.#rowsOf(run));
+    this.#changed.clear();
+    const isAsked = (run) => this.#facts.get(run)?.asked !== undefined;
+    const later = [...this.state.runs.keys()].filter((run) => !this.#older.has(run));
+    // A run whose message this view never saw was asked for before every one that was seen.
+    const runs = [...this.#older.keys(), ...later.filter((run) => !isAsked(run)), ...later.filter(isAsked)];
+    return runs.flatMap((run) => [...(this.#older.get(run) ?? []), ...(this.#rows.get(run) ?? [])]);
+  }
+
+  /** Whether a message is shown. */
+  hasMessage(id) {
+    return this.state.messages.has(id);
   }
 
   /** The run that goes on, else the oldest one that waits for its turn; null if the thread is idle. */
   get activeRun() {
-    for (const run of this.runs.values()) if (run.status === "running") return run;
+    for (const run of this.state.runs.values()) if (run.status in GOING_ON) return this.#brief(run);
     return this.waitingRuns[0] ?? null;
   }
 
   /** The runs that no worker has begun, oldest first. */
   get waitingRuns() {
-    return [...this.runs.values()].filter((run) => run.status === "queued");
+    return [...this.state.runs.values()].filter((run) => run.status === "queued").map((run) => this.#brief(run));
   }
 
-  /** Remember that a run was asked to stop, or that this did not arrive. */
+  /** Remember that a run was asked to stop, or that this was refused. */
   stopping(id, isStopping = true) {
-    const run = this.runs.get(id);
+    const run = this.state.runs.get(id);
     if (!run || run.status in ENDED) return;
-    run.isStopping = isStopping;
-    this.#markWaiting(run);
+    if (isStopping) this.#stopping.add(id);
+    else this.#stopping.delete(id);
+    this.#changed.add(id);
+  }
+
+  /** Whether a run was asked to stop. */
+  isStopping(id) {
+    return this.#stopping.has(id);
   }
 
   /** Put older messages (of `GET …/messages`) above everything; those that are here already stay as they are. */
   putBefore(messages) {
-    const older = [];
+    const known = [...this.#older];
+    this.#older = new Map();
+    const seen = new Set(known.flatMap(([, rows]) => rows.map((row) => row.key)));
     for (const { message, role, content, run, seq, complete } of messages) {
       const key = `m:${message}`;
-      if (this.byKey.has(key)) continue;
-      const row = { key, seq, run, rev: 1, kind: role === "user" ? "user" : "message", text: contentText(content), isOpen: false, isComplete: complete };
-      if (isReference(content)) row.reference = content;
-      this.byKey.set(key, row);
-      older.push(row);
+      if (seen.has(key) || this.hasMessage(message)) continue;
+      push(this.#older, run, { key, seq, run, rev: 1, ...said({ role, content, complete, isOpen: false }) });
     }
     // A run that was seen from its middle on comes to stand below its message.
-    const groups = new Map();
-    for (const row of [...older, ...this.rows]) {
-      if (groups.has(row.run)) groups.get(row.run).push(row);
-      else groups.set(row.run, [row]);
+    for (const [run, rows] of known) push(this.#older, run, ...rows);
+  }
+
+  #clear() {
+    for (const map of [this.#facts, this.#rows, this.#byKey, this.#older, this.#stopping, this.#changed]) map.clear();
+  }
+
+  #brief(run) {
+    const asked = this.state.messages.get(this.#facts.get(run.id)?.asked)?.content ?? null;
+    return { run: run.id, status: run.status, asked, isStopping: this.#stopping.has(run.id) };
+  }
+
+  /** Remember when and where something happened. */
+  #note(event) {
+    const { run: id, seq, ts, type, data } = event;
+    this.#changed.add(id);
+    const run = this.state.runs.get(id);
+    if (!run || (type !== "custom" && run.opaque.has(seq))) return; // of a newer server: it is in the list of raw events
+    if (!this.#facts.has(id)) this.#facts.set(id, { asked: undefined, startedAt: null, marks: new Map(), notes: [] });
+    const facts = this.#facts.get(id);
+    const key = keyOf(event);
+    if (!facts.marks.has(key)) facts.marks.set(key, { seq, beganAt: ts, endedAt: ts });
+    facts.marks.get(key).endedAt = ts;
+    if (type === "user_message") facts.asked = data.message;
+    if (type === "agent_started") facts.startedAt = ts;
+    if (type in NOTES) facts.notes.push({ key, seq, kind: "note", text: NOTES[type](data) });
+    if (run.status in ENDED) this.#stopping.delete(id);
+  }
+
+  #rowsOf(id) {
+    const run = this.state.runs.get(id);
+    if (!run) return [];
+    const facts = this.#facts.get(id) ?? { startedAt: null, marks: new Map(), notes: [] };
+    const made = [
+      ...this.#messages(run),
+      ...startRow(run),
+      ...[...run.thinking.values()].map((thought) => thinkingRow(thought, run, facts)),
+      ...toolRows(run),
+      ...[...run.opaque.values()].filter(({ type }) => type === "custom").map(({ seq, name, value }) => ({ key: `e:${seq}`, seq, kind: "custom", name, value })),
+      ...facts.notes,
+    ];
+    if (run.isEnded) made.push(endRow(run, facts, made.some((row) => row.kind === "message")));
+    // What began before this view did has no mark: it stands first.
+    const placed = made.map((row) => ({ ...row, run: id, seq: facts.marks.get(row.key)?.seq ?? row.seq ?? 0 }));
+    const rows = placed.sort((a, b) => a.seq - b.seq).map((row) => this.#kept(row));
+    const kept = new Set(rows);
+    for (const row of this.#rows.get(id) ?? []) if (!kept.has(row)) this.#byKey.delete(row.key);
+    return rows;
+  }
+
+  #messages(run) {
+    const waiting = run.status !== "queued" ? "" : this.#stopping.has(run.id) ? "stopping" : "turn";
+    const rows = [];
+    for (const message of this.state.messages.values()) {
+      if (message.run !== run.id) continue;
+      const row = said({ role: message.role, content: message.content, complete: message.complete, isOpen: !message.complete && !run.isEnded });
+      rows.push({ key: `m:${message.id}`, seq: message.seq, ...row, ...(row.kind === "user" ? { waiting } : {}) });
     }
-    this.rows = [...groups.values()].flat();
+    return rows;
   }
 
-  /** Whether an event can be applied: "apply", "skip" or "gap" (see `Subscription.receive`). */
-  fits(event) {
-    const key = streamKey(event);
-    if (key === null) return "apply";
-    const stream = this.streams.get(key);
-    if (stream) return event.data.offset > stream.length ? "gap" : "apply";
-    // A message begins with `message_started`; thoughts and arguments with their first delta.
-    return event.type !== "text_delta" && event.data.offset === 0 && !this.byKey.has(key) ? "apply" : "skip";
-  }
-
-  /** Apply an event that `Subscription.receive` said to apply. */
-  apply(event) {
-    const run = this.#run(event);
-    if (event.type in TERMINAL) return this.#end(event, run);
-    return this[`_${event.type}`]?.(event, run); // other types are in the list of raw events
-  }
-
-  _user_message(event, run) {
-    run.status = "queued";
-    run.asked = event.data.content;
-    run.row = `m:${event.data.message}`;
-    this.#put(run.row, event, { kind: "user", text: contentText(event.data.content) });
-    this.#markWaiting(run);
-  }
-
-  _agent_started(event, run) {
-    run.agent = event.data.agent;
-    run.startedAt = event.ts;
-    run.status = "running";
-    this.#markWaiting(run);
-    this.#put(`r:${event.run}`, event, { kind: "run", agent: event.data.agent });
-  }
-
-  _thinking_delta(event) {
-    const key = `t:${event.data.thinking}`;
-    this.#put(key, event, { kind: "thinking", text: this.#streamed(key, event.data), isOpen: true });
-  }
-
-  _agent_thinking(event) {
-    const { thinking, text } = event.data;
-    const key = thinking ? `t:${thinking}` : `e:${event.seq}`;
-    this.streams.delete(key);
-    const known = this.byKey.get(key);
-    const startedAt = known ? known.ts : event.ts;
-    const full = text === undefined || text === null ? (known?.text ?? "") : contentText(text);
-    this.#put(key, event, { kind: "thinking", text: full, isOpen: false, durationMs: event.ts - startedAt });
-  }
-
-  _tool_args_delta(event) {
-    const key = `c:${event.data.call}`;
-    this.#put(key, event, { kind: "tool", name: "…", status: "preparing", argsText: this.#streamed(key, event.data) });
-  }
-
-  _tool_executing(event) {
-    const { call, name, args } = event.data;
-    this.streams.delete(`c:${call}`);
-    this.#put(`c:${call}`, event, { kind: "tool", name, args, status: "running", startedAt: event.ts, attempt: event.data.try });
-  }
-
-  _tool_completed(event) {
-    const { call, name, ok, final, result, error, duration_ms: durationMs } = event.data;
-    const status = ok ? "ok" : final ? "failed" : "repeated";
-    this.#put(`c:${call}`, event, { kind: "tool", name, status, result, error, durationMs, hasResult: "result" in event.data });
-  }
-
-  _message_started(event) {
-    const key = `m:${event.data.message}`;
-    this.streams.set(key, new Stream());
-    this.#put(key, event, { kind: "message", role: event.data.role, text: "", isOpen: true, isComplete: true });
-  }
-
-  _text_delta(event) {
-    const key = `m:${event.data.message}`;
-    this.#put(key, event, { kind: "message", text: this.#streamed(key, event.data) });
-  }
-
-  _message_completed(event) {
-    const { message, content, complete } = event.data;
-    this.streams.delete(`m:${message}`);
-    const reference = isReference(content) ? content : null;
-    this.#put(`m:${message}`, event, {
-      kind: "message", text: contentText(content), reference, isOpen: false, isComplete: complete,
-    });
-  }
-
-  _agent_retrying(event, run) {
-    run.status = "running";
-    this.#markWaiting(run);
-    const reason = RETRY_REASON[event.data.reason] ?? "The run was interrupted";
-    this.#note(event, `${reason}; attempt ${event.data.attempt} goes on.`);
-  }
-
-  _superseded(event) {
-    const gone = new Set([
-      ...(event.data.messages ?? []).map((id) => `m:${id}`),
-      ...(event.data.thinking ?? []).map((id) => `t:${id}`),
-      ...(event.data.events ?? []).map((seq) => `e:${seq}`),
-    ]);
-    for (const key of gone) {
-      this.byKey.delete(key);
-      this.streams.delete(key);
+  /** The row as it was made first, changed in place; `rev` moves if something differs. */
+  #kept(made) {
+    const row = this.#byKey.get(made.key);
+    if (row === undefined || row.kind !== made.kind) {
+      const first = { ...made, rev: 1 };
+      this.#byKey.set(made.key, first);
+      return first;
     }
-    const before = this.rows.length;
-    this.rows = this.rows.filter((row) => !gone.has(row.key));
-    if (this.rows.length < before) this.#note(event, "Earlier words were taken back; the agent says this part anew.");
-  }
-
-  _agent_waiting(event) {
-    const prompt = event.data.prompt ? `: ${contentText(event.data.prompt)}` : "";
-    this.#note(event, `Waiting for ${event.data.kind}${prompt}`);
-  }
-
-  _agent_resumed(event) {
-    this.#note(event, "The wait is over.");
-  }
-
-  _subagent_started(event) {
-    this.#note(event, `${event.data.agent} begins to help.`);
-  }
-
-  _subagent_completed(event) {
-    this.#note(event, "The helping agent is done.");
-  }
-
-  _subagent_failed(event) {
-    this.#note(event, `The helping agent failed: ${event.data.message}`);
-  }
-
-  _custom(event) {
-    this.#put(`e:${event.seq}`, event, { kind: "custom", name: event.data.name, value: event.data.value });
-  }
-
-  #end(event, run) {
-    run.status = TERMINAL[event.type];
-    this.#markWaiting(run);
-    const { data } = event;
-    const said = this.rows.some((row) => row.run === event.run && row.kind === "message");
-    this.#put(`x:${event.run}`, event, {
-      kind: "end",
-      status: run.status,
-      durationMs: data.duration_ms ?? (run.startedAt ? event.ts - run.startedAt : null),
-      // What was returned and is no text has no message: it is shown here.
-      output: event.type === "agent_completed" && !said ? data.output : undefined,
-      code: data.code,
-      message: data.message ?? data.reason,
-      errorId: data.error_id,
-      by: data.by,
-    });
-    for (const row of this.rows) if (row.run === event.run && row.isOpen) this.#change(row, { isOpen: false });
-  }
-
-  #run(event) {
-    let run = this.runs.get(event.run);
-    if (!run) {
-      run = { run: event.run, agent: null, status: "running", asked: null, startedAt: null, isStopping: false };
-      this.runs.set(event.run, run);
+    const names = new Set([...Object.keys(row), ...Object.keys(made)]);
+    names.delete("rev");
+    if ([...names].some((name) => !Object.is(row[name], made[name]))) {
+      for (const name of names) row[name] = made[name];
+      row.rev += 1;
     }
-    return run;
-  }
-
-  /** Show at a run's message whether it waits: `waiting` is "", "turn" or "stopping". */
-  #markWaiting(run) {
-    const row = this.byKey.get(run.row);
-    const waiting = run.status !== "queued" ? "" : run.isStopping ? "stopping" : "turn";
-    if (row && (row.waiting ?? "") !== waiting) this.#change(row, { waiting });
-  }
-
-  #note(event, text) {
-    this.#put(`e:${event.seq}`, event, { kind: "note", text });
-  }
-
-  #streamed(key, { offset, text }) {
-    let stream = this.streams.get(key);
-    if (!stream) this.streams.set(key, (stream = new Stream()));
-    stream.take(offset, text);
-    return stream.text;
-  }
-
-  #put(key, event, fields) {
-    let row = this.byKey.get(key);
-    if (!row) {
-      row = { key, seq: event.seq, ts: event.ts, run: event.run, rev: 0 };
-      this.byKey.set(key, row);
-      this.rows.splice(this.#placeOf(row.run, fields.kind), 0, row);
-    }
-    this.#change(row, fields);
-  }
-
-  /** Where a new row goes: to the end of its run. */
-  #placeOf(run, kind) {
-    if (this.rows.at(-1)?.run === run) return this.rows.length;
-    const last = this.rows.findLastIndex((row) => row.run === run);
-    if (last >= 0) return last + 1;
-    // A run whose message this view never saw was asked for before everything that is here.
-    const first = kind === "user" ? -1 : this.rows.findIndex((row) => row.kind === "user");
-    return first < 0 ? this.rows.length : first;
-  }
-
-  #change(row, fields) {
-    Object.assign(row, fields);
-    row.rev += 1;
+    return row;
   }
 }
 
-function streamKey({ type, data }) {
-  if (type === "text_delta") return `m:${data.message}`;
-  if (type === "thinking_delta") return `t:${data.thinking}`;
-  if (type === "tool_args_delta") return `c:${data.call}`;
-  return null;
+function keyOf({ type, seq, run, data }) {
+  if (type === "user_message" || type.startsWith("message_") || type === "text_delta") return `m:${data.message}`;
+  if (type === "thinking_delta" || (type === "agent_thinking" && data.thinking)) return `t:${data.thinking}`;
+  if (type.startsWith("tool_")) return `c:${data.call}`;
+  if (type === "agent_started") return `r:${run}`;
+  if (type === "agent_completed" || type === "agent_failed" || type === "agent_cancelled") return `x:${run}`;
+  return `e:${seq}`;
+}
+
+function push(map, key, ...rows) {
+  if (map.has(key)) map.get(key).push(...rows);
+  else map.set(key, rows);
+}
+
+function said({ role, content, complete, isOpen }) {
+  const reference = isReference(content) ? content : null;
+  if (role === "user") return { kind: "user", text: contentText(content), reference };
+  return { kind: "message", text: contentText(content), reference, isOpen, isComplete: complete };
+}
+
+function startRow(run) {
+  return run.agent === null ? [] : [{ key: `r:${run.id}`, kind: "run", agent: run.agent }];
+}
+
+function thinkingRow(thought, run, facts) {
+  const key = thought.id ? `t:${thought.id}` : `e:${thought.seq}`;
+  const mark = facts.marks.get(key);
+  const durationMs = thought.complete && mark ? mark.endedAt - mark.beganAt : null;
+  return { key, seq: thought.seq, kind: "thinking", text: contentText(thought.text), isOpen: !thought.complete && !run.isEnded, durationMs };
+}
+
+function toolRows(run) {
+  const streamed = [...run.args].map(([call, { text }]) => ({ key: `c:${call}`, kind: "tool", name: "…", status: "preparing", argsText: text }));
+  const begun = [...run.steps.values()].map(({ call, seq, name, args, ok, final, result, error, duration_ms: durationMs }) => ({
+    key: `c:${call}`, seq, kind: "tool", name, args: args ?? undefined, result, error, durationMs,
+    status: ok === null ? "running" : ok ? "ok" : final === false ? "repeated" : "failed",
+    hasResult: ok === true,
+  }));
+  return [...streamed, ...begun];
+}
+
+function endRow(run, facts, hasSpoken) {
+  const ended = facts.marks.get(`x:${run.id}`);
+  const why = run.error ?? run.cancelled ?? {};
+  return {
+    key: `x:${run.id}`, seq: ended?.seq ?? Infinity, kind: "end", status: run.status,
+    durationMs: run.duration_ms ?? (facts.startedAt !== null && ended ? ended.endedAt - facts.startedAt : null),
+    // What was returned and is no text has no message: it is shown here.
+    output: run.status === "completed" && !hasSpoken ? (run.output ?? undefined) : undefined,
+    code: why.code, message: why.message ?? why.reason, errorId: why.error_id, by: why.by,
+  };
 }
