@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote
+
+import msgspec
 
 from runwire.auth.service import users
 from runwire.errors import ConfigurationError, Unavailable
@@ -17,30 +19,55 @@ from runwire.storage.open import open_storage
 from runwire.storage.sqlite.control import Verb, ask
 from runwire.storage.sqlite.lock import OwnedElsewhere
 
-__all__ = ["Verbs", "administer", "migrate", "opened", "shown_url", "where"]
+__all__ = ["Call", "Verbs", "administer", "database_path", "migrate", "opened", "shown_url", "where", "work_through"]
 
 _OWNER_WAIT_S: Final = 10.0  # a starting server owns the file before it takes commands
 _OWNER_POLL_S: Final = 0.05
-_ANSWER_S: Final = 10.0  # for a verb; hashing a password is the slowest
+_ANSWER_S: Final = 10.0  # for a verb; hashing a password is the slowest of the short ones
+COMPACTED_RUNS: Final = 100  # in one call: seconds at most, so that a server's end does not wait for it
+
+T = TypeVar("T")
 
 
-async def administer(settings: Settings, verb: str, **arguments: Any) -> dict[str, Any]:
+class Call(Protocol):
+    """Carry out a verb, wherever that is."""
+
+    async def __call__(self, verb: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
+        """Carry out one verb. `timeout_s` is for a server that does not answer."""
+        ...
+
+
+async def administer(
+    settings: Settings, verb: str, *, timeout_s: float = _ANSWER_S, **arguments: Any
+) -> dict[str, Any]:
     """Carry out a verb on the data folder: by the server that owns it, or here when none runs.
 
     Raises:
         RunwireError: what the verb raised, the same either way.
+    """
+    return await work_through(settings, lambda call: call(verb, timeout_s=timeout_s, **arguments))
+
+
+async def work_through(settings: Settings, steps: Callable[[Call], Awaitable[T]]) -> T:
+    """Carry out several verbs, one after the other, all by the server or all here.
+
+    Args:
+        settings: where the data folder is.
+        steps: makes the calls. Begun again if the server ends between two of them, and so must bear that.
+
+    Raises:
+        RunwireError: what a verb raised, the same either way.
     """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + _OWNER_WAIT_S
     while True:
         try:
             async with opened(settings) as storage:
-                done: dict[str, Any] = await Verbs(storage, None).table()[verb](arguments)
-                return done
+                return await steps(_called_here(storage))
         except OwnedElsewhere as owned:
             if owned.owner and owned.owner.socket:
                 with contextlib.suppress(_Gone):
-                    return await _ask(settings, verb, arguments, pid=owned.owner.pid)
+                    return await steps(_called_there(settings, owned.owner.pid))
             # The owner is starting, or ending, or another command that is done in a moment: look again.
             if loop.time() >= until_s:
                 raise
@@ -51,21 +78,34 @@ class _Gone(Exception):
     """The socket that the lock file names has nobody behind it: the verb was not carried out."""
 
 
-async def _ask(settings: Settings, verb: str, arguments: Mapping[str, Any], *, pid: int) -> dict[str, Any]:
-    try:
-        done: dict[str, Any] = await ask(_database(settings), verb, timeout_s=_ANSWER_S, **arguments)
-    except Unavailable as error:
-        if error.code != "deadline":
-            raise _Gone from error
-        # Whether it was done is not known: asking again could do it twice.
-        sentence = f"The server (process {pid}) does not answer; look whether it was done before you try again."
-        raise Unavailable(sentence, code="deadline") from error
-    return done
+def _called_here(storage: Storage) -> Call:
+    verbs = Verbs(storage, None).table()
+
+    async def call(verb: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
+        done: dict[str, Any] = await verbs[verb](arguments)
+        return done
+
+    return call
+
+
+def _called_there(settings: Settings, pid: int) -> Call:
+    async def call(verb: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
+        try:
+            done: dict[str, Any] = await ask(database_path(settings), verb, timeout_s=timeout_s, **arguments)
+        except Unavailable as error:
+            if error.code != "deadline":
+                raise _Gone from error
+            # Whether it was done is not known: asking again could do it twice.
+            sentence = f"The server (process {pid}) does not answer; look whether it was done before you try again."
+            raise Unavailable(sentence, code="deadline") from error
+        return done
+
+    return call
 
 
 async def where(settings: Settings) -> tuple[str, str | None] | None:
     """Return (URL, sign-in link or None) of the server that runs on the data folder; None: none does."""
-    if not await asyncio.to_thread(_database(settings).exists):
+    if not await asyncio.to_thread(database_path(settings).exists):
         return None  # nothing was ever started here, and looking must not make a database
     place = await administer(settings, "where")
     return (place["url"], place["link"]) if place["url"] else None
@@ -73,7 +113,7 @@ async def where(settings: Settings) -> tuple[str, str | None] | None:
 
 async def migrate(settings: Settings) -> str:
     """Create or upgrade the database, and say what it is."""
-    is_new = not await asyncio.to_thread(_database(settings).exists)
+    is_new = not await asyncio.to_thread(database_path(settings).exists)
     async with opened(settings) as storage:
         await storage.ping()
         return f"{shown_url(settings)} {'was created' if is_new else 'is up to date'} (log {storage.log})"
@@ -100,6 +140,9 @@ class Verbs:
             "user_enable": self.user_enable,
             "user_list": self.user_list,
             "token_create": self.token_create,
+            "storage_stats": self.storage_stats,
+            "storage_compact": self.storage_compact,
+            "storage_trim": self.storage_trim,
             "where": self.where,
         }
 
@@ -143,6 +186,23 @@ class Verbs:
         key = await users.create_api_key(self._storage.auth, arguments["name"], ttl_s=arguments.get("ttl_s"))
         self._tell(Wake(topic="auth"))
         return {"key": key}
+
+    async def storage_stats(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        """Give the figures of the database."""
+        figures: dict[str, Any] = msgspec.to_builtins(await self._storage.upkeep.stats())
+        return figures
+
+    async def storage_compact(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Compact some runs; the caller asks again while there are more."""
+        done = await self._storage.upkeep.compact(ended_before=arguments["ended_before"], runs=COMPACTED_RUNS)
+        return {"runs": done.runs, "events": done.events, "freed_bytes": done.freed_bytes, "has_more": done.has_more}
+
+    async def storage_trim(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Delete some runs that are over their time; the caller asks again while there are more."""
+        done = await self._storage.upkeep.trim(
+            ended_before=arguments["ended_before"], deleted_before=arguments["deleted_before"], runs=COMPACTED_RUNS
+        )
+        return {"runs": done.runs, "freed_bytes": done.freed_bytes, "has_more": done.has_more}
 
     async def where(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         """Say that no server runs; the one that does answers otherwise."""
@@ -196,7 +256,8 @@ async def _open(settings: Settings, *, patience_s: float) -> Storage:
         await asyncio.sleep(_OWNER_POLL_S)
 
 
-def _database(settings: Settings) -> Path:
+def database_path(settings: Settings) -> Path:
+    """Return the data file."""
     return Path(unquote(settings.storage_url.removeprefix("sqlite://")))
 
 

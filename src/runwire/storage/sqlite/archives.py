@@ -17,7 +17,7 @@ from runwire.storage.migrations import REVISIONS
 from runwire.storage.placing import sync, unwritable
 from runwire.storage.sql import load
 from runwire.storage.sqlite.backup import reading
-from runwire.storage.sqlite.copies import Progress, find_seal, mark, tables_of
+from runwire.storage.sqlite.copies import Progress, adopt, mark, tables_of
 from runwire.storage.sqlite.lock import OwnerLock
 from runwire.storage.sqlite.transfer import count, dump, fill
 from runwire.storage.transfer import FORMAT, Header, read_export, write_export
@@ -171,7 +171,7 @@ def _take_backup(part: Path, source: Path, file: BinaryIO) -> Counter[str]:
     with part.open("wb") as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
     try:
-        is_sealed = find_seal(part)
+        is_sealed = adopt(part)
     except ConfigurationError:
         raise _damaged(source, "it is not what was written") from None
     try:

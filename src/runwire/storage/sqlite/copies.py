@@ -24,7 +24,7 @@ from runwire.storage.base_upkeep import BackedUp
 from runwire.storage.placing import placed, unwritable
 from runwire.storage.sql import load
 
-__all__ = ["Progress", "adopt", "begin_history", "copy_database", "find_seal", "mark", "tables_of"]
+__all__ = ["Progress", "adopt", "begin_history", "copy_database", "mark", "tables_of"]
 
 Progress = Callable[[int, int], None]  # (done, in all); what it raises ends the work
 
@@ -150,13 +150,8 @@ def _seal(path: Path) -> int:
     return size + len(seal)
 
 
-def find_seal(path: Path) -> bool:
-    """Check the seal of a copy; returns whether there is one. Nobody may have the file open.
-
-    Raises:
-        ConfigurationError: it does not fit: the copy was damaged or changed.
-        OSError: the file cannot be read.
-    """
+def _find_seal(path: Path) -> bool:
+    """Check the seal of a copy; returns whether there is one."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(100)
@@ -172,20 +167,21 @@ def find_seal(path: Path) -> bool:
     return True
 
 
-def adopt(path: Path) -> None:
-    """Check a copy that was put in the place of a data file and cut off its seal; any other file stays as it is.
+def adopt(path: Path) -> bool:
+    """Check a copy that is to be used and cut off its seal; returns whether there was one. Nobody may have it open.
 
     Raises:
         ConfigurationError: the copy is damaged.
         OSError: the file cannot be read.
     """
-    if not find_seal(path):
-        return
+    if not _find_seal(path):
+        return False
     # What a killed server left beside the file that stood here is not of this one: SQLite would mix the two.
     for side in _SIDES:
         path.with_name(path.name + side).unlink(missing_ok=True)
     # Last, and before SQLite writes its first byte, after which the seal does not fit any more.
     os.truncate(path, path.stat().st_size - _SEAL_BYTES)
+    return True
 
 
 def _digest(descriptor: int, size: int) -> tuple[str, int]:

@@ -1,0 +1,118 @@
+"""Backup, export, import and upkeep of a data folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+import runwire
+from runwire.app.administration import Call, administer, database_path, work_through
+from runwire.errors import ConfigurationError, Unavailable
+from runwire.settings import Settings
+from runwire.storage.base_upkeep import BackedUp
+from runwire.storage.clock import now_ms
+from runwire.storage.placing import placed
+from runwire.storage.sqlite.archives import export_file, import_file
+from runwire.storage.sqlite.backup import back_up_file
+from runwire.storage.transfer import Header
+
+__all__ = ["Ages", "Progress", "Tidied", "back_up", "export", "figures", "import_from", "tidy"]
+
+STANDARD_OUTPUT: Final = Path("-")
+
+_CALL_S: Final = 120.0  # for one bounded call; on a busy disk far slower than alone
+Progress = Callable[[int, int], None]  # (done, in all)
+
+
+def back_up(settings: Settings, path: Path, *, progress: Progress) -> BackedUp:
+    """Copy the database as it is at one moment, beside a running server or without one; blocks.
+
+    This process reads the file itself: the server does nothing for it, and nobody needs its socket or a place that
+    it may write to.
+    """
+    return back_up_file(_data_file(settings), path, progress=progress)
+
+
+def export(settings: Settings, path: Path, *, user: str | None, progress: Progress) -> Header:
+    """Write the portable form to a new file, or to standard output for `-`; blocks. Like `back_up`, it only reads."""
+    source = _data_file(settings)
+    if path != STANDARD_OUTPUT:
+        with placed(path) as part, part.open("wb") as out:
+            return export_file(source, out, release=runwire.__version__, user_name=user, progress=progress)
+    try:
+        header = export_file(source, sys.stdout.buffer, release=runwire.__version__, user_name=user, progress=progress)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise Unavailable(f"Standard output does not take the export ({error.strerror}).") from error
+    return header
+
+
+def import_from(settings: Settings, path: Path, *, progress: Progress) -> Mapping[str, int]:
+    """Make the data folder's database out of a backup or an export; returns how many of each kind; blocks."""
+    return import_file(_data_file(settings), path, progress=progress)
+
+
+class Ages(msgspec.Struct, frozen=True, kw_only=True):
+    """From what age on something goes, seconds. None: it stays."""
+
+    deltas_s: float  # of ended runs
+    runs_s: float | None
+    deleted_threads_s: float  # what they left behind
+
+
+class Tidied(msgspec.Struct, kw_only=True):
+    """What was done."""
+
+    compacted_runs: int = 0
+    deleted_events: int = 0
+    deleted_runs: int = 0
+    freed_bytes: int = 0  # of the file, for what comes
+
+
+async def tidy(settings: Settings, ages: Ages, *, progress: Progress) -> Tidied:
+    """Compact and trim until nothing is left to do, in bounded calls to who owns the database."""
+    now = now_ms()
+
+    def before(age_s: float) -> int:
+        return now - int(age_s * 1000)
+
+    async def steps(call: Call) -> Tidied:
+        done = Tidied()
+        has_more = True
+        while has_more:
+            part = await call("storage_compact", timeout_s=_CALL_S, ended_before=before(ages.deltas_s))
+            done.compacted_runs += part["runs"]
+            done.deleted_events += part["events"]
+            done.freed_bytes += part["freed_bytes"]
+            has_more = part["has_more"]
+            progress(done.compacted_runs, 0)
+        has_more = True
+        while has_more:
+            part = await call(
+                "storage_trim",
+                timeout_s=_CALL_S,
+                ended_before=None if ages.runs_s is None else before(ages.runs_s),
+                deleted_before=before(ages.deleted_threads_s),
+            )
+            done.deleted_runs += part["runs"]
+            done.freed_bytes += part["freed_bytes"]
+            has_more = part["has_more"]
+            progress(done.compacted_runs + done.deleted_runs, 0)
+        return done
+
+    return await work_through(settings, steps)
+
+
+async def figures(settings: Settings) -> dict[str, Any]:
+    """Return the figures of the database; `Stats`, as JSON has it."""
+    return await administer(settings, "storage_stats", timeout_s=_CALL_S)
+
+
+def _data_file(settings: Settings) -> Path:
+    if not settings.storage_url.startswith("sqlite:"):
+        raise ConfigurationError(["This works on a database file; the configured database_url names none."])
+    return database_path(settings)

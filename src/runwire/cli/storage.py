@@ -1,0 +1,162 @@
+"""`runwire storage …`: figures, compaction, backup, export and import of the data folder's database."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from runwire import app
+from runwire.cli.accounts import DataDir
+from runwire.settings import Settings, load
+
+__all__ = ["storage"]
+
+storage = typer.Typer(no_args_is_help=True)
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="Where it shall stand; a file of this name is refused.")]
+
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_AGE: Final = re.compile(r"(\d{1,9})([smhd])")
+_DELTAS_S: Final = 3_600
+_DELETED_S: Final = 30 * 86_400
+_EVERY_S: Final = 0.5  # progress at a terminal
+_SELDOM_S: Final = 10.0  # progress in a log
+_SECRETS: Final = "It holds conversations, password hashes and API-key hashes: keep it where only you can read it."
+
+
+@storage.command("stats")
+def stats(
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show how large the database is and what is in it."""
+    found = asyncio.run(app.figures(_settings(data_dir)))
+    typer.echo(json.dumps(found) if as_json else "\n".join(_lines(found)))
+
+
+@storage.command("compact")
+def compact(
+    data_dir: DataDir = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", metavar="AGE", help="Deltas of runs that ended this long ago, e.g. 7d, 12h, 30m, 0s."
+        ),
+    ] = None,
+) -> None:
+    """Delete the deltas of ended runs now, and what is over its time by the settings."""
+    settings = _settings(data_dir)
+    ages = app.Ages(
+        deltas_s=_DELTAS_S if older_than is None else _age_s(older_than), runs_s=None, deleted_threads_s=_DELETED_S
+    )
+    with _progress("compacting", "runs") as progress:
+        done = asyncio.run(app.tidy(settings, ages, progress=progress))
+    typer.echo(
+        f"compacted {done.compacted_runs} runs ({done.deleted_events} deltas deleted),"
+        f" deleted {done.deleted_runs} old runs; {_size(done.freed_bytes)} of the file are free for what comes"
+    )
+
+
+@storage.command("backup")
+def backup(file: _File, data_dir: DataDir = None) -> None:
+    """Copy the whole database as it is at one moment, while the server goes on."""
+    with _progress("copying", "pages") as progress:
+        made = app.back_up(_settings(data_dir), file, progress=progress)
+    typer.echo(f"{file} is a whole backup ({_size(made.size_bytes)}, of log {made.log})")
+    typer.echo(_SECRETS, err=True)
+
+
+@storage.command("export")
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it shall stand, or - for standard output.")],
+    data_dir: DataDir = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only what belongs to the user of this name.")] = None,
+) -> None:
+    """Write users, threads, runs and events as JSON lines, as they are at one moment."""
+    with _progress("exporting", "lines") as progress:
+        header = app.export(_settings(data_dir), file, user=user, progress=progress)
+    typer.echo(f"exported {_contents(header.counts)}", err=str(file) == "-")
+    typer.echo(_SECRETS, err=True)
+
+
+@storage.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup or an export.")], data_dir: DataDir = None
+) -> None:
+    """Fill an empty data folder from a backup or an export, wholly or not at all."""
+    settings = _settings(data_dir)
+    with _progress("importing", "lines") as progress:
+        counts = app.import_from(settings, file, progress=progress)
+    typer.echo(f"imported {_contents(counts)}")
+    typer.echo("Its next start gives it another log: clients take what it has, and people sign in again.", err=True)
+
+
+def _settings(data_dir: Path | None) -> Settings:
+    return load({"data_dir": data_dir}).settings
+
+
+def _age_s(text: str) -> int:
+    found = _AGE.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text}: write a number and s, m, h or d, e.g. 7d", param_hint="--older-than")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+@contextmanager
+def _progress(what: str, unit: str) -> Iterator[app.Progress]:
+    """Show on standard error how far it is: at a terminal in one line, else now and then in a line of its own."""
+    is_terminal = sys.stderr.isatty()
+    shown_s = time.monotonic()
+    has_shown = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown_s, has_shown
+        if time.monotonic() - shown_s < (_EVERY_S if is_terminal else _SELDOM_S):
+            return
+        shown_s, has_shown = time.monotonic(), True
+        line = f"{what}: {done} of {total} {unit} ({100 * done // total} %)" if total else f"{what}: {done} {unit}"
+        sys.stderr.write(f"\r{line}" if is_terminal else f"{line}\n")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        if has_shown and is_terminal:
+            sys.stderr.write("\n")
+
+
+def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield f"log             {figures['log']}"
+    yield f"size            {_size(figures['size_bytes'])}, of which {_size(figures['free_bytes'])} are free"
+    yield f"event bytes     {_size(figures['event_bytes'])}"
+    yield f"blob bytes      {_size(figures['blob_bytes'])}"
+    for name, number in figures["counts"].items():
+        yield f"{name.replace('_', ' '):<15} {number}"
+    yield f"to compact      {figures['compactable_runs']} runs"
+    oldest = figures["oldest_run_at"]
+    if oldest is not None:
+        yield f"oldest run      {datetime.datetime.fromtimestamp(oldest / 1000, datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _contents(counts: Mapping[str, int]) -> str:
+    named = (("account", "users"), ("thread", "threads"), ("run", "runs"), ("segment", "stretches of events"))
+    return ", ".join(f"{counts.get(kind, 0)} {word}" for kind, word in named)
+
+
+def _size(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
