@@ -1,1 +1,1 @@
-"""Figures, as ratios against a baseline of the same run. Never a gate of the tests."""
+"""Figures, as ratios against baselines of the same run. Never a gate of the tests."""

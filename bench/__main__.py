@@ -1,91 +1,94 @@
-"""`make bench`: what the log costs per event, beside the same bytes written to SQLite by hand.
+"""`make bench`: measure everything and write the page; `python -m bench --only burst --rounds 1 --quick`: one row.
 
-CPU of this process, interleaved rounds, medians. The baseline keeps the bytes and the fsync and leaves out what makes
-it a log: fence, seq, run status.
+python -m bench                              all rows, docs/reference/benchmarks.md is written
+python -m bench --only burst,paced           these rows, printed
+python -m bench profile burst                where Runwire's time goes, into a temporary folder
 """
 
 from __future__ import annotations
 
-import asyncio
-import resource
-import sqlite3
-import statistics
+import argparse
+import importlib
+import shutil
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final, cast
 
-from runwire.protocol.events import AgentStarted, Custom, EmittedEvent, emitted, pack
-from runwire.storage.base import Batch, Claim, IncomingMessage, Storage
-from runwire.storage.open import open_storage
+from bench import page, profile
+from bench.figures import Faulty, Section
+from bench.stand import Missing, Stand
 
-RUNS, COMMITS, ROUNDS = 200, 20, 3
-TEXT = "x" * 180  # about 250 bytes as an event
-
-
-def cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+ROWS: Final = ("burst", "paced", "append", "latency", "first_event", "replay", "handshake", "idle", "growth")
+_ROUNDS: Final = 3
 
 
-def events(size: int) -> tuple[EmittedEvent, ...]:
-    return tuple(emitted(Custom(name="bench", value=TEXT), ts=1) for _ in range(size))
+def main(argv: Sequence[str]) -> int:
+    options = _parse(argv)
+    folder = Path(tempfile.mkdtemp(prefix="runwire-bench-", dir=options.folder))
+    try:
+        with Stand(folder, rounds=options.rounds, is_quick=options.quick, say=_say) as stand:
+            if options.verb == "profile":
+                profile.profile(stand, options.row, seconds=options.seconds)
+                return 0
+            return _measure(stand, options)
+    except (Faulty, Missing) as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-class Log:
-    """RUNS claimed runs of a Runwire database; each commit appends to all of them."""
-
-    def __init__(self, storage: Storage, claims: list[Claim]) -> None:
-        self.storage = storage
-        self.claims = claims
-        self.ordinals = dict.fromkeys((claim.run for claim in claims), 0)
-
-    @classmethod
-    async def open(cls, folder: Path) -> Log:
-        storage = await open_storage(f"sqlite:///{folder}/log.db")
-        for n in range(RUNS):
-            await storage.runs.send(IncomingMessage(user=f"usr_{n}", thread=None, agent="a", content="hi"))
-        log = cls(storage, await storage.runs.claim("bench", agents=["a"], limit=RUNS, user_limit=1))
-        await log.append((emitted(AgentStarted(agent="a", message="m"), ts=1),))
-        return log
-
-    async def append(self, said: tuple[EmittedEvent, ...]) -> None:
-        batches = []
-        for claim in self.claims:
-            ordinal = self.ordinals[claim.run]
-            batches.append(Batch(run=claim.run, attempt=claim.attempt, ordinal=ordinal, events=said))
-            self.ordinals[claim.run] = ordinal + len(said)
-        await self.storage.events.append(batches)
+def _measure(stand: Stand, options: argparse.Namespace) -> int:
+    names = options.only or ROWS
+    began_s = time.monotonic()
+    sections: list[Section] = []
+    for name in names:
+        _say(f"{name}…")
+        measure = cast(Callable[[Stand], Section], importlib.import_module(f"bench.rows.{name}").measure)
+        sections.append(measure(stand))
+    if options.only or options.quick:
+        print("\n".join(map(page.section_text, sections)))
+        print(page.goals_table(sections).markdown())
+        for note in (note for section in sections for note in section.notes):
+            print(f"- {note}")
+    else:
+        page.PAGE.write_text(
+            page.render(sections, stand, tried=page.TRIED.read_text(encoding="utf-8")), encoding="utf-8"
+        )
+        print(page.goals_table(sections).markdown())
+        _say(f"written: {page.PAGE.name}")
+    _say(f"{time.monotonic() - began_s:.0f} s")
+    return 0
 
 
-def by_hand(db: sqlite3.Connection, said: tuple[EmittedEvent, ...]) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    db.executemany("INSERT INTO packed VALUES (?, ?)", [(run, pack(said)) for run in range(RUNS)])
-    db.execute("COMMIT")
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("verb", nargs="?", choices=("run", "profile"), default="run")
+    parser.add_argument("row", nargs="?", choices=profile.LOADS, default="burst", help="of profile")
+    parser.add_argument("--only", type=_names, default=(), metavar="ROW[,ROW]", help=", ".join(ROWS))
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, choices=range(1, 100), metavar="N", help="default 3")
+    parser.add_argument("--quick", action="store_true", help="small loads: to see that it works, not how fast")
+    parser.add_argument("--seconds", type=int, default=15, help="of profile: how long to sample")
+    parser.add_argument("--folder", type=Path, help="where databases are made; default: the system's temporary folder")
+    return parser.parse_args(argv)
 
 
-async def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        log = await Log.open(folder)
-        db = sqlite3.connect(folder / "hand.db", isolation_level=None)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("CREATE TABLE packed (run INTEGER, events BLOB)")
-        print("| events per run and commit | log, µs CPU per event | by hand | ratio |\n|---|---|---|---|")
-        for size in (1, 10):
-            said, ours, theirs = events(size), [], []
-            for _ in range(ROUNDS):
-                for take, into in ((log.append, ours), (None, theirs)):
-                    began = cpu_s()
-                    for _ in range(COMMITS):
-                        if take:
-                            await take(said)
-                        else:
-                            by_hand(db, said)
-                    into.append((cpu_s() - began) / (COMMITS * RUNS * size) * 1e6)
-            mine, hand = statistics.median(ours), statistics.median(theirs)
-            print(f"| {size} | {mine:.1f} | {hand:.1f} | {mine / hand:.1f} |")
-        db.close()
-        await log.storage.close()
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in ROWS]:
+        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    return names
 
 
-asyncio.run(main())
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
