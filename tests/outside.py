@@ -25,6 +25,14 @@ class Broken(AssertionError):
     """The server broke PROTOCOL."""
 
 
+class Dismissed(Exception):
+    """The server said `bye` in place of `welcome`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+
+
 class Outside:
     """One person's client. `events[thread]` is what its screen has applied, over all its connections."""
 
@@ -60,6 +68,8 @@ class Outside:
         self._pending = []
         try:
             welcome = await self.frame()
+            if welcome["op"] == "bye":
+                raise Dismissed(welcome["code"], welcome["reason"])
             if welcome["op"] != "welcome":
                 raise Broken(f"expected welcome, got {welcome}")
             yield welcome

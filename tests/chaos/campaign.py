@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.deployment import ChaosServer
-from tests.chaos.failpoints import POINTS, Armed, Point
+from tests.chaos.failpoints import POINTS, Action, Armed, Point
 from tests.chaos.oracle import Account, judge_file
 from tests.chaos.people import People, Person, canary
 
@@ -22,7 +22,7 @@ __all__ = ["NOISE", "Campaign", "Life", "lives_of"]
 HIT_S = 45.0  # a point that is not reached within that time under load is not reached
 FINISH_S = 60.0  # after the last restart every run has ended within that time
 _LOOK_EACH = 6  # the file is judged after every so many deaths
-_SETTLING_S = (0.2, 1.4)  # a life that ends at a random moment
+_SETTLING_S = (0.3, 1.4)  # a life that ends at a random moment
 _FREQUENT = ("append.", "step.", "event.", "tail.", "reply.", "attempt.after", "send.", "subscribe.")
 _WANTED = {"cancel": "cancel", "interrupt": "interrupt", "resend": "resend"}
 
@@ -44,6 +44,7 @@ class Life:
     point: Point | None  # None: at a random moment
     nth: int = 1
     noise: Armed | None = None
+    action: Action = "kill"
 
 
 def lives_of(points: Iterable[Point], *, times: int, randoms: int, seed: int) -> list[Life]:
@@ -57,7 +58,9 @@ def lives_of(points: Iterable[Point], *, times: int, randoms: int, seed: int) ->
     for point in points:
         most = 40 if point.name.startswith(_FREQUENT) else 4 if point.phase == "run" else 1
         counts = rng.sample(range(1, most + 1), min(times, most))
-        pointed += [Life(point, nth) for nth in (counts * times)[:times]]
+        # What must not be seen before the commit would be seen while the disk takes its time.
+        actions: tuple[Action, ...] = ("late", "kill") if point.name.endswith("before_commit") else ("kill",)
+        pointed += [Life(point, counts[n % len(counts)], action=actions[n % len(actions)]) for n in range(times)]
     rng.shuffle(pointed)
     free = [Life(None, noise=rng.choice((None, *NOISE))) for _ in range(randoms)]
     lives: list[Life] = []
@@ -75,6 +78,7 @@ class Campaign:
         folder: for everything.
         seed: decides points, moments and what people do; how the machine schedules it is its own.
         mutant: breaks the server, to show that this is seen.
+        finish_s: after the last restart every run must have ended within that time.
     """
 
     folder: Path
@@ -82,53 +86,58 @@ class Campaign:
     users: int = 3
     conversations: int = 3
     mutant: str = ""
+    finish_s: float = FINISH_S
     account: Account = field(default_factory=Account)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.server = ChaosServer(self.folder, drain_s=2.0, cancel_grace_s=1.0)
+        self.server = ChaosServer(self.folder, drain_s=2.0, cancel_grace_s=1.0, ping_s=2.0, pong_s=2.0)
+        self.server.environment["CHAOS_MUTANT"] = self.mutant
         self.missed: list[str] = []
 
     async def run(self, lives: list[Life]) -> None:
         """Live all these lives under load, then let everything finish, and judge."""
+
+        async def die_often(people: People) -> None:
+            await self.server.kill9()
+            for n, life in enumerate(lives):
+                await self._live(life, people)
+                if n % _LOOK_EACH == 0:
+                    await asyncio.to_thread(judge_file, self.server, is_over=False)
+
+        await self.under_load(die_often)
+        assert not self.missed, f"seed {self.seed}: never reached, so nothing was tested there: {self.missed}"
+
+    async def under_load(self, trouble: Callable[[People], Awaitable[None]]) -> None:
+        """Start the server and its people, make trouble, then let everything finish, and judge."""
         server = self.server
         await server.start()
-        names = [f"user{n}" for n in range(self.users)]
-        people = People(
-            [
-                Person(
-                    server,
-                    name,
-                    await server.key(name),
-                    foreign=[canary(other) for other in names if other != name],
-                    seed=self.seed,
-                )
-                for name in names
-            ],
-            self.conversations,
-            self.account,
-        )
-        await server.kill9()
-        server.environment["CHAOS_MUTANT"] = self.mutant
         try:
+            people = await self._people()
             async with asyncio.TaskGroup() as group:
                 load = group.create_task(people.live())
-                for n, life in enumerate(lives):
-                    await self._live(life, people)
-                    if n % _LOOK_EACH == 0:
-                        await asyncio.to_thread(judge_file, server, is_over=False)
+                await trouble(people)
                 await self._finish(people, load)
         finally:
             await server.kill9()
-        assert not self.missed, f"seed {self.seed}: never reached, so nothing was tested there: {self.missed}"
         await asyncio.to_thread(judge_file, server, is_over=True)
+
+    async def _people(self) -> People:
+        names = [f"user{n}" for n in range(self.users)]
+        people = []
+        for name in names:
+            foreign = [canary(other) for other in names if other != name]
+            people.append(Person(self.server, name, await self.server.key(name), foreign=foreign, seed=self.seed))
+        return People(people, self.conversations, self.account)
 
     async def _finish(self, people: People, load: asyncio.Task[None]) -> None:
         self.server.armed = []
-        await self.server.start()
+        if not self.server.is_running:
+            await self.server.start()
         people.wanted, people.is_over = None, True
-        done, _ = await asyncio.wait([load], timeout=FINISH_S)
-        assert done, f"seed {self.seed}: not ended {FINISH_S} s after the last restart: {sorted(people.unfinished)}"
+        done, _ = await asyncio.wait([load], timeout=self.finish_s)
+        late = f"seed {self.seed}: not ended {self.finish_s} s after the last trouble: {sorted(people.unfinished)}"
+        assert done, late
 
     async def _live(self, life: Life, people: People) -> None:
         server, point = self.server, life.point
@@ -140,7 +149,7 @@ class Campaign:
             await server.kill9()
             self.account.kills["a random moment"] += 1
             return
-        armed = Armed(point.name, life.nth, "kill")
+        armed = Armed(point.name, life.nth, life.action)
         server.armed = [armed]
         server.forget_marks()
         with suppress(Unavailable):  # it died before it was ready, as it was told to

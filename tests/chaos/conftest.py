@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 FIGURES = "chaos"
 
+pytest.register_assert_rewrite("tests.chaos.oracle", "tests.chaos.people", "tests.outside")
+
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:

@@ -21,6 +21,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -30,16 +31,18 @@ from runwire.protocol.events import TERMINAL_TYPES, unpack
 from runwire.storage.base import CancelRequest, Committed
 from runwire.storage.sql import load
 
-__all__ = ["ACTIONS", "POINTS", "Armed", "Failpoints", "Point", "SeamMissing", "parse", "resolve"]
+__all__ = ["ACTIONS", "POINTS", "Action", "Armed", "Failpoints", "Point", "SeamMissing", "parse", "resolve"]
 
-Action = Literal["kill", "stop", "full", "lose", "drop"]
+Action = Literal["kill", "late", "stop", "full", "lose", "drop"]
 ACTIONS: dict[Action, str] = {
     "kill": "SIGKILL to itself",
+    "late": "SIGKILL to itself a moment later, in which all other threads go on: as on a slow disk",
     "stop": "SIGSTOP to itself",
     "full": "the statement fails as on a full disk",
     "lose": "what was done is done, and its reply is lost (Unavailable)",
     "drop": "the call does not happen: only for what may be lost, such as a message of the bus",
 }
+_LATE_S = 0.1
 Side = Literal["before", "after"]
 SQL = load("sqlite.sql")
 NAMES = {text: name for name, text in SQL.items()}
@@ -371,6 +374,9 @@ def _act(action: Action) -> None:
     match action:
         case "kill":
             sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "late":
+            time.sleep(_LATE_S)
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import websockets
-from tests.outside import TERMINAL, Broken, Outside
+from tests.outside import TERMINAL, Broken, Dismissed, Outside
 
 __all__ = ["Refused", "Tab", "Unsaid"]
 
@@ -68,7 +68,12 @@ class Tab(Outside):
                     await self._listen()
             except (OSError, websockets.WebSocketException, TimeoutError):
                 self._lose()
-                await asyncio.sleep(random.uniform(*_BACK_S))
+            except Dismissed as bye:
+                self.closes.append(bye.code)
+                self._lose()
+                if bye.code >= 4500:
+                    raise Broken(f"told to stay away: {bye}") from bye
+            await asyncio.sleep(random.uniform(*_BACK_S))
 
     async def ask(self, op: str, **fields: Any) -> Frame:
         """Give a command and return its answer.

@@ -20,6 +20,7 @@ _START_S: Final = (
 )
 _STOP_S: Final = 40.0  # longer than the server's own `drain_s` of 30
 _CLI_S: Final = 30.0
+_REAP_S: Final = 5.0  # a process that has closed its output is gone in milliseconds
 _LOG_LINES: Final = 200
 
 
@@ -169,12 +170,22 @@ class ServerProcess:
         self._process, self._output = process, _Lines(process.stdout)
         found = self._output.wait_for(("ready ", "sign-in "), timeout_s=self.start_timeout_s)
         if found is None:
-            status = process.poll()
+            status = self._status(process)
             self._end(signal.SIGKILL, _CLI_S)
             said = "was not ready in time" if status is None else f"ended with status {status}"
             raise Unavailable(f"`{' '.join(self._command())}` {said}. The end of its log:\n{self.logs()}")
         self.url, self.sign_in_link = found
         self.port = int(self.url.rsplit(":", 1)[1].strip("/"))
+
+    def _status(self, process: subprocess.Popen[str]) -> int | None:
+        """Return how a process ended that printed no `ready` line; None if it has not."""
+        if self._output is None or not self._output.is_closed:
+            return process.poll()
+        try:
+            # Its output is closed a moment before it is gone.
+            return process.wait(_REAP_S)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _end(self, how: signal.Signals, timeout_s: float) -> int:
         process, output = self._process, self._output
@@ -233,6 +244,11 @@ class _Lines:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, name="runwire-server-output", daemon=True)
         self._thread.start()
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether the other end of the pipe is closed."""
+        return self._is_closed
 
     def _read(self) -> None:
         for line in self._pipe:
