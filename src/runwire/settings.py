@@ -65,6 +65,15 @@ class Settings(BaseSettings):
     service_secret: str | None = Field(
         None, min_length=32, description="Secret between backend and auth service; unset: made at start (embedded)."
     )
+    compact_after_s: float = Field(
+        60.0, ge=0, description="How long after the end of a run its deltas are kept, seconds; whole messages stay."
+    )
+    retention_days: float | None = Field(
+        None, gt=0, description="How long ended runs are kept, days; unset: for ever. The last one of a thread stays."
+    )
+    purge_deleted_s: float = Field(
+        86_400.0, ge=0, description="How long what a deleted thread leaves stays in the database, seconds."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 

@@ -1,7 +1,8 @@
 """The log under crashes, lost replies, stale attempts and void groups, against a model that is a list of events.
 
 The model of a thread is the list of what was acknowledged, in order. After every step that could have touched it
-the log must be exactly that list, numbered from 1, with one start and one terminal per run.
+the log must be exactly that list, numbered from 1, with one start and one terminal per run; without the deltas of
+ended runs once they were compacted, and without what is below the floor once it was trimmed.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from tests.contract.adapters import (
 )
 
 from runwire.errors import Conflict, Unavailable
-from runwire.protocol.events import EmittedEvent
+from runwire.protocol.events import EmittedEvent, MessageCompleted, TextDelta, emitted
 from runwire.storage.base import AlreadyStored, Batch, CancelRequest, Claim, Fenced, RunEnd, Stored
 
 T = TypeVar("T")
 USERS = ("usr_ada", "usr_bob")
 ON_ACTIVE = ("enqueue", "reject", "interrupt")
+UNFINISHED = ("queued", "running")
+EVER = 2**53  # later than every time
 
 
 @dataclass
@@ -45,6 +48,18 @@ class Model:
 
     user: str
     log: list[tuple[str, str]] = field(default_factory=list)
+    floor: int = 0
+
+    def cut(self, status: dict[str, str]) -> int:
+        """Return the highest seq below which only whole runs are that have ended, and behind which one begins."""
+        if any(status.get(run) == "running" for run, _ in self.log):
+            return self.floor
+        for seq in range(len(self.log), self.floor, -1):
+            before = {run for run, _ in self.log[:seq]}
+            after = {run for run, _ in self.log[seq:]}
+            if after and not before & after and all(status.get(run, "gone") not in UNFINISHED for run in before):
+                return seq
+        return self.floor
 
 
 @dataclass
@@ -67,6 +82,7 @@ class EventLogMachine(RuleBasedStateMachine):
         self.held: dict[str, Held] = {}
         self.stale: list[Held] = []
         self.keys: dict[tuple[str, str], tuple[str, str]] = {}  # (user, key) -> (run, fingerprint)
+        self.compacted: set[str] = set()  # runs without their deltas
         self.counter = 0
 
     async def opened(self) -> Adapter:
@@ -163,7 +179,9 @@ class EventLogMachine(RuleBasedStateMachine):
         assert held.last is not None
         batch, first = held.last
         (outcome,) = self.run(self.adapter.storage.events.append([batch]))
-        assert outcome == AlreadyStored(first_seq=first, last_seq=first + len(batch.events) - 1)
+        stored = AlreadyStored(first_seq=first, last_seq=first + len(batch.events) - 1)
+        is_changed = batch.run in self.compacted or batch.run not in self.status
+        assert outcome in ((stored, Fenced()) if is_changed else (stored,))
 
     @precondition(lambda self: self.stale)
     @rule(data=st.data(), ends=st.booleans())
@@ -193,6 +211,31 @@ class EventLogMachine(RuleBasedStateMachine):
         self.run(self.adapter.storage.runs.release(run, held.claim.attempt, reason="drained"))
         self.stale.append(held)
 
+    @rule(runs=st.integers(1, 3))
+    def compact(self, runs: int) -> None:
+        has_more = True
+        while has_more:
+            has_more = self.run(self.adapter.storage.upkeep.compact(ended_before=EVER, runs=runs)).has_more
+        self.compacted |= {run for run, status in self.status.items() if status not in UNFINISHED}
+
+    @rule(runs=st.integers(1, 3))
+    def trim(self, runs: int) -> None:
+        upkeep = self.adapter.storage.upkeep
+        floors: dict[str, int] = {}
+        has_more = True
+        while has_more:
+            trimmed = self.run(upkeep.trim(ended_before=EVER, deleted_before=0, runs=runs))
+            floors |= dict(trimmed.threads)
+            has_more = trimmed.has_more
+        moved = {thread: model.cut(self.status) for thread, model in self.threads.items()}
+        assert floors == {thread: cut for thread, cut in moved.items() if cut > self.threads[thread].floor}
+        for thread, cut in floors.items():
+            model = self.threads[thread]
+            for run, _ in model.log[model.floor : cut]:
+                self.status.pop(run, None)
+            model.floor = cut
+        self.keys = {key: earlier for key, earlier in self.keys.items() if earlier[0] in self.status}
+
     @rule()
     def crash_and_reopen(self) -> None:
         self.stale += [self.held[run] for run in self.owned()]
@@ -204,9 +247,14 @@ class EventLogMachine(RuleBasedStateMachine):
     def log_is_what_was_acknowledged(self) -> None:
         for thread, model in self.threads.items():
             page = self.run(self.adapter.storage.events.read(thread, after=0, limit=10_000, size_bytes=10**9))
-            assert [event.seq for event in page.events] == list(range(1, len(model.log) + 1))
-            assert list(zip([event.run for event in page.events], said(page.events), strict=True)) == model.log
-            assert page.head == page.through == len(model.log)
+            expected = [
+                (seq, run, word)
+                for seq, (run, word) in enumerate(model.log, start=1)
+                if seq > model.floor and not (word == "text_delta" and run in self.compacted)
+            ]
+            runs = [event.run for event in page.events]
+            assert list(zip([event.seq for event in page.events], runs, said(page.events), strict=True)) == expected
+            assert (page.head, page.through, page.floor) == (len(model.log), len(model.log), model.floor)
 
     @invariant()
     def run_ends_once_and_last(self) -> None:
@@ -221,7 +269,7 @@ class EventLogMachine(RuleBasedStateMachine):
     def owned(self) -> list[str]:
         """Return runs whose holder may append: running, and not stale."""
         return sorted(
-            run for run, held in self.held.items() if self.status[run] == "running" and held not in self.stale
+            run for run, held in self.held.items() if self.status.get(run) == "running" and held not in self.stale
         )
 
     def thread_of(self, run: str) -> str:
@@ -229,16 +277,18 @@ class EventLogMachine(RuleBasedStateMachine):
 
     def unfinished(self, thread: str) -> list[str]:
         runs = [run for run, word in self.threads[thread].log if word == "user_message"]
-        return [run for run in runs if self.status[run] in ("queued", "running")]
+        return [run for run in runs if self.status.get(run) in UNFINISHED]
 
     def batch(self, held: Held, size: int, *, ends: bool) -> Batch:
-        events: list[EmittedEvent] = [thought(self.word()) for _ in range(size)]
+        claim = held.claim
+        message = f"m_{claim.run}"
+        delta = emitted(TextDelta(message=message, offset=0, text="x"), ts=1)
+        events: list[EmittedEvent] = [delta if place % 2 else thought(self.word()) for place in range(size)]
         if held.ordinal == 0:
             events[0] = started()
         if ends:
-            events.append(completed())
+            events += [emitted(MessageCompleted(message=message, content="x"), ts=1), completed()]
         end = RunEnd(status="completed") if ends else None
-        claim = held.claim
         return Batch(run=claim.run, attempt=claim.attempt, ordinal=held.ordinal, events=tuple(events), end=end)
 
     def store(self, batches: list[Batch]) -> None:

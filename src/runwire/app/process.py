@@ -30,6 +30,7 @@ from runwire.gateway.app import Gateway, GatewaySettings, make_gateway
 from runwire.gateway.server import Server, ServerSettings, make_server
 from runwire.guide import docs_root
 from runwire.protocol.connection import ConnectionSettings
+from runwire.runtime.upkeep import Caretaker, UpkeepSettings
 from runwire.runtime.worker import Worker, WorkerSettings
 from runwire.settings import Loaded, Settings
 from runwire.storage.base import Storage, Wake
@@ -184,6 +185,7 @@ class _Process:
             console_app=make_console_app(docs_root()),
             unready=self._unready,
         )
+        self._caretaker = Caretaker(storage.upkeep, _upkeep_settings(settings), registry=self._gateway.metrics.registry)
         self._server: Server = make_server(
             self._gateway.asgi,
             ServerSettings(
@@ -208,6 +210,7 @@ class _Process:
                 background.append(tasks.create_task(control.run()))
             background.append(tasks.create_task(self._gateway.run()))
             background.append(tasks.create_task(self._worker.run()))
+            background.append(tasks.create_task(self._caretaker.run()))
             self._auth.on_change(self._worker.recheck)
             announce("agents", self._describe_agents())
             serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
@@ -338,6 +341,14 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
         drain_s=settings.drain_s,
         blocked_warn_s=settings.blocked_warn_s,
         blocked_fail_s=settings.blocked_fail_s,
+    )
+
+
+def _upkeep_settings(settings: Settings) -> UpkeepSettings:
+    return UpkeepSettings(
+        compact_after_s=settings.compact_after_s,
+        retention_days=settings.retention_days,
+        purge_deleted_s=settings.purge_deleted_s,
     )
 
 

@@ -326,14 +326,15 @@ WHERE t.deleted_at IS NOT NULL AND t.purged_at IS NULL AND t.deleted_at < ?1
 ORDER BY t.deleted_at LIMIT ?2
 
 -- name: next_run
-SELECT created_at FROM run WHERE key > ?1 ORDER BY key LIMIT 1
+SELECT key, created_at FROM run WHERE key > ?1 ORDER BY key LIMIT 1
 
--- Threads whose first run is among these, ended long ago, and is not the only one.
+-- Threads whose first run is among these, ended long ago, and is not the only one; without one that goes on.
 -- name: threads_to_trim
 SELECT r.key, r.thread_key, t.id, t.floor FROM run r JOIN thread t ON t.key = r.thread_key
-WHERE r.key > ?1 AND r.key <= ?2 AND r.ended_at < ?3 AND t.deleted_at IS NULL
+WHERE r.key BETWEEN ?1 AND ?2 AND r.ended_at < ?3 AND t.deleted_at IS NULL
   AND NOT EXISTS (SELECT 1 FROM run e WHERE e.thread_key = r.thread_key AND e.key < r.key)
   AND EXISTS (SELECT 1 FROM run l WHERE l.thread_key = r.thread_key AND l.key > r.key)
+  AND NOT EXISTS (SELECT 1 FROM run a WHERE a.thread_key = r.thread_key AND a.status IN ('running', 'waiting'))
 ORDER BY r.key
 
 -- name: spans_of_thread

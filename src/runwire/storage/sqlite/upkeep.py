@@ -159,18 +159,21 @@ class SqliteUpkeep:
 
         def work(connection: sqlite3.Connection) -> tuple[list[tuple[int, str, int]], int]:
             next_run = connection.execute(_SQL["next_run"], (after,)).fetchone()
-            if next_run is None or next_run[0] >= ended_before:
+            if next_run is None or next_run[1] >= ended_before:
                 return [], 0  # later runs ended later, too
             found: list[tuple[int, str, int]] = []
-            rows = connection.execute(_SQL["threads_to_trim"], (after, after + LOOK_RUNS, ended_before)).fetchall()
+            first, looked_at = next_run[0], next_run[0] + LOOK_RUNS
+            rows = connection.execute(_SQL["threads_to_trim"], (first, looked_at, ended_before)).fetchall()
             for key, thread_key, thread, floor in rows:
                 spans = connection.execute(_SQL["spans_of_thread"], (thread_key,))
                 cut = clean_cut((RunSpan(*row) for row in spans), ended_before=ended_before, limit=limit)
                 if cut > 0:
+                    # There may be more to go of this thread: its next first run comes after this one.
+                    looked_at = min(looked_at, key)
                     found.append((thread_key, thread, max(cut, floor)))
                 if len(found) == limit:
-                    return found, key
-            return found, after + LOOK_RUNS
+                    break
+            return found, looked_at
 
         found, self._looked_at = await self._database.read(work)
         return found, self._looked_at > 0
