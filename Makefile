@@ -58,3 +58,4 @@ bench: setup
 
 docs: setup
 	@$(BIN)/python -m runwire.protocol.schema --write
+	@cp docs/reference/protocol.d.ts clients/js/protocol.d.ts

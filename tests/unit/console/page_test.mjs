@@ -1,0 +1,240 @@
+// Tests of what the page makes of a thread's state; run by test_client_js.py with node's own test runner.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { safeLink, slug, splitBlocks } from "./markdown.js";
+import { ThreadView } from "./runwire.js";
+import { Rows, stopHint, titleOf } from "./view.js";
+
+// ---- rows of a thread's state
+
+let seqs = 0;
+/** Let the state apply an event and tell the rows, as the page does. */
+function play(rows, type, data, run = "run_1") {
+  seqs += 1;
+  const made = { op: "event", thread: "th_1", seq: seqs, prev: seqs - 1, run, attempt: 1, ts: 1000 * seqs, type, data };
+  if (rows.state.apply(made)) rows.take([made]);
+  return made;
+}
+const begin = () => new Rows(new ThreadView());
+const rowOf = (rows, key) => rows.rows.find((row) => row.key === key);
+const kinds = (view) => view.rows.map((row) => row.kind);
+
+test("a run becomes one row per step", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_1", content: "Hello" });
+  assert.equal(view.activeRun.status, "queued");
+  play(view, "agent_started", { agent: "guide", message: "msg_1" });
+  play(view, "agent_thinking", { text: "Hm" });
+  play(view, "tool_executing", { call: "c1", step: "s", try: 1, name: "search", args: {} });
+  play(view, "tool_completed", { call: "c1", step: "s", try: 1, name: "search", ok: true, final: true, result: [1], duration_ms: 5 });
+  play(view, "message_started", { message: "msg_2", role: "assistant" });
+  play(view, "text_delta", { message: "msg_2", offset: 0, text: "Hi " });
+  play(view, "text_delta", { message: "msg_2", offset: 3, text: "there" });
+  assert.equal(rowOf(view, "m:msg_2").text, "Hi there");
+  play(view, "message_completed", { message: "msg_2", content: "Hi there!", complete: true });
+  play(view, "agent_completed", { output: "Hi there!", duration_ms: 7 });
+  assert.deepEqual(kinds(view), ["user", "run", "thinking", "tool", "message", "end"]);
+  assert.equal(rowOf(view, "m:msg_2").text, "Hi there!");
+  assert.equal(view.rows.at(-1).output, undefined, "said already");
+  assert.equal(view.activeRun, null);
+});
+
+test("a completion whose beginning was not seen is shown whole", () => {
+  const view = begin();
+  play(view, "message_completed", { message: "m", content: "All of it", complete: true });
+  play(view, "tool_completed", { call: "c", step: "s", try: 1, name: "search", ok: false, final: true, error: { code: "x", message: "y" }, duration_ms: 1 });
+  assert.deepEqual(view.rows.map((row) => row.text ?? row.status), ["All of it", "failed"]);
+});
+
+test("superseded takes rows away and says so", () => {
+  const view = begin();
+  play(view, "agent_thinking", { text: "one" });
+  const thought = seqs;
+  play(view, "thinking_delta", { thinking: "t1", offset: 0, text: "two" });
+  play(view, "message_started", { message: "m1", role: "assistant" });
+  play(view, "text_delta", { message: "m1", offset: 0, text: "three" });
+  play(view, "superseded", { messages: ["m1"], thinking: ["t1"], events: [thought], reason: "differs" });
+  assert.deepEqual(kinds(view), ["note"]);
+  play(view, "text_delta", { message: "m1", offset: 5, text: "x" });
+  assert.deepEqual(kinds(view), ["note"]);
+});
+
+test("failure, cancel and a returned value are shown", () => {
+  const view = begin();
+  play(view, "agent_failed", { code: "agent_error", message: "It broke.", error_id: "err_1", retryable: true });
+  play(view, "message_started", { message: "m", role: "assistant" }, "run_2");
+  play(view, "agent_cancelled", { by: "user" }, "run_2");
+  play(view, "agent_completed", { output: { n: 1 }, duration_ms: 1 }, "run_3");
+  const [failed, open, cancelled, done] = view.rows;
+  assert.deepEqual([failed.status, failed.errorId], ["failed", "err_1"]);
+  assert.equal(open.isOpen, false);
+  assert.equal(cancelled.status, "cancelled");
+  assert.deepEqual(done.output, { n: 1 });
+});
+
+test("what happens to a run is noted where it happened, and events of a newer server do no harm", () => {
+  const view = begin();
+  play(view, "agent_waiting", { wait: "w", kind: "approval", prompt: "Sure?" });
+  play(view, "agent_resumed", { wait: "w", value: true, by: "usr_1" });
+  play(view, "agent_retrying", { attempt: 2, reason: "worker_lost" });
+  play(view, "subagent_started", { span: "s", agent: "a" });
+  play(view, "subagent_failed", { span: "s", code: "x", message: "It broke." });
+  play(view, "custom", { name: "n", value: 1 });
+  const shown = ["Waiting for approval: Sure?", "The wait is over.", "The worker was lost; attempt 2 goes on.", "a begins to help.", "The helping agent failed: It broke.", "n"];
+  assert.deepEqual(view.rows.map((row) => row.text ?? row.name), shown);
+  play(view, "something_new", { a: 1 });
+  play(view, "agent_waiting", { kind: "a shape of a newer version" });
+  play(view, "text_delta", null);
+  assert.deepEqual(view.rows.map((row) => row.text ?? row.name), shown);
+});
+
+test("a row keeps its place, and moves its `rev` only when it changes", () => {
+  const view = begin();
+  play(view, "message_started", { message: "m", role: "assistant" });
+  const [row] = view.rows;
+  const { rev } = row;
+  play(view, "thinking_delta", { thinking: "t", offset: 0, text: "Hm" });
+  assert.equal(view.rows[0], row);
+  assert.equal(row.rev, rev);
+  play(view, "text_delta", { message: "m", offset: 0, text: "Hi" });
+  assert.equal(view.rows[0], row);
+  assert.deepEqual([row.text, row.rev], ["Hi", rev + 1]);
+  play(view, "agent_thinking", { thinking: "t", text: "Hm." });
+  assert.deepEqual(view.rows.map((other) => [other.kind, other.text, other.durationMs]), [["message", "Hi", undefined], ["thinking", "Hm.", 2000]]);
+});
+
+test("arguments that are streamed become the tool's row in its place", () => {
+  const view = begin();
+  play(view, "tool_args_delta", { call: "c1", offset: 0, text: '{"q"' });
+  play(view, "agent_thinking", { text: "and" });
+  assert.deepEqual(view.rows.map((row) => row.argsText ?? row.text), ['{"q"', "and"]);
+  play(view, "tool_executing", { call: "c1", step: "s", try: 1, name: "search", args: { q: 1 } });
+  assert.deepEqual(view.rows.map((row) => row.name ?? row.text), ["search", "and"]);
+  assert.deepEqual([view.rows[0].args, view.rows[0].argsText, view.rows[0].status], [{ q: 1 }, undefined, "running"]);
+});
+
+test("a reset forgets the rows, and what follows is shown", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_1", content: "first" });
+  view.state.clear();
+  view.take([{ op: "reset", thread: "th_1", log: "k2", from: 7, reason: "log_changed" }]);
+  assert.deepEqual(view.rows, []);
+  play(view, "message_completed", { message: "msg_2", content: "Answer", complete: true });
+  assert.deepEqual(kinds(view), ["message"]);
+});
+
+test("older messages go above, and none is shown twice", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_3", content: "third" });
+  view.putBefore([
+    { message: "msg_1", role: "user", content: "first", run: "run_0", seq: 1, complete: true },
+    { message: "msg_3", role: "user", content: "third", run: "run_1", seq: 9, complete: true },
+  ]);
+  assert.deepEqual(view.rows.map((row) => row.text), ["first", "third"]);
+});
+
+test("a run's rows stay together below its message, also when another message came in between", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_1", content: "first" }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_1" }, "run_1");
+  play(view, "message_started", { message: "msg_2", role: "assistant" }, "run_1");
+  play(view, "user_message", { message: "msg_3", content: "second" }, "run_2");
+  play(view, "user_message", { message: "msg_4", content: "third" }, "run_3");
+  play(view, "text_delta", { message: "msg_2", offset: 0, text: "So" }, "run_1");
+  play(view, "agent_thinking", { text: "more" }, "run_1");
+  play(view, "agent_cancelled", { by: "user" }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_3" }, "run_2");
+  const shown = view.rows.map((row) => `${row.run} ${row.kind}`);
+  assert.deepEqual(shown, [
+    "run_1 user", "run_1 run", "run_1 message", "run_1 thinking", "run_1 end", "run_2 user", "run_2 run", "run_3 user",
+  ]);
+  const seqsOf = (run) => view.rows.filter((row) => row.run === run).map((row) => row.seq);
+  for (const run of ["run_1", "run_2"]) assert.deepEqual(seqsOf(run), seqsOf(run).toSorted((a, b) => a - b));
+});
+
+test("a run that is seen from its middle on stands above later messages, and below its own once that is loaded", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_5", content: "later" }, "run_2");
+  play(view, "message_completed", { message: "msg_2", content: "Answer", complete: true }, "run_1");
+  play(view, "agent_completed", { output: "Answer", duration_ms: 1 }, "run_1");
+  assert.deepEqual(view.rows.map((row) => row.run), ["run_1", "run_1", "run_2"]);
+  view.putBefore([{ message: "msg_1", role: "user", content: "early", run: "run_1", seq: 1, complete: true }]);
+  assert.deepEqual(view.rows.map((row) => row.text ?? row.kind), ["early", "Answer", "end", "later"]);
+});
+
+test("a message says that it waits until its run begins or ends", () => {
+  const view = begin();
+  const waiting = () => view.rows.filter((row) => row.kind === "user").map((row) => row.waiting ?? "");
+  play(view, "user_message", { message: "msg_1", content: "first" }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_1" }, "run_1");
+  play(view, "user_message", { message: "msg_2", content: "second" }, "run_2");
+  play(view, "user_message", { message: "msg_3", content: "third" }, "run_3");
+  assert.deepEqual(waiting(), ["", "turn", "turn"]);
+  view.stopping("run_3");
+  assert.deepEqual(waiting(), ["", "turn", "stopping"]);
+  play(view, "agent_cancelled", { by: "user" }, "run_3");
+  assert.deepEqual(waiting(), ["", "turn", ""]);
+  play(view, "agent_completed", { output: null, duration_ms: 1 }, "run_1");
+  play(view, "agent_started", { agent: "a", message: "msg_2" }, "run_2");
+  assert.deepEqual(waiting(), ["", "", ""]);
+});
+
+test("stop means the run that goes on, says so, and is not asked for twice", () => {
+  const view = begin();
+  assert.equal(stopHint(view), "");
+  play(view, "user_message", { message: "msg_1", content: "first\n question" }, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) withdraws “first question”");
+  play(view, "agent_started", { agent: "a", message: "msg_1" }, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) ends “first question”");
+  play(view, "user_message", { message: "msg_2", content: "second" }, "run_2");
+  assert.equal(view.activeRun.run, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) ends “first question”; 1 more waits");
+  view.stopping("run_1");
+  assert.equal(view.activeRun.isStopping, true);
+  assert.equal(stopHint(view), "Stopping “first question”; 1 more waits");
+  play(view, "agent_cancelled", { by: "user" }, "run_1");
+  assert.deepEqual([view.activeRun.run, view.activeRun.isStopping], ["run_2", false]);
+  view.stopping("run_1");
+  assert.equal(stopHint(view), "Stop (Esc) withdraws “second”");
+});
+
+test("the run that goes on is stopped, not one that waits and was seen first", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_5", content: "later" }, "run_2");
+  play(view, "agent_thinking", { text: "hm" }, "run_1");
+  assert.equal(view.activeRun.run, "run_1");
+  assert.equal(stopHint(view), "Stop (Esc) ends this message; 1 more waits");
+});
+
+test("a title is one line of the first message", () => {
+  assert.equal(titleOf(" How does\n\n resume work? "), "How does resume work?");
+  assert.equal(titleOf([{ type: "text", text: "parts" }]), "parts");
+  assert.equal(titleOf("x".repeat(500)).length, 80);
+  assert.equal(titleOf(undefined), "");
+});
+
+// ---- Markdown
+
+test("only http, https and relative links are offered", () => {
+  const base = "https://example.org/agents/";
+  assert.equal(safeLink("https://a.example/x", base), "https://a.example/x");
+  assert.equal(safeLink("docs/x#y", base), "https://example.org/agents/docs/x#y");
+  for (const bad of ["javascript:alert(1)", " javascript:alert(1)", "JaVaScRiPt:alert(1)", "java\nscript:alert(1)", "data:text/html,x", "vbscript:x", "file:///etc/passwd", "blob:https://x/y"])
+    assert.equal(safeLink(bad, base), null, bad);
+});
+
+test("text is split into blocks, and growing text changes only the last ones", () => {
+  const text = "# T\nOne\ntwo\n\n- a\n- b\n\n```py\nx\n\ny\n```\nend";
+  assert.deepEqual(splitBlocks(text), ["# T", "One\ntwo", "- a\n- b", "```py\nx\n\ny\n```", "end"]);
+  for (let length = 0; length < text.length; length += 1) {
+    const before = splitBlocks(text.slice(0, length));
+    assert.deepEqual(splitBlocks(text).slice(0, Math.max(0, before.length - 2)), before.slice(0, Math.max(0, before.length - 2)));
+  }
+});
+
+test("anchors are those of the guide's links", () => {
+  assert.equal(slug("What `kill -9` looks like"), "what-kill--9-looks-like");
+  assert.equal(slug("ctx.tool"), "ctxtool");
+});
