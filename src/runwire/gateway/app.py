@@ -11,6 +11,7 @@ from typing import Any, Final
 from runwire.errors import NotFound, ProtocolError
 from runwire.gateway.commands import Commands
 from runwire.gateway.cross_origin import CrossOrigin
+from runwire.gateway.deadline import Deadline
 from runwire.gateway.health import HealthRoutes
 from runwire.gateway.http import make_http
 from runwire.gateway.identities import Identities
@@ -54,6 +55,7 @@ class GatewaySettings:
     drain_spread_s: float = 5.0  # clients come back within so long after a drain, each at its own time
     wait_max_s: float = 60.0  # a long poll waits so long at most
     body_bytes: int = 65_536  # size of a request's body at most
+    answer_s: float = 20.0  # time for an answer to begin, without what a poll waits; then 503
     greetings: int = 1_000  # sockets of this node that wait for their hello at a time; the next one is 4029
     listeners_per_user: int = 500  # sockets and streams of one user on this node at most
     allowed_origins: tuple[str, ...] = ()  # exact `scheme://host[:port]` that browsers may come from
@@ -95,7 +97,6 @@ class Gateway:
         self.metrics = Metrics()
         self._auth = auth
         self._settings = settings
-        self._auth_app = auth_app
         self._console_app = console_app
         self._is_running = False
         commands = Commands(storage=storage, bus=bus, tail=self.tail, agents=agents, default_agent=default_agent)
@@ -137,7 +138,9 @@ class Gateway:
             unready=lambda: "identity_stale" if auth.freshness() == "expired" else unready(),
         )
         version = settings.server.rpartition("/")[2]
-        self._http: Asgi = make_http([threads.router(), runs.router()], version=version)
+        routes = make_http([threads.router(), runs.router()], version=version)
+        self._http: Asgi = Deadline(routes, answer_s=settings.answer_s)
+        self._auth_app = Deadline(auth_app, answer_s=settings.answer_s) if auth_app else None
         self.management: Asgi = make_http([health.router()], version=version)
         # Around everything: a page that may use the routes must be able to sign in, and to read why it may not.
         self._cross_origin: Asgi = CrossOrigin(self._serve, allowed_origins=settings.allowed_origins)

@@ -19,8 +19,18 @@ from runwire.gateway.problem import problem
 from runwire.gateway.upgrade import has_token_in_query
 from runwire.protocol import strict_json
 from runwire.protocol.codes import ErrorCode
+from runwire.protocol.ids import is_own_id
 
-__all__ = ["PAGE_LIMIT", "Callers", "answer", "decode_body", "method_refused", "problem_response", "read_body"]
+__all__ = [
+    "PAGE_LIMIT",
+    "Callers",
+    "answer",
+    "check_cursor",
+    "decode_body",
+    "method_refused",
+    "problem_response",
+    "read_body",
+]
 
 PAGE_LIMIT: Final = 200  # PROTOCOL §3
 _LEEWAY_MS: Final = 30_000  # as the verifier of tokens allows between two clocks
@@ -82,6 +92,18 @@ def decode_body(kind: type[T], body: bytes) -> T:
         ProtocolError: `bad_request` or `unsupported`, naming the field.
     """
     return strict_json.decode(kind, body or b"{}")
+
+
+def check_cursor(cursor: str | None, *, kind: str) -> None:
+    """Refuse a cursor that no page can have given.
+
+    One that looks right gets a page, whoever it names: a deleted row still has its place, and foreign is unknown.
+
+    Raises:
+        ProtocolError: `bad_request`.
+    """
+    if cursor is not None and not is_own_id(cursor, kind):
+        raise ProtocolError("This is no cursor; take `next_cursor` of the page before.", field="cursor")
 
 
 def answer(value: Any, *, status: int = 200) -> Response:

@@ -11,7 +11,7 @@ from runwire.errors import Forbidden, ProtocolError
 from runwire.gateway import shapes
 from runwire.gateway.commands import Commands
 from runwire.gateway.openapi import documented
-from runwire.gateway.request import PAGE_LIMIT, Callers, answer, decode_body, read_body
+from runwire.gateway.request import PAGE_LIMIT, Callers, answer, check_cursor, decode_body, read_body
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
 from runwire.storage.base import RunStatus, Storage
@@ -101,6 +101,7 @@ class RunRoutes:
     ) -> Response:
         """List your runs, newest first."""
         identity = await self.callers.who(request)
+        check_cursor(cursor, kind="run")
         rows = await self.storage.runs.list(
             identity.user, thread=thread, status=status, agent=agent, before=cursor, limit=limit + 1
         )

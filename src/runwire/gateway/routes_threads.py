@@ -14,11 +14,12 @@ from runwire.auth.identity import Identity
 from runwire.errors import NotFound, ProtocolError
 from runwire.gateway import shapes
 from runwire.gateway.commands import Commands
+from runwire.gateway.deadline import extend
 from runwire.gateway.history import fold
 from runwire.gateway.live import Live
 from runwire.gateway.openapi import documented
-from runwire.gateway.request import PAGE_LIMIT, Callers, answer, decode_body, read_body
-from runwire.gateway.sse import EventStream, StreamSettings, poll
+from runwire.gateway.request import PAGE_LIMIT, Callers, answer, check_cursor, decode_body, read_body
+from runwire.gateway.sse import EventStream, LongPoll, StreamSettings
 from runwire.gateway.subscription import Opened, Subscriptions
 from runwire.protocol import frames
 from runwire.protocol.events import View
@@ -70,6 +71,7 @@ class ThreadRoutes:
     async def list_threads(self, request: Request, cursor: str | None = None, limit: _Limit = 50) -> Response:
         """List your threads, newest first."""
         identity = await self.callers.who(request)
+        check_cursor(cursor, kind="th")
         rows = await self.storage.threads.list(identity.user, before=cursor, limit=limit + 1)
         items = [shapes.thread_shape(row, log=self.storage.log) for row in rows[:limit]]
         return answer(shapes.page(items, next_cursor=items[-1].thread if len(rows) > limit else None))
@@ -173,7 +175,7 @@ class ThreadRoutes:
             user=identity.user, thread=thread, after=after, log=log, view=view, wake=lambda _thread: wake.set()
         )
         if not is_stream:
-            return await self._poll(identity, opened, wake, min(wait, self.wait_max_s))
+            return self._poll(request, identity, opened, wake, wait_s=min(wait, self.wait_max_s))
         if run and run.terminal_seq is not None and opened.reset is None and opened.after >= run.terminal_seq:
             self.subscriptions.close(opened.subscription)
             return Response(status_code=204)  # makes an EventSource stop for good
@@ -189,15 +191,22 @@ class ThreadRoutes:
             until=until,
             until_seq=run.terminal_seq if run else None,
         )
-        return _Streamed(stream)
+        return _Served(stream)
 
-    async def _poll(self, identity: Identity, opened: Opened, wake: asyncio.Event, wait_s: float) -> Response:
-        try:
-            body = await poll(opened.subscription, reset=opened.reset, after=opened.after, wake=wake, wait_s=wait_s)
-        finally:
-            self.subscriptions.close(opened.subscription)
-        self.callers.check(identity)  # access may have been withdrawn while this waited
-        return Response(body, 200, {"Cache-Control": "no-store"}, media_type="application/json; charset=utf-8")
+    def _poll(
+        self, request: Request, identity: Identity, opened: Opened, wake: asyncio.Event, *, wait_s: float
+    ) -> Response:
+        extend(request.scope, wait_s)
+        poll = LongPoll(
+            identity=identity,
+            opened=opened,
+            subscriptions=self.subscriptions,
+            live=self.live,
+            check=self.callers.check,
+            wake=wake,
+            wait_s=wait_s,
+        )
+        return _Served(poll)
 
     async def _run_of(self, identity: Identity, thread: str, run: str) -> RunRow:
         refusal = NotFound("There is no such run in this thread.", field="until")
@@ -210,16 +219,16 @@ class ThreadRoutes:
         return row
 
 
-class _Streamed(Response):
+class _Served(Response):
     """A response that is an ASGI app of its own."""
 
-    def __init__(self, stream: EventStream) -> None:
+    def __init__(self, app: EventStream | LongPoll) -> None:
         super().__init__()
-        self._stream = stream
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it."""
-        await self._stream(scope, receive, send)
+        await self._app(scope, receive, send)
 
 
 def _wants_stream(accept: str) -> bool:

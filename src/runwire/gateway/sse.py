@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from runwire.auth.identity import Identity
-from runwire.errors import NotFound, Unavailable
+from runwire.errors import NotFound, RunwireError, Unavailable
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.identities import Standing
 from runwire.gateway.live import Live, Patience
@@ -18,7 +18,7 @@ from runwire.gateway.subscription import Opened, Subscription, Subscriptions, Ta
 from runwire.protocol import events, frames
 from runwire.protocol.codes import CloseCode
 
-__all__ = ["EventStream", "StreamSettings", "poll"]
+__all__ = ["EventStream", "LongPoll", "StreamSettings"]
 
 _TAKE_BYTES: Final = 65_536  # of one chunk
 _RETRY_S: Final = 0.25  # after the database did not answer
@@ -214,43 +214,138 @@ class EventStream:
             self._is_done = True
 
 
-async def poll(
-    subscription: Subscription, *, reset: frames.Reset | None, after: int, wake: asyncio.Event, wait_s: float
-) -> bytes:
-    """Return the JSON answer: what there is, or what comes within `wait_s`.
+class LongPoll:
+    """One JSON answer: an ASGI app, and a listener in the index of live ones while it may wait.
 
-    Raises:
-        NotFound: the thread was deleted meanwhile; answered like an unknown one, whatever was read before.
-        Unavailable: the database does not answer.
+    Holds about `_POLL_BYTES` of events. Ends with its client, with its user's access and with the server.
+
+    Args:
+        identity: whose it is.
+        opened: where it begins.
+        subscriptions: to end it.
+        live: index to be in.
+        check: raises Unauthenticated if access was withdrawn or has ended; asked before the answer.
+        wake: set by the subscription when there may be more.
+        wait_s: how long it waits for an event at most.
     """
-    encoded: list[bytes] = []
-    size = 0
-    deadline_s = asyncio.get_running_loop().time() + wait_s
-    while reset is None and size < _POLL_BYTES:
-        wake.clear()  # before looking
-        taken = await subscription.take(size_bytes=_TAKE_BYTES)
-        if taken is None:
-            if encoded or not await _is_woken(wake, deadline_s):
-                break
-            continue
-        if taken.is_deleted:
-            raise NotFound("There is no such thread.", field="thread")
-        if taken.reset and encoded:
-            break  # the next poll gets it: an answer has either
-        subscription.advance(taken)
-        reset = taken.reset
-        encoded.extend(taken.encoded)
-        size += sum(map(len, taken.encoded))
-    if reset:
-        return msgspec.json.encode({"reset": reset})
-    answer = {
-        "thread": subscription.thread,
-        "log": subscription.log,
-        "after": after,
-        "through": subscription.through,
-        "events": [msgspec.Raw(frame) for frame in encoded],
-    }
-    return msgspec.json.encode(answer)
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        opened: Opened,
+        subscriptions: Subscriptions,
+        live: Live,
+        check: Callable[[Identity], None],
+        wake: asyncio.Event,
+        wait_s: float,
+    ) -> None:
+        self._identity = identity
+        self._opened = opened
+        self._subscription = opened.subscription
+        self._subscriptions = subscriptions
+        self._live = live
+        self._check = check
+        self._wake = wake
+        self._wait_s = wait_s
+        self._patience = Patience()
+        self._is_over = False
+
+    @property
+    def identity(self) -> Identity:
+        """Whose it is."""
+        return self._identity
+
+    def announce_drain(self) -> None:
+        """Nothing: the answer follows."""
+
+    def end(self, code: CloseCode, reason: str, *, after_s: float | None = None) -> None:
+        """Answer at once with what there is."""
+        self._is_over = True
+        self._wake.set()
+        self._patience.cut()
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Serve the answer.
+
+        Raises:
+            NotFound: the thread was deleted meanwhile; answered like an unknown one, whatever was read before.
+            Unauthenticated: access was withdrawn while this waited.
+            Unavailable: the database does not answer; with `rate_limited`: the user has too many listeners.
+        """
+        try:
+            if self._wait_s:
+                self._live.add(self)
+                self._is_over = self._live.is_draining
+            body = await self._answer_or_leave(receive)
+        finally:
+            self._live.discard(self)
+            self._subscriptions.close(self._subscription)
+        self._check(self._identity)
+        headers = [
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer_or_leave(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> bytes:
+        outcome: bytes | RunwireError
+        async with asyncio.TaskGroup() as group:
+            watcher = group.create_task(self._watch(receive))
+            try:
+                outcome = await self._answer()
+            except RunwireError as error:
+                outcome = error  # raised alone, not in the group's exception
+            finally:
+                watcher.cancel()
+        if isinstance(outcome, RunwireError):
+            raise outcome
+        return outcome
+
+    async def _watch(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass  # a body nobody asked for
+        self._is_over = True
+        self._wake.set()
+        self._patience.cut()
+
+    async def _answer(self) -> bytes:
+        subscription, reset = self._subscription, self._opened.reset
+        encoded: list[bytes] = []
+        size = 0
+        deadline_s = asyncio.get_running_loop().time() + self._wait_s
+        while reset is None and size < _POLL_BYTES:
+            self._wake.clear()  # before looking
+            taken = await self._patience.read(subscription.take(size_bytes=_TAKE_BYTES))
+            if taken is None:
+                if encoded or self._is_over or not await _is_woken(self._wake, deadline_s):
+                    break
+                continue
+            if taken.is_deleted:
+                raise NotFound("There is no such thread.", field="thread")
+            if taken.reset and encoded:
+                break  # the next poll gets it: an answer has either
+            subscription.advance(taken)
+            reset = taken.reset
+            encoded.extend(taken.encoded)
+            size += sum(map(len, taken.encoded))
+        if reset:
+            return msgspec.json.encode({"reset": reset})
+        answer = {
+            "thread": subscription.thread,
+            "log": subscription.log,
+            "after": self._opened.after,
+            "through": subscription.through,
+            "events": [msgspec.Raw(frame) for frame in encoded],
+        }
+        return msgspec.json.encode(answer)
 
 
 async def _is_woken(wake: asyncio.Event, deadline_s: float) -> bool:

@@ -219,3 +219,39 @@ def test_files_are_kept_for_the_database_however_many_connections_are_asked_for(
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert _affordable(10) == 10
     assert _affordable(files) == _affordable(10 * files) < files - REFUSED
+
+
+SLOW_BODY = b"POST /v1/threads HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{"
+
+
+async def test_a_body_that_does_not_come_in_time_is_408_and_its_app_is_told_that_nobody_is_there() -> None:
+    heard: list[str] = []
+
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            heard.append("some")
+        heard.append(message["type"])
+
+    async with door(reading, body_s=0.1) as here:
+        said = await ended(await here.knock(SLOW_BODY))
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"application/problem+json" in said
+        assert heard == ["some", "http.disconnect"]
+        await eventually(lambda: here.connections == 0)
+
+
+async def test_a_body_in_time_and_an_answer_without_its_body_are_left_alone() -> None:
+    go_on = asyncio.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await go_on.wait()
+        await send({"type": "http.response.body"})
+
+    async with door(late, body_s=0.05) as here:
+        reader = await here.knock(SLOW_BODY)
+        assert b"200" in await answered(reader)
+        await asyncio.sleep(0.1)  # the time for the body is over, and the answer goes on
+        go_on.set()
+        async with asyncio.timeout(2):
+            await reader.readuntil(b"0\r\n\r\n")
