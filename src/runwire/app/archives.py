@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["Ages", "Progress", "Tidied", "back_up", "export", "figures", "import
 STANDARD_OUTPUT: Final = Path("-")
 
 _CALL_S: Final = 120.0  # for one bounded call; on a busy disk far slower than alone
+_GIVE_WAY_S: Final = 0.05
 Progress = Callable[[int, int], None]  # (done, in all)
 
 
@@ -89,6 +91,7 @@ async def tidy(settings: Settings, ages: Ages, *, progress: Progress) -> Tidied:
             done.deleted_events += part["events"]
             done.freed_bytes += part["freed_bytes"]
             has_more = part["has_more"]
+            await _give_way(part)
             progress(done.compacted_runs, 0)
         has_more = True
         while has_more:
@@ -101,10 +104,17 @@ async def tidy(settings: Settings, ages: Ages, *, progress: Progress) -> Tidied:
             done.deleted_runs += part["runs"]
             done.freed_bytes += part["freed_bytes"]
             has_more = part["has_more"]
+            await _give_way(part)
             progress(done.compacted_runs + done.deleted_runs, 0)
         return done
 
     return await work_through(settings, steps)
+
+
+async def _give_way(part: Mapping[str, Any]) -> None:
+    """Let the server finish what it is doing to the same runs by itself."""
+    if part["has_more"] and not part["runs"]:
+        await asyncio.sleep(_GIVE_WAY_S)
 
 
 async def figures(settings: Settings) -> dict[str, Any]:

@@ -27,8 +27,6 @@ _File = Annotated[Path, typer.Argument(metavar="FILE", help="Where it shall stan
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _AGE: Final = re.compile(r"(\d{1,9})([smhd])")
-_DELTAS_S: Final = 3_600
-_DELETED_S: Final = 30 * 86_400
 _EVERY_S: Final = 0.5  # progress at a terminal
 _SELDOM_S: Final = 10.0  # progress in a log
 _SECRETS: Final = "It holds conversations, password hashes and API-key hashes: keep it where only you can read it."
@@ -56,8 +54,11 @@ def compact(
 ) -> None:
     """Delete the deltas of ended runs now, and what is over its time by the settings."""
     settings = _settings(data_dir)
+    days = settings.retention_days
     ages = app.Ages(
-        deltas_s=_DELTAS_S if older_than is None else _age_s(older_than), runs_s=None, deleted_threads_s=_DELETED_S
+        deltas_s=settings.compact_after_s if older_than is None else _age_s(older_than),
+        runs_s=None if days is None else days * _UNITS_S["d"],
+        deleted_threads_s=settings.purge_deleted_s,
     )
     with _progress("compacting", "runs") as progress:
         done = asyncio.run(app.tidy(settings, ages, progress=progress))
