@@ -174,8 +174,9 @@ export function reconnectDelay(attempt, { random, afterS = 0, baseMs = 400, capM
  */
 export class Subscription {
   #newId;
-  #following = null; // log of this socket's subscription; null: it has none
+  #following = null; // {log, view} of this socket's subscription; null: it has none
   #asked = null; // id of the subscribe under way
+  #givenUp = new Set(); // ids of those before it that have no answer yet
   #unfitSeq = null; // a delta that did not fit and was asked for again
 
   /**
@@ -199,7 +200,7 @@ export class Subscription {
 
   /** Whether events of this socket count. If not and nothing is asked, `subscribe` again. */
   get isSubscribed() {
-    return this.#following !== null && this.#following === this.log;
+    return this.#isOfThisView && this.#following.log === this.log;
   }
 
   /** Ask for what comes after the position, or after `after` where none is held (-1: from now). */
@@ -221,18 +222,21 @@ export class Subscription {
     this.last = after >= 0 ? after : null;
     this.log = log;
     this.view = view ?? this.view;
-    this.#asked = null; // an answer to an older subscribe is not ours any more
+    if (this.#asked !== null) this.#givenUp.add(this.#asked); // its answer moves no position any more
+    this.#asked = null;
     return this.subscribe(after);
   }
 
   /** The socket is gone; the position stays. Next, on another socket: `subscribe`. */
   disconnect() {
     this.#following = this.#asked = null;
+    this.#givenUp.clear();
   }
 
   /** Take `data` of the reply to a `send` to this thread, which subscribes the socket (PROTOCOL §1). */
   sent(data) {
-    this.#following = data.log;
+    // A subscription that is there goes on, and its view may be one that was given up.
+    this.#following = { log: data.log, view: this.#following?.view ?? "all" };
     this.last ??= data.after;
     this.log ??= data.log;
     return this.isSubscribed ? [] : this.subscribe();
@@ -246,10 +250,13 @@ export class Subscription {
       case "event":
       case "position":
       case "reset":
-        if (frame.thread !== this.thread || this.isAsking || this.#following === null) return [];
+        if (frame.thread !== this.thread || this.isAsking || !this.#isOfThisView) return [];
         return this.#follow(frame);
       case "subscribed":
-        return frame.id === this.#asked ? this.#begin(frame) : [];
+        if (frame.id === this.#asked) return this.#begin(frame);
+        // If the one under way is refused, this subscription is what goes on.
+        if (this.#givenUp.delete(frame.id)) this.#following = { log: frame.log, view: frame.view };
+        return [];
       case "unsubscribed":
         return frame.thread === this.thread ? this.#end(frame) : [];
       default:
@@ -257,9 +264,13 @@ export class Subscription {
     }
   }
 
+  get #isOfThisView() {
+    return this.#following !== null && this.#following.view === this.view;
+  }
+
   #begin(frame) {
     this.#asked = null;
-    this.#following = frame.log;
+    this.#following = { log: frame.log, view: this.view };
     // With another log held, a reset follows and brings the new one. Until then the position is of the old
     // log: were the socket cut in between, the old position in the new log would name other events.
     this.log ??= frame.log;
@@ -270,7 +281,9 @@ export class Subscription {
   }
 
   #refused(frame) {
-    if (!this.isAsking || frame.id !== this.#asked || !frame.error) return [];
+    if (frame.id === null || !frame.error) return [];
+    this.#givenUp.delete(frame.id);
+    if (frame.id !== this.#asked) return [];
     this.#asked = null;
     return [{ do: "notSubscribed", error: frame.error }];
   }
@@ -287,7 +300,8 @@ export class Subscription {
   #follow(frame) {
     if (frame.op === "reset") {
       this.last = frame.from;
-      this.log = this.#following = frame.log;
+      this.log = frame.log;
+      this.#following = { log: frame.log, view: this.view };
       this.shown?.clear();
       return [{ do: "dropView", reason: frame.reason }];
     }
@@ -1716,7 +1730,7 @@ class Client {
     return this.#command(frame, signal);
   }
 
-  /** Ask a run to end; resolves to `{run, status}` as it was. Its terminal event is the outcome. */
+  /** Ask a run to end; resolves to `{run, status}` once that is noted. Its terminal event is the outcome. */
   async cancel(run, { signal = null } = {}) {
     return this.#command({ op: "cancel", id: this.#host.session.nextId(), run }, signal);
   }

@@ -59,7 +59,7 @@ class DropView:
 
 @dataclass(frozen=True, slots=True)
 class NotSubscribed:
-    """The server refused the subscription; an older one of this socket, if any, goes on."""
+    """The server refused the subscription; an older one of this socket goes on, if it is of the same view."""
 
     error: frames.ErrorBody
 
@@ -95,9 +95,10 @@ class Cursor:
         self.last: int | None = None  # seq of the last event applied, or where events begin; None: no position
         self.log: str | None = None  # identity of the history that `last` belongs to; None: not known yet
         self.shown = shown
-        self._following: str | None = None  # log of this socket's subscription; None: it has none
+        self._following: tuple[str, View] | None = None  # log and view of this socket's subscription; None: it has none
         self._new_id = new_id
         self._asked: str | None = None  # id of the subscribe under way
+        self._given_up: set[str] = set()  # ids of those before it without an answer: at most the commands in flight
         self._unfit_seq: int | None = None  # a delta that did not fit and was asked for again
 
     @property
@@ -108,7 +109,7 @@ class Cursor:
     @property
     def is_subscribed(self) -> bool:
         """Return whether events of this socket count. If not and nothing is asked, `subscribe` again."""
-        return self._following is not None and self._following == self.log
+        return self._following is not None and self._following == (self.log, self.view)
 
     def subscribe(self, after: int = 0) -> tuple[Action, ...]:
         """Ask for what comes after the position, or after `after` where none is held (-1: from now)."""
@@ -130,16 +131,20 @@ class Cursor:
         """
         self.last, self.log = (after if after >= 0 else None), log
         self.view = view or self.view
-        self._asked = None  # an answer to an older subscribe is not ours any more
+        if self._asked:
+            self._given_up.add(self._asked)  # its answer moves no position any more
+        self._asked = None
         return self.subscribe(after)
 
     def disconnect(self) -> None:
         """The socket is gone; the position stays. Next, on another socket: `subscribe`."""
         self._following = self._asked = None
+        self._given_up.clear()
 
     def sent(self, reply: frames.SendData) -> tuple[Action, ...]:
         """Take the reply to a `send` to this thread, which subscribes the socket (PROTOCOL §1)."""
-        self._following = reply.log
+        # A subscription that is there goes on, and its view may be one that was given up.
+        self._following = (reply.log, self._following[1] if self._following else "all")
         if self.last is None:
             self.last = reply.after
         self.log = self.log or reply.log
@@ -151,16 +156,24 @@ class Cursor:
             case frames.Reply():
                 return self._refused(frame)
             case frames.Event() | frames.Position() | frames.Reset() if frame.thread == self.thread:
-                return () if self.is_asking or self._following is None else self._follow(frame)
+                return () if self.is_asking or not self._is_of_this_view else self._follow(frame)
             case frames.Subscribed() if frame.id == self._asked:
                 return self._begin(frame)
+            case frames.Subscribed() if frame.id in self._given_up:
+                # If the one under way is refused, this subscription is what goes on.
+                self._given_up.remove(frame.id)
+                self._following = (frame.log, frame.view)
             case frames.Unsubscribed() if frame.thread == self.thread:
                 return self._end(frame)
         return ()
 
+    @property
+    def _is_of_this_view(self) -> bool:
+        return self._following is not None and self._following[1] == self.view
+
     def _begin(self, frame: frames.Subscribed) -> tuple[Action, ...]:
         self._asked = None
-        self._following = frame.log
+        self._following = (frame.log, self.view)
         # With another log held, a reset follows and brings the new one. Until then the position is of the old
         # log: were the socket cut in between, the old position in the new log would name other events.
         self.log = self.log or frame.log
@@ -171,7 +184,10 @@ class Cursor:
         return ()
 
     def _refused(self, frame: frames.Reply) -> tuple[Action, ...]:
-        if not self.is_asking or frame.id != self._asked or frame.error is msgspec.UNSET:
+        if frame.id is None or frame.error is msgspec.UNSET:
+            return ()
+        self._given_up.discard(frame.id)
+        if frame.id != self._asked:
             return ()
         self._asked = None
         return (NotSubscribed(frame.error),)
@@ -187,7 +203,7 @@ class Cursor:
     def _follow(self, frame: frames.Event | frames.Position | frames.Reset) -> tuple[Action, ...]:
         if isinstance(frame, frames.Reset):
             self.last, self.log = frame.from_, frame.log
-            self._following = frame.log
+            self._following = (frame.log, self.view)
             if self.shown:
                 self.shown.clear()
             return (DropView(frame.reason),)

@@ -304,6 +304,41 @@ def test_an_offset_beyond_the_end_is_a_gap_once() -> None:
     assert (cursor.last, cursor.shown.messages["m"].content) == (2, "")
 
 
+def test_a_subscription_of_another_view_does_not_go_on_when_the_change_is_refused() -> None:
+    cursor = following(3)
+    cursor.restart(view="lifecycle")
+    cursor.receive(refused("2"))
+    assert not cursor.is_subscribed, "what goes on is of the view `all`"
+    assert cursor.receive(event(4)) == ()
+    assert cursor.receive(reset(2)) == ()
+    assert cursor.last == 0
+
+
+def test_an_answer_that_is_not_waited_for_still_says_what_the_socket_follows() -> None:
+    cursor = following(3)
+    cursor.restart(view="lifecycle")
+    cursor.restart(view="all")
+    cursor.receive(msgspec.structs.replace(subscribed("2", 0), view="lifecycle"))
+    cursor.receive(refused("3"))
+    assert not cursor.is_subscribed
+    (ask,) = cursor.sent(send_data(9))
+    assert isinstance(ask, Ask), "a send keeps the subscription that is there, and that is of another view"
+    cursor.receive(subscribed(ask.frame.id, 0))
+    assert cursor.is_subscribed
+
+
+def test_a_refusal_that_is_not_waited_for_and_answers_of_a_dead_socket_say_nothing() -> None:
+    cursor = following(3)
+    cursor.restart()
+    cursor.restart()
+    cursor.receive(refused("2"))
+    assert cursor.is_asking
+    cursor.disconnect()
+    cursor.receive(subscribed("3", 0))
+    cursor.receive(subscribed("2", 0))
+    assert not cursor.is_subscribed
+
+
 def test_a_stream_with_a_hole_that_stays_is_asked_for_once_and_waits_for_its_end() -> None:
     cursor = following(0, shown=ThreadView())
     cursor.receive(event(1, data=MessageStarted(message="m")))
