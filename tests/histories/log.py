@@ -300,9 +300,7 @@ class _Teller:
         else:
             retry_after_s = 1.5 if self.chance.random() < 0.3 else None
             self.say(
-                AgentFailed(
-                    code="agent_error", message="m", error_id="e", retryable=False, retry_after_s=retry_after_s
-                )
+                AgentFailed(code="agent_error", message="m", error_id="e", retryable=False, retry_after_s=retry_after_s)
             )
 
 

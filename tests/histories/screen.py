@@ -35,7 +35,7 @@ def flat(view: Any) -> list[Entry]:
         entries.append(("runs", run.id, _fields(run, _RUN)))
         for kind, names in _OF_A_RUN.items():
             for key, each in getattr(run, kind).items():
-                entries.append((kind, str(key), _fields(each, names) | {"run": run.id}))  # noqa: PERF401  # two loops
+                entries.append((kind, str(key), _fields(each, names) | {"run": run.id}))
         entries += [("args", call, {"text": str(text), "run": run.id}) for call, text in run.args.items()]
     return entries
 
@@ -53,6 +53,7 @@ class Screen:
         self.parts: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}  # by run, kind, key
         self.open: set[str] = set()  # messages and thinking that deltas go on with
         self.only_deltas: set[str] = set()  # runs of which nothing else was told
+        self.cut: set[str] = set()  # open streams with a hole: they stay as they are until they are complete
         self._gone: set[str] = set()
         self._entries: list[Entry] | None = None
 
@@ -126,7 +127,7 @@ class Screen:
     def text_delta(self, event: Any, data: Any, run: dict[str, Any]) -> None:
         key = data["message"]
         if key in self.open:
-            self.messages[key]["content"] = self.messages[key]["content"][: data["offset"]] + data["text"]
+            self._put_text(key, self.messages[key], "content", data)
 
     def message_completed(self, event: Any, data: Any, run: dict[str, Any]) -> None:
         self.open.discard(data["message"])
@@ -139,7 +140,13 @@ class Screen:
             self.open.add(key)
             self._put(event, "thinking", key, seq=event.seq, text="", complete=False)
         if key in self.open:
-            shown[key]["text"] = shown[key]["text"][: data["offset"]] + data["text"]
+            self._put_text(key, shown[key], "text", data)
+
+    def _put_text(self, key: str, shown: dict[str, Any], field: str, data: Any) -> None:
+        if data["offset"] > len(shown[field]):
+            self.cut.add(key)
+        if key not in self.cut:
+            shown[field] = shown[field][: data["offset"]] + data["text"]
 
     def agent_thinking(self, event: Any, data: Any, run: dict[str, Any]) -> None:
         key = data.get("thinking", event.seq)
@@ -158,7 +165,8 @@ class Screen:
         if call in self.parts[event.run]["steps"] or (call not in args and data["offset"]):
             return
         shown = self._put(event, "args", call)
-        shown["text"] = shown.get("text", "")[: data["offset"]] + data["text"]
+        shown.setdefault("text", "")
+        self._put_text(call, shown, "text", data)
 
     def tool_executing(self, event: Any, data: Any, run: dict[str, Any]) -> None:
         self.parts[event.run]["args"].pop(data["call"], None)
@@ -222,6 +230,7 @@ class Screen:
             for step in self.parts[key]["steps"].values():
                 step.update(seq=0, final=None, duration_ms=None, span=None)
         self.only_deltas.clear()
+        self.cut.clear()
 
 
 def _known(data: Any, *names: str) -> dict[str, Any]:
@@ -241,7 +250,9 @@ def disagreement(ideal: Screen, shown: list[Entry], *, came_in_the_middle: bool)
             continue
         is_open = key in ideal.open or kind == "args"
         if have is None:
-            may_lack = (kind == "thinking" and is_open) or kind == "args" or (kind == "runs" and key in ideal.only_deltas)
+            may_lack = (
+                (kind == "thinking" and is_open) or kind == "args" or (kind == "runs" and key in ideal.only_deltas)
+            )
             if not may_lack:
                 return f"{kind} {key} lacks: {value}"
             continue

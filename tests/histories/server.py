@@ -125,37 +125,46 @@ class Server:
     def chatter(self) -> None:
         """Send what is none of this thread's business, or of a newer protocol."""
         other = frames.Event(
-            thread="th_2", seq=1, prev=0, run="r", attempt=0, ts=0, type="custom", data=msgspec.Raw(b'{"name":"n","value":1}')
+            thread="th_2", seq=1, prev=0, run="r", attempt=0, ts=0, type="future", data=msgspec.Raw(b"{}")
         )  # fmt: skip
         raw: dict[str, Any] = {"op": "newer", "thread": THREAD, "seq": 1, "prev": 0}
-        self.wire.append(
-            self.chance.choice(
-                [
-                    other,
-                    frames.Notice(kind="stalled", thread=THREAD),
-                    frames.Position(thread="th_2", seq=9_999),
-                    frames.Reset(thread="th_2", log="log_9", from_=7, reason="trimmed"),
-                    frames.Unsubscribed(id=None, thread="th_2", reason="deleted"),
-                    frames.UnknownFrame(op="newer", raw=raw),
-                ]
-            )
-        )
+        error = frames.ErrorBody(code="not_found", message="m")
+        strange: list[frames.ServerFrame | frames.UnknownFrame] = [
+            other,
+            frames.Reply(id="cancel", ok=False, error=error),
+            frames.reply_ok("cancel", {"run": "r", "status": "running"}),
+            frames.Notice(kind="stalled", thread=THREAD),
+            frames.Position(thread="th_2", seq=9_999),
+            frames.Reset(thread="th_2", log="log_9", from_=7, reason="trimmed"),
+            frames.Unsubscribed(id=None, thread="th_2", reason="deleted"),
+            frames.UnknownFrame(op="newer", raw=raw),
+        ]
+        self.wire.append(self.chance.choice(strange))
 
     def delete(self) -> None:
         self.view = None
         self.wire.append(frames.Unsubscribed(id=None, thread=THREAD, reason="deleted"))
 
+    def lose_delta(self) -> bool:
+        """Lose a piece of an open stream for good, as no sound server does."""
+        deltas = [event for event in self.deltas() if event.seq > self.at]
+        if not deltas:
+            return False
+        lost = self.chance.choice(deltas)
+        self.kept = [event for event in self.kept if event is not lost]
+        return True
+
     # what upkeep does behind everybody's back
 
     def compact(self) -> str:
         """Delete all deltas of a stream that is over, or merge a stretch of deltas of one that is not."""
-        deltas = [event for event in self.kept if event.seq <= self.head and event.type in DELTA_TYPES]
+        deltas = [event for event in self.deltas() if event.seq <= self.head]
         if not deltas:
             return "no deltas"
         chosen = self.chance.choice(deltas)
         name = stream_of(chosen)
         stream = [event for event in deltas if event.run == chosen.run and stream_of(event) == name]
-        if name not in self.only_streamed and self.is_over(chosen) and self.chance.random() < 0.5:
+        if self.is_over(chosen) and self.chance.random() < 0.5:
             self.kept = [event for event in self.kept if event not in stream]
             return "compacted"
         end = self.chance.randrange(len(stream))
@@ -163,6 +172,8 @@ class Server:
         first, last = decode_data(stream[start]), stream[end]
         text = ""
         for delta in map(decode_data, stream[start : end + 1]):
+            if delta.offset - first.offset > len(text):
+                return "a hole"
             text = text[: delta.offset - first.offset] + delta.text
         merged = msgspec.structs.replace(last, data=emitted(msgspec.structs.replace(first, text=text), ts=0).data)
         self.kept = [merged if event is last else event for event in self.kept if event not in stream[start:end]]
@@ -171,11 +182,13 @@ class Server:
     def compact_ended(self) -> None:
         """Delete the deltas of all runs that are over, as the background job does."""
         ended = {event.run for event in self.kept if event.seq <= self.head and event.type in TERMINAL_TYPES}
-        self.kept = [
-            event
-            for event in self.kept
-            if event.type not in DELTA_TYPES or event.run not in ended or stream_of(event) in self.only_streamed
-        ]
+        over = [event for event in self.deltas() if event.run in ended]
+        self.kept = [event for event in self.kept if event not in over]
+
+    def deltas(self) -> list[StoredEvent]:
+        """Return those that may go: what completes their stream has the whole text."""
+        deltas = [event for event in self.kept if event.type in DELTA_TYPES]
+        return [event for event in deltas if stream_of(event) not in self.only_streamed]
 
     def is_over(self, delta: StoredEvent) -> bool:
         """Return whether the stream is complete, or its run is: one that was taken back has no other end."""
