@@ -55,8 +55,15 @@ def export_file(
             _check_revision(source, connection)
             user = None if user_name is None else _user(connection, user_name)
             counts = count(connection, user)
-            log = connection.execute(_COPY_SQL["log"]).fetchone()[0]
-            header = Header(format=FORMAT, release=release, log=log, created_at=now_ms(), user=user_name, counts=counts)
+            row = connection.execute(_COPY_SQL["log"]).fetchone()  # none: it was imported, and never started
+            header = Header(
+                format=FORMAT,
+                release=release,
+                log=row[0] if row else "",
+                created_at=now_ms(),
+                user=user_name,
+                counts=counts,
+            )
             write_export(out, header, _watched(dump(connection, user), sum(counts.values()), progress))
         except sqlite3.Error as error:
             raise Unavailable(f"{source} cannot be read ({error}).") from error

@@ -1,0 +1,270 @@
+"""The portable form: it has everything, goes round without loss, and names the line in which it was damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import zlib
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import runwire.storage.schema_auth  # noqa: F401  # its tables join the same metadata
+from runwire.errors import Conflict, NotFound, ProtocolError
+from runwire.protocol.events import AgentCompleted, AgentStarted, AgentThinking, emitted
+from runwire.storage.base import Batch, IncomingMessage, RunEnd
+from runwire.storage.schema import metadata
+from runwire.storage.sqlite.archives import export_file, import_file
+from runwire.storage.sqlite.storage import SqliteStorage
+from runwire.storage.transfer import KINDS, Damaged, read_export
+
+REF = "blob_" + "5f" * 16
+PINNED = b'{"history":["\xc3\xa4\\n"]}'
+
+
+@pytest.fixture
+async def source(tmp_path: Path) -> Path:
+    """A database that has one of everything: ended, running and queued runs, a deleted thread, disabled people."""
+    path = tmp_path / "source" / "runwire.db"
+    storage = await SqliteStorage.open(path)
+    ann = await storage.auth.create_user("ann", roles=("user", "operator"), password_hash="$argon2id$x")
+    bob = await storage.auth.create_user("bob")
+    await storage.auth.create_key(ann.user, key="key_1", secret_hash=b"\x01" * 32, label="ci", ttl_s=60)
+    await storage.auth.create_key(bob.user, key="key_2", secret_hash=b"\x02" * 32)
+    await storage.auth.create_session(
+        ann.user, session="ses_1", epoch=1, client="c", refresh_key=b"refresh-me", ttl_s=60
+    )
+    await storage.auth.disable_user(bob.user)
+    for user, word in ((ann.user, "ann"), (bob.user, "bob")):
+        message = IncomingMessage(user=user, thread=None, agent="a", content=f"first of {word} ä\u2028", key=word)
+        thread = (await storage.runs.send(message)).thread
+        await storage.threads.rename(user, thread, f"title of {word}")
+        (claim,) = await storage.runs.claim("w", agents=["a"], limit=1, user_limit=9)
+        said = [
+            AgentStarted(agent="a", message=claim.message),
+            AgentThinking(text="x"),
+            AgentCompleted(output="y", duration_ms=1),
+        ]
+        await storage.events.append(
+            [
+                Batch(
+                    run=claim.run,
+                    attempt=1,
+                    ordinal=0,
+                    events=tuple(emitted(data, ts=5, scope="s/1") for data in said),
+                    end=RunEnd(status="completed"),
+                    pinned=PINNED,
+                    blobs={REF: b'"large"'},
+                )
+            ]
+        )
+        for n in range(2):  # one that runs, one behind it
+            await storage.runs.send(IncomingMessage(user=user, thread=thread, agent="a", content=f"{n} of {word}"))
+        await storage.runs.claim("w", agents=["a"], limit=1, user_limit=9)
+    gone = (await storage.runs.send(IncomingMessage(user=ann.user, thread=None, agent="a", content="deleted"))).thread
+    await storage.threads.delete(ann.user, gone)
+    await storage.close()
+    return path
+
+
+def exported(path: Path, user: str | None = None) -> bytes:
+    out = io.BytesIO()
+    export_file(path, out, release="1", user_name=user)
+    return out.getvalue()
+
+
+def content(text: bytes) -> list[bytes]:
+    """Return all lines but those that tell when and from where they were exported."""
+    return text.splitlines(keepends=True)[1:-1]
+
+
+def imported(tmp_path: Path, text: bytes, name: str = "target") -> Path:
+    source, target = tmp_path / f"{name}.jsonl", tmp_path / name / "runwire.db"
+    source.write_bytes(text)
+    import_file(target, source)
+    return target
+
+
+async def test_what_goes_round_is_the_same(source: Path, tmp_path: Path) -> None:
+    text = exported(source)
+    target = imported(tmp_path, text)
+    assert content(exported(target)) == content(text)
+    kinds = [json.loads(line)["kind"] for line in text.splitlines()]
+    assert set(kinds) == {"export", "account", "api_key", "user", "thread", "run", "segment", "blob", "end"}
+    for word in (b"deleted", b"refresh-me", b"ses_1", b"BEGIN PRIVATE", b'"d":'):
+        assert word not in text, word
+    before, after = await SqliteStorage.open(source), await SqliteStorage.open(target)
+    assert before.log != after.log
+    assert json.loads(text.splitlines()[0])["log"] == before.log
+    ann = await after.auth.user_by_name("ann")
+    bob = await after.auth.user_by_name("bob")
+    assert ann is not None
+    assert bob is not None
+    assert (bob.status, bob.epoch, ann.roles) == ("disabled", 2, ("operator", "user"))
+    assert await after.auth.password_hash(ann.user) == "$argon2id$x"
+    assert [key.revoked_at is None for key in await after.auth.list_keys(bob.user)] == [False]
+    for user in (ann.user, bob.user):
+        assert await after.threads.list(user) == await before.threads.list(user)
+        assert await after.runs.list(user) == await before.runs.list(user)
+        for thread in await after.threads.list(user):
+            there, here = [await each.events.read(thread.thread, after=0) for each in (before, after)]
+            assert (there.events, there.head, there.through) == (here.events, here.head, here.through)
+    # What was running is lost and claimed first, under the next attempt; what waited behind it waits.
+    claims = await after.runs.claim("w", agents=["a"], limit=9, user_limit=9)
+    assert [(claim.attempt, claim.ordinal, claim.pinned) for claim in claims] == [(2, 0, None)] * 2
+    ended = [run for run in await after.runs.list(ann.user) if run.status == "completed"]
+    assert await after.events.run_blob(ended[0].run, REF) == b'"large"'
+    with closing(sqlite3.connect(target)) as connection:
+        assert {row[0] for row in connection.execute("SELECT data FROM pinned")} == {PINNED}
+    # The key of a message is remembered: it is not run twice.
+    sent = await after.runs.send(IncomingMessage(user=ann.user, thread=None, agent="a", content="?", key="ann"))
+    assert not sent.is_new
+    await before.close()
+    await after.close()
+
+
+async def test_two_imports_of_one_export_have_two_logs(source: Path, tmp_path: Path) -> None:
+    text = exported(source)
+    logs = set()
+    for name in ("one", "two"):
+        storage = await SqliteStorage.open(imported(tmp_path, text, name))
+        logs.add(storage.log)
+        await storage.close()
+    assert len(logs) == 2
+
+
+def test_every_column_is_exported_or_left_out_for_a_reason() -> None:
+    left_out = {
+        "user": {"key", "turn"},  # the turn of a queue that begins anew
+        "thread": {"key", "deleted_at", "purged_at"},  # deleted threads stay behind
+        "run": {"key", "owner", "worker"},  # nobody holds it in another database
+        "segment": {"key", "flags"},  # flags follow from the events
+        "blob": {"key"},
+        "auth_user": set[str](),
+        "auth_key": set[str](),
+    }
+    renamed = {"id", "user_key", "thread_key", "run_key", "user_id"}  # ids, by the name of what they are of
+    kinds = {"auth_user": "account", "auth_key": "api_key"}
+    fields = {kind.__struct_config__.tag: set(kind.__struct_fields__) for kind in KINDS}
+    for table, out in left_out.items():
+        columns = {column.name for column in metadata.tables[table].columns} - out - renamed
+        assert columns <= fields[kinds.get(table, table)], table
+    others = {"meta", "pinned", "auth_counter", "auth_event", "auth_session", "auth_signing_key", "auth_link"}
+    assert set(metadata.tables) == set(left_out) | others | {"auth_ticket"}
+
+
+def test_an_export_of_one_user_is_whole_and_has_nobody_else(source: Path, tmp_path: Path) -> None:
+    text = exported(source, "ann")
+    assert b"of ann" in text
+    for word in (b"bob", b"key_2"):
+        assert word not in text
+    assert content(exported(imported(tmp_path, text))) == content(text)
+    with pytest.raises(NotFound, match="no user eve"):
+        exported(source, "eve")
+
+
+def resealed(lines: list[bytes]) -> bytes:
+    """Return lines with right checksums, as somebody would write them by hand."""
+    import hashlib
+
+    made = []
+    for line in lines[:-1]:
+        body = json.dumps({k: v for k, v in json.loads(line).items() if k != "crc"}).encode()[1:]
+        made.append(b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body))
+    end = json.loads(lines[-1]) | {"sha256": hashlib.sha256(b"".join(made)).hexdigest(), "lines": len(made)}
+    body = json.dumps({k: v for k, v in end.items() if k != "crc"}).encode()[1:]
+    return b"".join(made) + b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body)
+
+
+def without(number: int) -> Callable[[list[bytes]], bytes]:
+    return lambda lines: b"".join([*lines[:number], *lines[number + 1 :]])
+
+
+DAMAGES: dict[str, tuple[Callable[[list[bytes]], bytes], str]] = {
+    "a byte flipped": (
+        lambda lines: b"".join(lines).replace(b"first of bob", b"First of bob"),
+        r"Line \d+: it is not what",
+    ),
+    "a line missing": (without(8), r"Line \d+: (lines are missing|this \w+ names something)"),
+    "a line doubled": (lambda lines: b"".join([*lines[:3], *lines[2:]]), r"Line 4: the database refuses it"),
+    "two lines swapped": (
+        lambda lines: b"".join([*lines[:1], lines[2], lines[1], *lines[3:]]),
+        r"Line \d+: the checksum of the whole",
+    ),
+    "kinds out of order": (lambda lines: b"".join([*lines[:-1], lines[1], lines[-1]]), r"Line \d+: .*out of order"),
+    "a line of the middle missing": (without(-2), r"Line \d+: lines are missing"),
+    "end missing": (lambda lines: b"".join(lines[:-1]), r"ends after line \d+.*cut off"),
+    "cut in a line": (lambda lines: b"".join(lines)[:-30], r"Line \d+: the export was cut off in it"),
+    "more behind the end": (lambda lines: b"".join(lines) + b"x", r"Line \d+: there is more"),
+    "header missing": (without(0), r"Line 1: .*no header"),
+    "two in one": (lambda lines: b"".join(lines[:-1] + lines[:-1]), r"Line \d+: a second header"),
+    "empty": (lambda _: b"", r"after line 0"),
+    "something else": (lambda _: b"hello\n" * 50, r"Line 1: this is neither"),
+    "a newer format": (
+        lambda lines: resealed([lines[0].replace(b'"format":1', b'"format":2'), *lines[1:]]),
+        r"format 2; this release reads 1: upgrade",
+    ),
+    "an unknown member": (
+        lambda lines: resealed([lines[0], lines[1].replace(b'"epoch":', b'"new":1,"epoch":'), *lines[2:]]),
+        r"Line 2: .*new",
+    ),
+    "a wrong type": (
+        lambda lines: resealed([lines[0], lines[1].replace(b'"epoch":', b'"epoch":"1","x":'), *lines[2:]]),
+        r"Line 2: ",
+    ),
+    "an unknown reference": (
+        lambda lines: resealed([line.replace(b'"user","user":"usr_', b'"user","user":"usr_0') for line in lines]),
+        r"Line \d+: this thread names something",
+    ),
+    "a gap in a thread": (
+        lambda lines: resealed([line.replace(b'"head":6', b'"head":7') for line in lines]),
+        r"events of thread th_\w+ have a gap",
+    ),
+    "a seq outside its segment": (
+        lambda lines: resealed([line.replace(b'"seq":4,"type"', b'"seq":40,"type"') for line in lines]),
+        r"Line \d+: the seqs",
+    ),
+    "no id": (
+        lambda lines: resealed([line.replace(b'"message":"msg_', b'"message":"../msg_') for line in lines]),
+        r"Line \d+: `message` is no id",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_and_leaves_nothing(source: Path, tmp_path: Path, name: str) -> None:
+    damage, sentence = DAMAGES[name]
+    text = exported(source)
+    damaged = damage(text.splitlines(keepends=True))
+    assert damaged != text
+    with pytest.raises(Damaged, match=sentence):
+        imported(tmp_path, damaged)
+    assert [file.name for file in (tmp_path / "target").iterdir()] == ["runwire.db.lock"]
+    imported(tmp_path, text)  # and the way is free
+
+
+def test_every_byte_that_is_cut_off_is_missed(source: Path) -> None:
+    text = exported(source, "bob")
+    for size in range(len(text)):
+        with pytest.raises(Damaged):
+            list(read_export(io.BytesIO(text[:size])))
+
+
+async def test_import_refuses_what_is_not_empty_and_takes_what_was_never_used(source: Path, tmp_path: Path) -> None:
+    text = exported(source)
+    unused = tmp_path / "unused" / "runwire.db"
+    await (await SqliteStorage.open(unused)).close()
+    imported(tmp_path, text, "unused")
+    with pytest.raises(Conflict, match=r"not empty: it has 2 users, 2 threads and 6 runs"):
+        imported(tmp_path, text, "unused")
+    foreign = tmp_path / "foreign" / "runwire.db"
+    foreign.parent.mkdir()
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+    with pytest.raises(Conflict, match="other tables"):
+        imported(tmp_path, text, "foreign")
+    with pytest.raises(ProtocolError, match="not one of Runwire"):
+        import_file(tmp_path / "new" / "runwire.db", foreign)
