@@ -192,7 +192,7 @@ def judge_file(server: ChaosServer, *, is_over: bool) -> None:
               SELECT run_key, attempt, lag(attempt, 1, 0) OVER (PARTITION BY run_key ORDER BY first_seq) AS before
               FROM segment) WHERE attempt < before""",
         "an ordinal is not what was appended": """
-            SELECT r.id FROM run r WHERE r.ordinal <> (
+            SELECT r.id FROM run r WHERE r.ended_at IS NULL AND r.ordinal <> (
               SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM segment s
               WHERE s.run_key = r.key AND s.ordinal IS NOT NULL)""",
         "a key stored two runs": """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -13,8 +14,21 @@ from runwire.settings import Settings, no_color
 __all__ = ["configure_logging"]
 
 
+class _Stderr:
+    """Standard error, as long as it takes something: a full disk or a closed pipe behind it stops nobody's work."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
 def configure_logging(settings: Settings) -> None:
     """Set structlog and the standard library up, once per process."""
+    stderr: Any = _Stderr()
     level = getattr(logging, settings.log_level.upper())
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -31,9 +45,7 @@ def configure_logging(settings: Settings) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # Standard output belongs to the two lines that programs read (PROTOCOL §6).
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(
-        stream=sys.stderr, level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(stream=stderr, level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,8 @@ from runwire.storage.sqlite.threads import SqliteThreads
 from runwire.storage.sqlite.upkeep import SqliteUpkeep
 
 __all__ = ["SqliteStorage"]
+
+_PROOF_S: Final = 1.0  # a write and its fsync at most so often, whoever asks for readiness
 
 _SQL: Final = load("sqlite.sql")
 
@@ -28,6 +31,7 @@ class SqliteStorage:
         self.threads: Final = SqliteThreads(database)
         self.auth: Final = SqliteAuthStore(database)
         self.upkeep: Final = SqliteUpkeep(database)
+        self._proved_at_s = float("-inf")
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStorage:
@@ -40,9 +44,14 @@ class SqliteStorage:
         return self.database.log
 
     async def ping(self) -> None:
-        """Prove that the writer answers. Raises Unavailable."""
-        await self.database.write(lambda connection: connection.execute(_SQL["ping"]).fetchone())
+        """Prove that the writer can write, or could less than a second ago. Raises Unavailable."""
+        clock = asyncio.get_running_loop().time
+        if clock() - self._proved_at_s < _PROOF_S:
+            return
+        await self.database.write(lambda connection: connection.execute(_SQL["ping"]).rowcount)
+        self._proved_at_s = clock()
 
     async def close(self) -> None:
         """Finish queued writes, then close. Idempotent."""
+        self._proved_at_s = float("-inf")
         await self.database.close()
