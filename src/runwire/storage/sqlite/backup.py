@@ -6,7 +6,9 @@ import asyncio
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from runwire.errors import NotFound, Unavailable
 from runwire.storage.base_upkeep import BackedUp
@@ -16,12 +18,14 @@ from runwire.storage.sqlite.prepare import connect_reader
 
 __all__ = ["back_up", "back_up_file", "reading"]
 
+_CALL_OFF_S: Final = 5.0  # one step takes ms; the checksum at the end of a large copy may take longer
+
 
 async def back_up(database: SqliteDatabase, path: Path) -> BackedUp:
     """Copy an open database as it is at one moment; see `Upkeep.backup`.
 
-    It has a thread and a connection of its own: no reader and no writer waits for it. A cancelled caller leaves
-    no file.
+    It has a thread and a connection of its own: no reader and no writer waits for it. A cancelled caller leaves the
+    copy whole, done or not done.
     """
     is_off = threading.Event()
 
@@ -29,11 +33,13 @@ async def back_up(database: SqliteDatabase, path: Path) -> BackedUp:
         if is_off.is_set():
             raise _CalledOff
 
-    copying = asyncio.to_thread(back_up_file, database.path, path, progress=progress)
+    work = partial(back_up_file, database.path, path, progress=progress)
+    copying = asyncio.get_running_loop().run_in_executor(None, work)
     try:
-        return await copying
+        return await asyncio.shield(copying)
     except asyncio.CancelledError:
         is_off.set()
+        await asyncio.wait([copying], timeout=_CALL_OFF_S)
         raise
 
 
