@@ -29,6 +29,7 @@ RUNS = 20
 BACKUPS = 4
 KEPT_S = 3_600  # deltas: the tests compare them
 PARTS, PIECES = 24, 10  # of the agent `journey`
+pytestmark = pytest.mark.timeout(150)  # each starts several processes
 PASSWORD = "correct horse battery staple"
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "NO_COLOR": "1"}
 
@@ -301,7 +302,6 @@ async def test_a_file_that_cannot_be_written_leaves_nothing_and_says_so(used: Us
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.timeout(60)
 async def test_killing_server_or_command_during_a_backup_leaves_no_half_file(used: Used, tmp_path: Path) -> None:
     data = used.data_dir
     await asyncio.to_thread(_grow, data / "runwire.db")
@@ -412,7 +412,6 @@ UNION ALL SELECT k.id, NULL, NULL, NULL FROM auth_key k JOIN auth_user u ON u.id
 """
 
 
-@pytest.mark.timeout(60)
 async def test_an_export_made_in_mid_run_becomes_a_server_that_goes_on(used: Used, tmp_path: Path) -> None:
     key = used.keys["ann"]
     ann = Outside(used.url, key)
