@@ -19,7 +19,7 @@ from typing import Final, cast
 
 from bench import page, profile
 from bench.figures import Faulty, Section
-from bench.stand import Missing, Stand
+from bench.stand import BASELINES, Missing, Stand
 
 ROWS: Final = ("burst", "paced", "append", "latency", "first_event", "replay", "handshake", "idle", "growth")
 _ROUNDS: Final = 3
@@ -29,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     folder = Path(tempfile.mkdtemp(prefix="runwire-bench-", dir=options.folder))
     try:
-        with Stand(folder, rounds=options.rounds, is_quick=options.quick, say=_say) as stand:
+        with Stand(
+            folder, rounds=options.rounds, is_quick=options.quick, against=options.against or BASELINES, say=_say
+        ) as stand:
             if options.verb == "profile":
                 profile.profile(stand, options.row, seconds=options.seconds)
                 return 0
@@ -49,15 +51,15 @@ def _measure(stand: Stand, options: argparse.Namespace) -> int:
         _say(f"{name}…")
         measure = cast(Callable[[Stand], Section], importlib.import_module(f"bench.rows.{name}").measure)
         sections.append(measure(stand))
-    if options.only or options.quick:
+    if options.only or options.against or options.quick:
         print("\n".join(map(page.section_text, sections)))
         print(page.goals_table(sections).markdown())
         for note in (note for section in sections for note in section.notes):
             print(f"- {note}")
     else:
-        page.PAGE.write_text(
-            page.render(sections, stand, tried=page.TRIED.read_text(encoding="utf-8")), encoding="utf-8"
-        )
+        tried = page.TRIED.read_text(encoding="utf-8")
+        text = page.render(sections, conditions=page.describe(stand), tried=tried)
+        page.PAGE.write_text(text, encoding="utf-8")
         print(page.goals_table(sections).markdown())
         _say(f"written: {page.PAGE.name}")
     _say(f"{time.monotonic() - began_s:.0f} s")
@@ -71,6 +73,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("verb", nargs="?", choices=("run", "profile"), default="run")
     parser.add_argument("row", nargs="?", choices=profile.LOADS, default="burst", help="of profile")
     parser.add_argument("--only", type=_names, default=(), metavar="ROW[,ROW]", help=", ".join(ROWS))
+    parser.add_argument("--against", type=_letters, default=(), metavar="N[,J]", help="only these baselines")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, choices=range(1, 100), metavar="N", help="default 3")
     parser.add_argument("--quick", action="store_true", help="small loads: to see that it works, not how fast")
     parser.add_argument("--seconds", type=int, default=15, help="of profile: how long to sample")
@@ -83,6 +86,13 @@ def _names(text: str) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in ROWS]:
         raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
     return names
+
+
+def _letters(text: str) -> tuple[str, ...]:
+    letters = tuple(text.split(","))
+    if unknown := [letter for letter in letters if letter not in BASELINES]:
+        raise argparse.ArgumentTypeError(f"no server {', '.join(unknown)}; there are {', '.join(BASELINES)}")
+    return letters
 
 
 def _say(line: str) -> None:

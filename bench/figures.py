@@ -7,7 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["BUSY_CLIENT", "Faulty", "Goal", "Section", "Series", "Table", "per_event_us", "quantile", "ratios"]
+__all__ = [
+    "BUSY_CLIENT",
+    "Faulty",
+    "Goal",
+    "Section",
+    "Series",
+    "Table",
+    "check_count",
+    "per_event_us",
+    "quantile",
+    "ratios",
+]
 
 BUSY_CLIENT: Final = 0.8  # a client that used more of its core may have been what was measured
 
@@ -53,6 +64,16 @@ def per_event_us(cpu_ns: int, events: int) -> float:
     if cpu_ns <= 0:
         raise Faulty("The server used no CPU: another process was looked at.")
     return cpu_ns / events / 1000
+
+
+def check_count(letter: str, *, came: int, said: int, is_merged: bool) -> None:
+    """Let no figure pass whose events were not all seen, once each.
+
+    Raises:
+        Faulty: none came, or another number than was said; of merged ones fewer may come.
+    """
+    if came <= 0 or came > said or (came < said and not is_merged):
+        raise Faulty(f"{letter} sent {came} events where {said} were said.")
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -15,7 +15,7 @@ from bench.figures import BUSY_CLIENT, Section, Table
 from bench.process import ROOT
 from bench.stand import BASELINES, Stand
 
-__all__ = ["PAGE", "TRIED", "conditions", "goals_table", "render", "section_text"]
+__all__ = ["PAGE", "TRIED", "describe", "goals_table", "render", "section_text"]
 
 PAGE: Final = ROOT / "docs" / "reference" / "benchmarks.md"
 TRIED: Final = ROOT / "bench" / "tried.md"  # kept by hand; the page carries it unchanged
@@ -50,10 +50,10 @@ An event is 243 bytes of JSON on the wire. The baselines store nothing: an event
 """
 
 
-def render(sections: Sequence[Section], stand: Stand, *, tried: str) -> str:
+def render(sections: Sequence[Section], *, conditions: Sequence[str], tried: str) -> str:
     """Return the whole page."""
     head = _HEAD.format(
-        conditions="\n".join(f"- {line}" for line in conditions(stand)),
+        conditions="\n".join(f"- {line}" for line in conditions),
         busy=BUSY_CLIENT,
         servers="\n".join(f"- **{letter}** {what}" for letter, what in BASELINES.items()),
         goals=goals_table(sections).markdown(),
@@ -84,7 +84,7 @@ def section_text(section: Section) -> str:
     return f"## {section.title}\n\n{section.text}\n\n{tables}\n\n### {section.title}: every round\n\n{raw}\n"
 
 
-def conditions(stand: Stand) -> list[str]:
+def describe(stand: Stand) -> list[str]:
     """Return what a reader must know of the machine; no names, no paths."""
     cores = len(os.sched_getaffinity(0))
     pinned = "server and client pinned to one each" if stand.server_core is not None else "nothing pinned"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,9 @@ LOADS: Final[dict[str, dict[str, Any]]] = {
     "half": {"connections": 100, "events": 150, "agent_pause_s": PAUSE_S, "spread_s": PAUSE_S},
 }
 _RATE: Final = 200  # samples per second
+_SPY_S: Final = 60.0  # to write what it saw
 _TOP: Final = 60
+_LEAST: Final = 0.005  # of all samples: what is below is left out of the tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +76,45 @@ class Stacks:
             found[stack[0]] += count
         return found
 
+    def tree(self, *, us_per_event: float) -> str:
+        """Return who calls whom, with µs per event including what is called, and alone."""
+        nodes: Counter[tuple[str, ...]] = Counter()
+        for stack, count in self.counts.items():
+            for depth in range(1, len(stack) + 1):
+                nodes[stack[:depth]] += count
+        children: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for node, count in nodes.items():
+            if count >= self.total * _LEAST:
+                children.setdefault(node[:-1], []).append(node)
+        lines: list[str] = []
+        todo = sorted(children.get((), []), key=nodes.__getitem__)
+        while todo:
+            node = todo.pop()
+            spent, alone = (samples[node] / self.total * us_per_event for samples in (nodes, self.counts))
+            lines.append(f"{'  ' * (len(node) - 1)}{spent:.2f} ({alone:.2f}) {node[-1]}")
+            todo += sorted(children.get(node, []), key=nodes.__getitem__)
+        return "\n".join(lines)
+
 
 def profile(stand: Stand, name: str, *, seconds: int) -> None:
     """Sample the server while a load runs, and write what was seen into a folder of its own."""
     spy = Path(sys.executable).with_name("py-spy")
-    if importlib.util.find_spec("py_spy") is None and not spy.exists():
+    if not spy.exists():
         raise Missing("py-spy is not installed (`make bench` installs it)")
     folder = Path(tempfile.mkdtemp(prefix=f"runwire-profile-{name}-"))
-    server = stand.server("R")
-    load = LOADS[name]
-    one = stand.round(server, **load)  # warm up, and how long it takes
+    server, load = stand.server("R"), LOADS[name]
+    stand.round(server, **load)  # warm up
+    one = stand.round(server, **load)
     stand.say(f"unobserved: {one.cpu_us:.1f} µs per event, {one.server_share:.2f} of a core")
-    sampled = {form: folder / f"{name}.{end}" for form, end in (("raw", "collapsed.txt"), ("flamegraph", "svg"))}
-    text = ""
-    for form, path in sampled.items():
-        used_ns, events = _sample(
-            stand, server, load, [str(spy), "record", "--format", form, "--output", str(path)], seconds
-        )
-        if form == "raw":
-            text = report(Stacks.parse(path.read_text(encoding="utf-8")), us_per_event=one.cpu_us)
+    collapsed, flames = folder / f"{name}.collapsed.txt", folder / f"{name}.svg"
+    # The lists count who holds the interpreter: of the other threads a sampler cannot tell, on a busy machine, which
+    # wait for it and which are in the kernel or in SQLite. The flame graph shows all that does not sleep.
+    _sample(stand, server, load, [str(spy), "record", "--format", "flamegraph", "--output", str(flames)], seconds)
+    _sample(stand, server, load, [str(spy), "record", "--gil", "--format", "raw", "--output", str(collapsed)], seconds)
+    text = report(Stacks.parse(collapsed.read_text(encoding="utf-8")), us_per_event=one.cpu_us)
     (folder / f"{name}.top.md").write_text(text, encoding="utf-8")
     print(text)
-    stand.say(f"{used_ns / events / 1000:.1f} µs per event while observed; written to {folder}")
+    stand.say(f"written to {folder}")
 
 
 def report(stacks: Stacks, *, us_per_event: float) -> str:
@@ -117,36 +136,26 @@ def report(stacks: Stacks, *, us_per_event: float) -> str:
     alone = stacks.own()
     for name, count in inclusive.most_common(_TOP):
         whole.add(f"`{name}`", us(count), us(alone[name]))
-    return "\n\n".join(table.markdown() for table in (threads, own, whole)) + "\n"
+    lists = "\n\n".join(table.markdown() for table in (threads, own, whole))
+    return f"{lists}\n\n```\n{stacks.tree(us_per_event=us_per_event)}\n```\n"
 
 
-def _sample(stand: Stand, server: Process, load: dict[str, Any], words: list[str], seconds: int) -> tuple[int, int]:
-    """Return CPU time and events while py-spy looked on."""
+def _sample(stand: Stand, server: Process, load: dict[str, Any], words: list[str], seconds: int) -> None:
+    """Have py-spy look on while the load runs."""
+    more = ["--pid", str(server.pid), "--rate", str(_RATE), "--duration", str(seconds), "--threads", "--nonblocking"]
     spy = subprocess.Popen(
-        [
-            *words,
-            "--pid",
-            str(server.pid),
-            "--rate",
-            str(_RATE),
-            "--duration",
-            str(seconds),
-            "--threads",
-            "--nonblocking",
-        ],
+        [*words, *more],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: cpu.pin(stand.client_core),
+        preexec_fn=partial(cpu.pin, stand.client_core),
     )
-    until_s, used_ns, events = time.monotonic() + seconds, 0, 0
+    until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
-        result = stand.ask(server, **load)
-        used_ns, events = used_ns + result.server_ns, events + load["connections"] * load["events"]
-    _, said = spy.communicate(timeout=60)
+        stand.ask(server, **load)
+    _, said = spy.communicate(timeout=_SPY_S)
     if spy.returncode:
         raise Faulty(f"py-spy failed: {said[-500:]}")
-    return used_ns, events
 
 
 def _function(frame: str) -> str:

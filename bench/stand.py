@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from bench import cpu
-from bench.figures import BUSY_CLIENT, Faulty, Series, Table, per_event_us
+from bench.figures import BUSY_CLIENT, Faulty, Series, Table, check_count, per_event_us
 from bench.load import Result, Spec
 from bench.process import ROOT, Process
 from bench.servers.shape import FILL, Kind
@@ -75,12 +75,16 @@ class Stand:
     Args:
         folder: for everything that is written.
         rounds: of each measure.
+        against: letters of the baselines to start; rows that need another one cannot be measured.
         is_quick: small loads, to work on a row or to see that it works at all.
         say: told what goes on.
     """
 
-    def __init__(self, folder: Path, *, rounds: int, is_quick: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, *, rounds: int, is_quick: bool, against: Collection[str], say: Callable[[str], None]
+    ) -> None:
         self.folder = folder
+        self._against = against
         self.rounds = rounds
         self.is_quick = is_quick
         self.say = say
@@ -189,8 +193,7 @@ class Stand:
             **what,
         )
         said = events * connections * sends
-        if not result.events or (not is_merged and result.events != said):
-            raise Faulty(f"{server.letter} sent {result.events} events where {said} were said.")
+        check_count(server.letter, came=result.events, said=said, is_merged=is_merged)
         return result
 
     def round(self, server: Process, *, connections: int, events: int, sends: int = 1, **what: Any) -> Round:
@@ -215,6 +218,8 @@ class Stand:
         folder = self.folder / f"{letter}{self._started}"
         self._started += 1
         folder.mkdir()
+        if letter not in (*self._against, "R"):
+            raise Missing("left out")
         words = {"R": self._runwire, "N": _naive, "J": _node, "L": _limit, "U": _bare}[letter](folder)
         return Process(letter, words, folder=folder, core=self.server_core)
 
