@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from typing_extensions import Buffer
 
 import runwire.storage.schema_auth  # noqa: F401  # its tables join the same metadata
 from runwire.errors import Conflict, NotFound, ProtocolError
@@ -164,6 +165,37 @@ def test_an_export_of_one_user_is_whole_and_has_nobody_else(source: Path, tmp_pa
     assert content(exported(imported(tmp_path, text))) == content(text)
     with pytest.raises(NotFound, match="no user eve"):
         exported(source, "eve")
+
+
+class Meddling(io.BytesIO):
+    """A file during whose writing the database is changed, line by line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._lines = 0
+
+    def write(self, line: Buffer) -> int:
+        self._lines += 1
+        self._database.execute(
+            "INSERT INTO user (id, iss, sub, created_at) VALUES (?1, 'i', ?1, 0)", (f"late{self._lines}",)
+        )
+        self._database.execute("UPDATE thread SET title = 'late'")
+        return super().write(line)
+
+    def close(self) -> None:
+        self._database.close()
+        super().close()
+
+
+def test_an_export_is_of_one_moment(source: Path, tmp_path: Path) -> None:
+    before = exported(source)
+    with Meddling(source) as out:
+        export_file(source, out, release="1")
+        text = out.getvalue()
+    assert content(text) == content(before)
+    imported(tmp_path, text)
+    assert b"late" in exported(source)
 
 
 def resealed(lines: list[bytes]) -> bytes:
