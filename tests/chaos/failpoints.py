@@ -8,6 +8,7 @@ so a test can show that its point was hit.
     CHAOS_FAILPOINT=append.after_commit:3:kill      the third time; several are separated by commas
     CHAOS_FAILPOINT=append.reply:%5:lose            each fifth time
     CHAOS_MARKS=/folder/marks                       one JSON line for each action, and for each point first reached
+    CHAOS_READ_ONLY=/folder/switch                  while this file exists, SQLite refuses to write
 """
 
 from __future__ import annotations
@@ -267,9 +268,10 @@ def resolve(at: str) -> tuple[Any, str]:
 class Failpoints:
     """The points of one process."""
 
-    def __init__(self, armed: list[Armed], marks: str | None) -> None:
+    def __init__(self, armed: list[Armed], marks: str | None, *, read_only: str | None = None) -> None:
         self._armed = {one.point: one for one in armed}
         self._marks = marks
+        self._read_only = read_only
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -342,7 +344,7 @@ class Failpoints:
         """Return a connection that knows which statements the group at hand has executed."""
         commits = [point for point in POINTS if point.at.startswith("commit:")]
         statements = [point for point in POINTS if point.at.startswith("statement:")]
-        reach = self.reach
+        reach, switch = self.reach, self._read_only
 
         class Connection(sqlite3.Connection):
             executed: set[str] = set()  # noqa: RUF012 - replaced for each group, never changed here
@@ -351,6 +353,9 @@ class Failpoints:
                 name = NAMES.get(sql, "")
                 if name == "begin_write":
                     self.executed = set()
+                    if switch is not None:
+                        # The error is SQLite's own; a file system that turns read-only gives it, too.
+                        super().execute(f"PRAGMA query_only = {os.path.exists(switch):d}")
                 passed = [point for point in statements if point.at == f"statement:{name}"] or [
                     point for point in commits if name == "commit" and point.at.partition(":")[2] in self.executed
                 ]

@@ -32,7 +32,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
     armed = failpoints.parse(environ.get("CHAOS_FAILPOINT", ""))
     mutants.install(environ.get("CHAOS_MUTANT", ""))
-    failpoints.Failpoints(armed, environ.get("CHAOS_MARKS")).install()
+    marks, read_only = environ.get("CHAOS_MARKS"), environ.get("CHAOS_READ_ONLY")
+    failpoints.Failpoints(armed, marks, read_only=read_only).install()
     if path := environ.get("CHAOS_CLOCK"):
         clock.install(Path(path))
     from runwire.__main__ import main as run

@@ -90,7 +90,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk |
     disk.remove()
 
 
-async def _until_ready(server: ChaosServer, is_wanted: bool) -> dict[str, Any]:
+async def until_ready(server: ChaosServer, is_wanted: bool) -> dict[str, Any]:
     until_s = time.monotonic() + NOTICE_S
     while True:
         status, body = await asyncio.to_thread(http, "GET", f"{server.url}/health/ready")
@@ -113,7 +113,7 @@ async def test_a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room(disk
             sent = await ann.send("a long way parts=25", agent="voyage", key="first")
             await ann.until(lambda e: e["type"] == "tool_completed")
             disk.fill(server)
-            assert (await _until_ready(server, is_wanted=False))["reason"] == "database_unavailable"
+            assert (await until_ready(server, is_wanted=False))["reason"] == "database_unavailable"
             assert (await asyncio.to_thread(http, "GET", f"{server.url}/health/live"))[0] == 200
             reply = await ann.command("send", content="is there room?", agent="voyage", key="refused")
             assert reply["error"]["code"] == "unavailable", reply
@@ -126,7 +126,7 @@ async def test_a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room(disk
             held = ann.events[sent["thread"]]
             assert stored[: len(held)] == held
             disk.free(server)
-            await _until_ready(server, is_wanted=True)
+            await until_ready(server, is_wanted=True)
             later = await ann.send("there is room parts=2", agent="voyage", key="refused")
             await ann.until_end(sent["run"])
             await ann.until_end(later["run"]) if later["run"] not in _ended(ann) else None
@@ -158,7 +158,7 @@ async def test_killed_on_a_full_disk_it_has_everything_it_acknowledged(disk: Dis
             sent = await ann.send("a long way parts=15", agent="voyage")
             await ann.until(lambda e: e["type"] == "tool_completed")
             disk.fill(server)
-            await _until_ready(server, is_wanted=False)
+            await until_ready(server, is_wanted=False)
             with contextlib.suppress(TimeoutError):  # what was committed before may still be on its way
                 await ann.until(lambda _e: False, timeout_s=0.5)
         await server.kill9()
