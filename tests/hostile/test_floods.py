@@ -173,6 +173,7 @@ HELLOS: dict[str, tuple[bytes, int]] = {
     "an empty token": (say({"op": "hello", "token": ""}), 4501),
     "a token with a NUL": (say({"op": "hello", "token": "a\0b"}), 4501),
     "a token with a lone surrogate": (frame(TEXT, rb'{"op":"hello","token":"\ud800"}'), 4501),
+    "a field that cannot be named": (frame(TEXT, rb'{"op":"hello","token":"x","\ud800":1}'), 4501),
     "a token of another kind": (say({"op": "hello", "token": "rw_" + "0" * 40}), 4501),
     "no JSON": (frame(TEXT, b"hello"), 4500),
     "an empty array": (say([]), 4002),

@@ -107,7 +107,8 @@ def check(kind: type[T], value: dict[str, Any]) -> T:
             raise refusal(f"{name} has {fault}.", field=name)
     _refuse_other_parts(value.get("content"))
     try:
-        struct = msgspec.convert(value, kind)
+        # What is unknown is left out, not only ignored: msgspec cannot read a name with a lone surrogate in it.
+        struct = msgspec.convert({name: value[name] for name in value if name in known}, kind)
     except msgspec.ValidationError as error:
         raise _explain(error) from error
     struct.validate()
