@@ -1850,7 +1850,8 @@ class Client {
     try {
       act();
     } catch (error) {
-      queueMicrotask(() => { throw error; });
+      if (globalThis.reportError) globalThis.reportError(error);
+      else queueMicrotask(() => { throw error; });
     }
   }
 }

@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from runwire.testing.server import ServerProcess
 
-_ARGUMENTS = [
+ARGUMENTS = [
     "--no-sandbox",  # tests may run as root
     "--disable-gpu",
     "--disable-quic",
@@ -36,7 +36,7 @@ def chromium() -> str:
 async def browser() -> AsyncIterator[Browser]:
     path = chromium()
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        started = await playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield started
         await started.close()
 
