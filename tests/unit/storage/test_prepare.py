@@ -18,12 +18,14 @@ from sqlalchemy import create_engine
 
 import runwire.storage.schema_auth  # noqa: F401  # its tables join the same metadata
 from runwire.errors import ConfigurationError
+from runwire.protocol.events import MessageCompleted, TextDelta, emitted, pack
 from runwire.storage import migrations
 from runwire.storage.migrations import REVISIONS
 from runwire.storage.migrations.upgrade import upgrade
 from runwire.storage.schema import metadata
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.prepare import prepare
+from runwire.storage.sqlite.storage import SqliteStorage
 
 FOLDER = Path(migrations.__file__).parent
 _PARTS = re.compile(r",(?:\s+|$)(?![^()]*\))")  # a comma between two columns, none within brackets
@@ -163,3 +165,35 @@ def test_a_python_with_an_old_sqlite_is_refused_before_anything_is_made(
     with pytest.raises(ConfigurationError, match=r"SQLite 3\.37\.2; Runwire needs 3\.38\.0"):
         prepare(tmp_path / "data" / "runwire.db")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_runs_of_an_older_file_are_compacted_and_trimmed(tmp_path: Path) -> None:
+    path = tmp_path / "runwire.db"
+    upgrade(path, revision="0002_auth")
+    delta = emitted(TextDelta(message="m", offset=0, text="x"), ts=1)
+    said = [delta, delta, emitted(MessageCompleted(message="m", content="xx"), ts=1)]
+    statements = [
+        "INSERT INTO meta (key, log) VALUES (1, 'k3x9')",
+        "INSERT INTO user (key, id, iss, sub, created_at) VALUES (1, 'usr_1', 'builtin', 'usr_1', 1)",
+        "INSERT INTO thread (key, id, user_key, head, created_at, updated_at) VALUES (1, 'th_1', 1, 10, 1, 1)",
+    ]
+    for key, status, terminal in ((1, "completed", 5), (2, "running", None)):
+        seq = 5 * key - 4
+        statements += [
+            "INSERT INTO run (key, id, thread_key, user_key, agent, message, after, seq, status, started_seq,"
+            f" terminal_seq, created_at, ended_at) VALUES ({key}, 'run_{key}', 1, 1, 'a', 'msg_{key}', {seq - 1}, {seq}, '{status}',"
+            f" {seq + 1}, {terminal or 'NULL'}, 1, {terminal or 'NULL'})",
+            "INSERT INTO segment (thread_key, first_seq, last_seq, run_key, attempt, flags, events)"
+            f" VALUES (1, {seq}, {seq}, {key}, 0, 0, x'5b5d'),"
+            f" (1, {seq + 1}, {seq + 3}, {key}, 1, 1, x'{pack(said).hex()}'),"
+            f" (1, {seq + 4}, {seq + 4}, {key}, 1, {2 if terminal else 0}, x'5b5d')",
+        ]
+    change(path, *statements)
+    storage = await SqliteStorage.open(path)
+    assert (await storage.upkeep.stats()).compactable_runs == 1
+    assert (await storage.upkeep.compact(ended_before=2**53)).events == 2
+    page = await storage.events.read("th_1", after=0)
+    assert ([event.seq for event in page.events], page.through) == ([4, 7, 8, 9], 10)
+    assert (await storage.upkeep.trim(ended_before=2**53, deleted_before=0)).runs == 0  # the second run goes on
+    assert await storage.threads.delete("usr_1", "th_1") == ["run_2"]
+    await storage.close()

@@ -31,7 +31,7 @@ __all__ = ["SqliteUpkeep"]
 _SQL: Final = load("sqlite.sql")
 _log: Final = structlog.get_logger(__name__)
 
-READ_BYTES: Final = 1_048_576  # of segments in one read: a few ms of a reader thread
+READ_BYTES: Final = 262_144  # of segments in one read: a few ms of a reader thread
 WRITE_PIECES: Final = 500  # segments replaced or deleted by one job: a few ms of the writer thread
 WRITE_BYTES: Final = 1_048_576  # likewise
 BLOB_BYTES: Final = 4_194_304  # of blobs deleted by one job
