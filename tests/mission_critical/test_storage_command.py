@@ -107,6 +107,10 @@ async def test_mistakes_are_explained(tmp_path: Path) -> None:
     for words in (("compact", "--older-than", "soon"), ("compact", "--older-than", "-1s"), ("backup",), ("export",)):
         wrong = await _storage(*words, cwd=tmp_path, data=tmp_path / "data")
         assert wrong.returncode == 2, wrong
+    for call in ("stats", "compact", "backup x.db", "export x.jsonl"):
+        nowhere = await _storage(*call.split(), cwd=tmp_path, data=tmp_path / "data")
+        assert nowhere.returncode == 1, nowhere
+        assert "There is no database" in nowhere.stderr
     assert not os.listdir(tmp_path), "nothing is made by a mistake"
     (tmp_path / "runwire.toml").write_text('database_url = "memory://"\n', encoding="utf-8")
     nowhere = await _storage("backup", "x.db", cwd=tmp_path, data=tmp_path / "data")

@@ -12,7 +12,7 @@ import msgspec
 
 import runwire
 from runwire.app.administration import Call, administer, database_path, work_through
-from runwire.errors import ConfigurationError, Unavailable
+from runwire.errors import ConfigurationError, NotFound, Unavailable
 from runwire.settings import Settings
 from runwire.storage.base_upkeep import BackedUp
 from runwire.storage.clock import now_ms
@@ -77,6 +77,7 @@ class Tidied(msgspec.Struct, kw_only=True):
 
 async def tidy(settings: Settings, ages: Ages, *, progress: Progress) -> Tidied:
     """Compact and trim until nothing is left to do, in bounded calls to who owns the database."""
+    await _check_there(settings)
     now = now_ms()
 
     def before(age_s: float) -> int:
@@ -119,7 +120,15 @@ async def _give_way(part: Mapping[str, Any]) -> None:
 
 async def figures(settings: Settings) -> dict[str, Any]:
     """Return the figures of the database; `Stats`, as JSON has it."""
+    await _check_there(settings)
     return await administer(settings, "storage_stats", timeout_s=_CALL_S)
+
+
+async def _check_there(settings: Settings) -> None:
+    """Refuse a folder without a database: looking must not make one."""
+    path = _data_file(settings)
+    if not await asyncio.to_thread(path.exists):
+        raise NotFound(f"There is no database {path}; name the server's data folder.", field="--data-dir")
 
 
 def _data_file(settings: Settings) -> Path:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -112,6 +115,26 @@ async def test_a_copy_is_of_one_moment_however_long_it_takes(tmp_path: Path) -> 
         assert copy.execute("SELECT count(*) FROM thread WHERE title = 'late'").fetchone() == (0,)
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     await database.close()
+
+
+def test_what_a_killed_process_acknowledged_is_in_a_copy_of_what_it_left(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "runwire.db"
+    last: dict[str, int] = {}
+    program = Path(__file__).with_name("owner.py")
+    with subprocess.Popen([sys.executable, program, path, "append"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in itertools.islice(process.stdout, 400):
+                thread, _, seq = line.split() if line != "open\n" else ("", "", "0")
+                last[thread] = int(seq)
+        finally:
+            process.kill()
+    assert path.with_name("runwire.db-wal").stat().st_size > 0
+    back_up_file(path, tmp_path / "copy")
+    with closing(sqlite3.connect(tmp_path / "copy")) as copy:
+        heads = dict(copy.execute("SELECT id, head FROM thread"))
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert all(heads[thread] >= seq for thread, seq in last.items() if thread)
 
 
 async def test_a_backup_that_nobody_waits_for_any_more_leaves_nothing(tmp_path: Path) -> None:
