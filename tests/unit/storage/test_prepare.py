@@ -181,8 +181,8 @@ async def test_runs_of_an_older_file_are_compacted_and_trimmed(tmp_path: Path) -
         seq = 5 * key - 4
         statements += [
             "INSERT INTO run (key, id, thread_key, user_key, agent, message, after, seq, status, started_seq,"
-            f" terminal_seq, created_at, ended_at) VALUES ({key}, 'run_{key}', 1, 1, 'a', 'msg_{key}', {seq - 1}, {seq}, '{status}',"
-            f" {seq + 1}, {terminal or 'NULL'}, 1, {terminal or 'NULL'})",
+            f" terminal_seq, created_at, ended_at) VALUES ({key}, 'run_{key}', 1, 1, 'a', 'msg_{key}', {seq - 1},"
+            f" {seq}, '{status}', {seq + 1}, {terminal or 'NULL'}, 1, {terminal or 'NULL'})",
             "INSERT INTO segment (thread_key, first_seq, last_seq, run_key, attempt, flags, events)"
             f" VALUES (1, {seq}, {seq}, {key}, 0, 0, x'5b5d'),"
             f" (1, {seq + 1}, {seq + 3}, {key}, 1, 1, x'{pack(said).hex()}'),"
