@@ -537,6 +537,28 @@ async def test_killed_trim_shows_nothing_below_the_floor_and_is_finished_by_the_
     whole_and_sound(sqlite_adapter)
 
 
+async def test_run_that_begins_while_its_thread_is_about_to_be_cut_keeps_its_history(
+    sqlite_adapter: SqliteAdapter,
+) -> None:
+    storage = sqlite_adapter.storage
+    claims = await talk(storage, 2)
+    thread = claims[0].thread
+    queued = await send(storage, thread)
+    write = storage.database.write
+
+    async def writing(work: Callable[[sqlite3.Connection], T], **options: Any) -> T:
+        storage.database.write = write  # type: ignore[method-assign]  # once
+        assert (await claim_one(storage)).run == queued.run
+        value: T = await write(work, **options)
+        return value
+
+    storage.database.write = writing  # type: ignore[method-assign]  # between its look and its write
+    trimmed = await storage.upkeep.trim(ended_before=EVER, deleted_before=0)
+    assert (trimmed.runs, trimmed.threads) == (0, ())
+    assert len(await whole(storage, thread)) == 23
+    assert (await storage.threads.get("usr_ada", thread)).floor == 0
+
+
 async def test_two_compactions_at_once_do_the_work_once(sqlite_adapter: SqliteAdapter) -> None:
     storage = sqlite_adapter.storage
     claims = await talk(storage, 6)
