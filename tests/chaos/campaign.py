@@ -78,6 +78,7 @@ class Campaign:
         folder: for everything.
         seed: decides points, moments and what people do; how the machine schedules it is its own.
         mutant: breaks the server, to show that this is seen.
+        compact_after_s: deltas go so soon after the end of a run; by default never here, so that all can be compared.
         finish_s: after the last restart every run must have ended within that time.
     """
 
@@ -86,12 +87,20 @@ class Campaign:
     users: int = 3
     conversations: int = 3
     mutant: str = ""
+    compact_after_s: float = 10_000.0
     finish_s: float = FINISH_S
     account: Account = field(default_factory=Account)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.server = ChaosServer(self.folder, drain_s=2.0, cancel_grace_s=1.0, ping_s=2.0, pong_s=2.0)
+        self.server = ChaosServer(
+            self.folder,
+            drain_s=2.0,
+            cancel_grace_s=1.0,
+            ping_s=2.0,
+            pong_s=2.0,
+            compact_after_s=self.compact_after_s,
+        )
         self.server.environment["CHAOS_MUTANT"] = self.mutant
         self.missed: list[str] = []
 
@@ -128,7 +137,7 @@ class Campaign:
         for name in names:
             foreign = [canary(other) for other in names if other != name]
             people.append(Person(self.server, name, await self.server.key(name), foreign=foreign, seed=self.seed))
-        return People(people, self.conversations, self.account)
+        return People(people, self.conversations, self.account, is_compacted=self.compact_after_s < FINISH_S)
 
     async def _finish(self, people: People, load: asyncio.Task[None]) -> None:
         self.server.armed = []
@@ -177,4 +186,4 @@ class Campaign:
 
 def points(*names: str) -> list[Point]:
     """Return points by name; without names all that a campaign on one folder can reach."""
-    return [p for p in POINTS if p.name in names or (not names and not p.is_lazy)]
+    return [p for p in POINTS if p.name in names or (not names and not p.is_lazy and p.phase != "upkeep")]

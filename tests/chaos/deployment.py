@@ -38,13 +38,17 @@ class ChaosServer(ServerProcess):
         self.folder = folder
         self.probes = folder / "probes"
         self.probes.mkdir(parents=True, exist_ok=True)
-        toml = "".join(f"{name} = {value}\n" for name, value in settings.items())
-        (self.probes / "runwire.toml").write_text(toml, encoding="utf-8")
+        self.configure(**settings)
         super().__init__(f"{AGENTS}", data_dir=data_dir or folder / "data", cwd=self.probes)
         self.log_path = folder / "server.log"  # not beside the data folder, which may be on a full disk
         self.armed: list[Armed] = []
         self.environment: dict[str, str] = {}
         self._keys: dict[str, str] = {}
+
+    def configure(self, **settings: float) -> None:
+        """Set what the next start reads."""
+        toml = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        (self.probes / "runwire.toml").write_text(toml, encoding="utf-8")
 
     @property
     def file(self) -> Path:

@@ -70,7 +70,7 @@ class Point(NamedTuple):
     at: str  # `module:Class.method`; `commit:block`, the COMMIT of a group with that statement; `statement:block`
     side: Side
     when: Callable[..., bool] = _always  # (result or None, *arguments)
-    phase: Literal["start", "run", "drain"] = "run"
+    phase: Literal["start", "run", "drain", "upkeep"] = "run"
     is_lazy: bool = False  # its module is imported only where it is needed, and wrapped only if armed
 
 
@@ -214,6 +214,19 @@ POINTS: tuple[Point, ...] = (
           f"{_RUNTIME}.worker:Worker.drain", "after", phase="drain"),
     Point("stop.before_close", "Everything is over but the file is open.",
           f"{_STORAGE}.database:SqliteDatabase._close", "before", phase="drain"),
+    # It looks after the database.
+    Point("compact.surveyed", "What stays of a run's deltas is packed anew, and nothing of that is written.",
+          "runwire.protocol.compaction:Compaction.condense", "after", phase="upkeep"),
+    Point("compact.before_commit", "Deltas are deleted and that is not committed.",
+          "commit:drop_pieces", "before", phase="upkeep"),
+    Point("compact.after_commit", "Deltas of a run are gone, and it is not marked as done.",
+          "commit:drop_pieces", "after", phase="upkeep"),
+    Point("compact.after_mark", "A run is marked as done.", "commit:mark_compacted", "after", phase="upkeep"),
+    Point("trim.before_floor", "A floor is raised, events below it are deleted, and nothing is committed.",
+          "commit:raise_floor", "before", phase="upkeep"),
+    Point("trim.after_floor", "The floor is raised; below it some may be left.",
+          "commit:raise_floor", "after", phase="upkeep"),
+    Point("trim.after_runs", "Runs are gone.", "commit:drop_runs", "after", phase="upkeep"),
     # What may get lost without anybody dying: for the actions `lose` and `drop`.
     Point("send.reply", "A send is committed, its gateway has not heard.", f"{_STORAGE}.runs:SqliteRuns.send", "after"),
     Point("claim.reply", "A claim is committed, its worker has not heard.",

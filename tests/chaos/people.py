@@ -49,11 +49,13 @@ class People:
         people: each talks in several conversations at once.
         conversations: so many at a time per person.
         account: takes the figures.
+        is_compacted: whether deltas of ended runs may be gone from the log.
     """
 
     people: list[Person]
     conversations: int
     account: Account
+    is_compacted: bool = False
     wanted: str | None = None  # what the failpoint at hand needs more of: "cancel", "interrupt" or "resend"
     is_over: bool = False  # begin nothing new
     unfinished: set[str] = field(default_factory=set)  # runs that somebody waits for
@@ -213,6 +215,7 @@ class Conversation:
             lifecycle=await person.lifecycle.forget(thread),
             said=self._said,
             account=self._account,
+            is_compacted=self._people.is_compacted,
         )
         for run in runs:
             ended.pop(run, None)
