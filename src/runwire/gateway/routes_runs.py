@@ -35,24 +35,26 @@ class RunRoutes:
         """Return the routes."""
         router = APIRouter(default_response_class=Response)
         add = router.add_api_route
-        add("/v1/me", self.me, methods=["GET"], tags=["identity"])
-        add("/v1/ws-ticket", self.ticket, methods=["POST"], tags=["identity"])
-        add("/v1/agents", self.agents, methods=["GET"], tags=["agents"])
-        add("/v1/blobs/{ref}", self.blob, methods=["GET"], tags=["threads"])
-        add("/v1/runs", self.list_runs, methods=["GET"], tags=["runs"])
-        add(
-            "/v1/runs/{run}",
-            self.get,
-            methods=["GET"],
-            tags=["runs"],
-            openapi_extra=documented(returns=shapes.RunShape),
-        )
-        cancel = documented(body=shapes.NoBody, returns=frames.CancelData)
+        me = documented(returns=shapes.Me)
+        ticket = documented(body=shapes.NoBody, returns=shapes.Ticket, status=201)
+        blob = documented(returns=None, also=(404,))
+        run = documented(returns=shapes.RunShape, also=(404,))
+        cancel = documented(body=shapes.NoBody, returns=frames.CancelData, status=202, also=(404,))
+        later = documented(returns=None, status=501)
+        add("/v1/me", self.me, methods=["GET"], tags=["identity"], openapi_extra=me)
+        add("/v1/ws-ticket", self.ticket, methods=["POST"], status_code=201, tags=["identity"], openapi_extra=ticket)
+        agents = documented(returns=shapes.AgentPage)
+        add("/v1/agents", self.agents, methods=["GET"], tags=["agents"], openapi_extra=agents)
+        add("/v1/blobs/{ref}", self.blob, methods=["GET"], tags=["threads"], openapi_extra=blob)
+        runs = documented(returns=shapes.RunPage)
+        add("/v1/runs", self.list_runs, methods=["GET"], tags=["runs"], openapi_extra=runs)
+        add("/v1/runs/{run}", self.get, methods=["GET"], tags=["runs"], openapi_extra=run)
         add(
             "/v1/runs/{run}/cancel", self.cancel, methods=["POST"], status_code=202, tags=["runs"], openapi_extra=cancel
         )
-        add("/v1/runs/{run}/answers", self.unsupported, methods=["POST"], tags=["runs"])
-        add("/v1/runs/{run}/retry", self.unsupported, methods=["POST"], tags=["runs"])
+        for verb in ("answers", "retry"):
+            path = f"/v1/runs/{{run}}/{verb}"
+            add(path, self.unsupported, methods=["POST"], status_code=501, tags=["runs"], openapi_extra=later)
         methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
         add("/admin/v1/{path:path}", self.admin, methods=methods, include_in_schema=False)
         return router

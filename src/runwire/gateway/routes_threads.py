@@ -48,17 +48,21 @@ class ThreadRoutes:
         """Return the routes."""
         router = APIRouter(prefix="/v1/threads", tags=["threads"], default_response_class=Response)
         add = router.add_api_route
-        thread_body = documented(body=shapes.ThreadBody, returns=shapes.ThreadShape)
-        patch_body = documented(body=shapes.ThreadPatch, returns=shapes.ThreadShape)
-        message_body = documented(body=frames.MessageBody, returns=shapes.Accepted)
-        add("", self.create, methods=["POST"], status_code=201, openapi_extra=thread_body)
-        add("", self.list_threads, methods=["GET"])
-        add("/{thread}", self.snapshot, methods=["GET"])
-        add("/{thread}", self.rename, methods=["PATCH"], openapi_extra=patch_body)
-        add("/{thread}", self.delete, methods=["DELETE"], status_code=204)
-        add("/{thread}/messages", self.messages, methods=["GET"])
-        add("/{thread}/messages", self.send, methods=["POST"], status_code=202, openapi_extra=message_body)
-        add("/{thread}/events", self.events, methods=["GET"])
+        create = documented(body=shapes.ThreadBody, returns=shapes.ThreadShape, status=201)
+        shown = documented(returns=shapes.Snapshot, also=(404,))
+        rename = documented(body=shapes.ThreadPatch, returns=shapes.ThreadShape, also=(404,))
+        messages = documented(returns=shapes.MessagePage, also=(404,))
+        send = documented(body=frames.MessageBody, returns=shapes.Accepted, status=202, also=(404, 409, 501))
+        events = documented(returns=shapes.Events, also=(404,), is_stream=True)
+        add("", self.create, methods=["POST"], status_code=201, openapi_extra=create)
+        add("", self.list_threads, methods=["GET"], openapi_extra=documented(returns=shapes.ThreadPage))
+        add("/{thread}", self.snapshot, methods=["GET"], openapi_extra=shown)
+        add("/{thread}", self.rename, methods=["PATCH"], openapi_extra=rename)
+        gone = documented(returns=None, status=204, also=(404,))
+        add("/{thread}", self.delete, methods=["DELETE"], status_code=204, openapi_extra=gone)
+        add("/{thread}/messages", self.messages, methods=["GET"], openapi_extra=messages)
+        add("/{thread}/messages", self.send, methods=["POST"], status_code=202, openapi_extra=send)
+        add("/{thread}/events", self.events, methods=["GET"], openapi_extra=events)
         return router
 
     async def create(self, request: Request) -> Response:

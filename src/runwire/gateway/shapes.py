@@ -6,16 +6,26 @@ from typing import Any
 
 import msgspec
 
+from runwire.protocol.codes import ErrorCode
 from runwire.protocol.strict_json import Inbound
 from runwire.storage.base import RunRow, RunStatus, ThreadRow
 
 __all__ = [
     "Accepted",
+    "AgentPage",
+    "Events",
+    "Me",
+    "MessagePage",
     "NoBody",
+    "Problem",
+    "RunPage",
     "RunShape",
+    "Snapshot",
     "ThreadBody",
+    "ThreadPage",
     "ThreadPatch",
     "ThreadShape",
+    "Ticket",
     "page",
     "run_shape",
     "thread_shape",
@@ -64,6 +74,125 @@ class RunShape(msgspec.Struct, frozen=True, kw_only=True):
     error: dict[str, Any] | None
     created_at: int
     ended_at: int | None
+
+
+class ThreadPage(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/threads`."""
+
+    items: list[ThreadShape]
+    next_cursor: str | None
+
+
+class RunPage(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/runs`."""
+
+    items: list[RunShape]
+    next_cursor: str | None
+
+
+class MessageShape(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a thread."""
+
+    message: str
+    role: str
+    content: Any  # text, parts, or a reference to a blob
+    run: str
+    seq: int  # of its first event
+    complete: bool
+
+
+class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/threads/{id}/messages`."""
+
+    items: list[MessageShape]
+    next_cursor: int | None  # `before` of the next request
+
+
+class ShownStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool call of a run in a snapshot."""
+
+    call: str
+    name: str | None
+    args: Any
+    ok: bool | None  # null: it runs
+    result: Any
+    error: dict[str, Any] | None
+
+
+class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in a snapshot."""
+
+    run: str
+    agent: str | None
+    status: RunStatus
+    attempt: int
+    error: dict[str, Any] | None
+    steps: list[ShownStep]
+    waits: list[dict[str, Any]]
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/threads/{id}`."""
+
+    thread: str
+    title: str | None
+    log: str
+    seq: int  # what is shown is exact at it
+    messages: list[MessageShape]
+    runs: list[ShownRun]
+
+
+class Events(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`GET /v1/threads/{id}/events` as JSON: events, or a reset."""
+
+    thread: str | None = None
+    log: str | None = None
+    after: int | None = None
+    through: int | None = None
+    events: list[dict[str, Any]] = []
+    reset: dict[str, Any] | None = None
+
+
+class AgentShape(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent that may be asked."""
+
+    agent: str
+    default: bool
+
+
+class AgentPage(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/agents`."""
+
+    items: list[AgentShape]
+    next_cursor: None
+
+
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/me`."""
+
+    user: str
+    name: str
+    roles: list[str]
+    session: str | None  # null: the credential is an API key
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /v1/ws-ticket`."""
+
+    ticket: str
+    expires_in: int  # s
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request was refused (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: ErrorCode
+    field: str | None
+    retry_after_s: float | None
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
