@@ -34,14 +34,14 @@ UPDATE meta SET log = ?1 WHERE key = 1
 UPDATE auth_counter SET generation = ?1 WHERE key = 1
 
 -- What the people of the other history hold must open nothing here. One block for each table.
--- name: forget_auth_signing_key
+-- name: forget_signing_keys
 DELETE FROM auth_signing_key
 
--- name: forget_auth_session
+-- name: forget_sessions
 DELETE FROM auth_session
 
--- name: forget_auth_link
+-- name: forget_links
 DELETE FROM auth_link
 
--- name: forget_auth_ticket
+-- name: forget_tickets
 DELETE FROM auth_ticket

@@ -35,7 +35,12 @@ _SEAL: Final = re.compile(rb"\nrunwire-backup 1 sha256:([0-9a-f]{64}) bytes:([0-
 _SEAL_BYTES: Final = 117
 _TARGET_FAULTS: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 _SIDES: Final = ("-wal", "-shm", "-journal")
-_SECRETS: Final = ("auth_signing_key", "auth_session", "auth_link", "auth_ticket")
+_SECRETS: Final = {  # table to the block that empties it
+    "auth_signing_key": "forget_signing_keys",
+    "auth_session": "forget_sessions",
+    "auth_link": "forget_links",
+    "auth_ticket": "forget_tickets",
+}
 
 _SQL: Final = load("sqlite.sql")
 _COPY_SQL: Final = load("sqlite_copies.sql")
@@ -132,7 +137,7 @@ def begin_history(connection: sqlite3.Connection) -> None:
 
 def _forget_secrets(connection: sqlite3.Connection) -> None:
     for table in tables_of(connection).intersection(_SECRETS):  # an older revision may not have them all
-        connection.execute(_COPY_SQL[f"forget_{table}"])
+        connection.execute(_COPY_SQL[_SECRETS[table]])
 
 
 def tables_of(connection: sqlite3.Connection) -> set[str]:

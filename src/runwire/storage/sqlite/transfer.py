@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -36,10 +36,30 @@ _SQL: Final = load("sqlite_transfer.sql")
 _Row = tuple[Any, ...]
 
 
+class _Blocks(NamedTuple):
+    """The statements of a kind."""
+
+    counting: str
+    reading: str
+    adding: str
+
+
+_BLOCKS: Final[Mapping[type[Record], _Blocks]] = MappingProxyType(
+    {
+        Account: _Blocks("count_account", "account", "add_account"),
+        ApiKey: _Blocks("count_api_key", "api_key", "add_api_key"),
+        User: _Blocks("count_user", "user", "add_user"),
+        Thread: _Blocks("count_thread", "thread", "add_thread"),
+        Run: _Blocks("count_run", "run", "add_run"),
+        Segment: _Blocks("count_segment", "segment", "add_segment"),
+        Blob: _Blocks("count_blob", "blob", "add_blob"),
+    }
+)
+
+
 def count(connection: sqlite3.Connection, user: str | None) -> dict[str, int]:
     """Return how many lines of each kind `dump` yields; call both in one read transaction."""
-    kinds = [kind_of(kind) for kind in KINDS]
-    return {kind: connection.execute(_SQL[f"count_{kind}"], (user,)).fetchone()[0] for kind in kinds}
+    return {kind_of(kind): connection.execute(_SQL[_BLOCKS[kind].counting], (user,)).fetchone()[0] for kind in KINDS}
 
 
 def dump(connection: sqlite3.Connection, user: str | None) -> Iterator[Record]:
@@ -49,7 +69,7 @@ def dump(connection: sqlite3.Connection, user: str | None) -> Iterator[Record]:
     """
     for kind in KINDS:
         make = _RECORDS[kind]
-        for row in connection.execute(_SQL[kind_of(kind)], (user,)):
+        for row in connection.execute(_SQL[_BLOCKS[kind].reading], (user,)):
             yield make(row)
 
 
@@ -119,7 +139,7 @@ def fill(connection: sqlite3.Connection, lines: Iterable[tuple[int, Header | Rec
 
 
 def _insert(connection: sqlite3.Connection, record: Record, number: int) -> None:
-    done = connection.execute(_SQL[f"add_{kind_of(record)}"], _values(record)).rowcount
+    done = connection.execute(_SQL[_BLOCKS[type(record)].adding], _values(record)).rowcount
     if done != 1:
         raise Damaged(f"Line {number}: this {kind_of(record)} names something that no line before it has.")
     if isinstance(record, Run) and record.pinned is not None:
