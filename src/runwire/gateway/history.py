@@ -35,6 +35,8 @@ async def fold(storage: Storage, thread: str) -> History:
     through = 0
     while True:
         page = await storage.events.read(thread, after=through, limit=_PAGE_EVENTS)
+        if page.floor > through:
+            view.clear()  # cut in between: what was folded has lost its end
         for event in page.events:
             view.apply(event)
         through = page.through

@@ -10,10 +10,11 @@ import pytest
 from tests.unit.gateway.node import eventually
 from tests.unit.gateway.test_tail import Place, tailing
 
+from runwire.gateway.history import fold
 from runwire.gateway.subscription import Subscription
 from runwire.protocol import events
 from runwire.protocol.events import DELTA_TYPES, StoredEvent, View, view_has
-from runwire.storage.base import Storage
+from runwire.storage.base import Page, Storage
 from runwire.storage.memory.state import State
 from runwire.storage.memory.storage import MemoryStorage
 
@@ -166,7 +167,7 @@ async def test_hole_over_compacted_events_is_filled() -> None:
 
 
 async def trimmed(storage: Storage) -> int:
-    done = await storage.upkeep.trim(ended_before=EVER, deleted_before=0)
+    done = await storage.upkeep.trim(ended_before=EVER, deleted_before=0, runs=100)
     return dict(done.threads).popitem()[1]
 
 
@@ -226,3 +227,31 @@ async def test_key_resent_after_the_log_was_cut_behind_its_message_gets_a_reset(
             subscription.advance(taken)
             resets += [taken.reset] if taken.reset else []
         assert resets[0].reason == "trimmed"
+
+
+class CutInBetween:
+    """A database whose threads are cut while somebody folds them, between two pages."""
+
+    def __init__(self, inner: MemoryStorage) -> None:
+        self._inner = inner
+        self.pages = 0
+        self.events: Any = self
+
+    async def read(self, thread: str, **options: Any) -> Page:
+        self.pages += 1
+        if self.pages == 2:
+            await trimmed(self._inner)
+        return await self._inner.events.read(thread, **options)
+
+
+async def test_snapshot_of_a_thread_that_is_cut_meanwhile_shows_whole_runs() -> None:
+    storage = MemoryStorage(State())
+    async with tailing(storage=storage) as place:
+        thread = await told(place, runs=45)  # more than a page
+        cut: Any = CutInBetween(storage)
+        history = await fold(cut, thread)
+        again = await fold(storage, thread)
+        assert cut.pages > 1
+        assert history.seq == again.seq
+        assert history.view.to_snapshot() == again.view.to_snapshot()
+        assert all(run.is_ended and run.agent for run in history.view.runs.values())
