@@ -1,8 +1,9 @@
 // Plays recorded histories (README.md of vectors/) through a JavaScript client and says where it differs.
 //
-//   node driver.mjs <client module>  < histories.jsonl
+//   node driver.mjs <client module> [--first]  < histories.jsonl
 //
-// One line comes back for each history: {"name", "steps"} when it agrees, else {"name", "step", "what", "expected", "got"}.
+// One line comes back for each history: {"name", "steps"} when it agrees, else {"name", "step", "what", "expected", "got"};
+// with --first nothing is played after that.
 
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
@@ -119,5 +120,8 @@ function judge(line) {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  if (line) process.stdout.write(`${JSON.stringify(judge(line))}\n`);
+  if (!line) continue;
+  const verdict = judge(line);
+  process.stdout.write(`${JSON.stringify(verdict)}\n`);
+  if (process.argv[3] === "--first" && "what" in verdict) break;
 }

@@ -46,7 +46,7 @@ from runwire.protocol.events import (
 from runwire.protocol.lifecycle import RunOrder
 
 LETTERS = "abé\u0301😀\n "
-_SPEECH = ("open_message", "grow", "grow", "grow", "grow", "think", "think_aloud", "show", "close", "take_back")
+_SPEECH = ("open_message", "grow", "grow", "grow", "recite", "think", "think_aloud", "show", "close", "take_back")
 _WORK = ("draft_call", "call", "return_", "journal", "wait", "resume", "delegate", "undelegate")
 _ACCIDENTS = ("retry", "park", "unknown", "ask_next")
 
@@ -138,6 +138,16 @@ class _Teller:
         self.open[thinking] = ""
         self.said.append(thinking)
         self.grow(thinking)
+
+    def recite(self) -> None:
+        """Say many pieces in one stream."""
+        self.chance.choice([self.open_message, self.think_aloud, self.draft_call])()
+        stream = self.said[-1] if self.said and self.said[-1] in self.open else None
+        for _ in range(self.chance.randrange(2, 6)):
+            if stream and self.chance.random() < 0.8:
+                self.grow(stream)
+            else:
+                self.draft_call()
 
     def grow(self, stream: str | None = None) -> None:
         if not self.open:

@@ -36,6 +36,8 @@ class Server:
         self.only_streamed = _only_streamed(history)
         self.chance = chance
         self.replay_events = chance.choice([5, 20_000])
+        self.refusals = 0.05
+        self.refuses_next = False
         self.wire: deque[frames.ServerFrame | frames.UnknownFrame] = deque()
         self.view: View | None = None  # of the subscription; None: there is none
         self.at = 0  # the subscription has written everything up to here
@@ -67,7 +69,8 @@ class Server:
         if isinstance(command, frames.Unsubscribe):
             self.view = None
             self.wire.append(frames.Unsubscribed(id=command.id, thread=THREAD, reason="asked"))
-        elif self.chance.random() < 0.05:
+        elif self.refuses_next or self.chance.random() < self.refusals:
+            self.refuses_next = False
             error = frames.ErrorBody(code="rate_limited", message="m", retry_after_s=1)
             self.wire.append(frames.Reply(id=command.id, ok=False, error=error))
         else:
@@ -147,10 +150,13 @@ class Server:
 
     def lose_delta(self) -> bool:
         """Lose a piece of an open stream for good, as no sound server does."""
-        deltas = [event for event in self.deltas() if event.seq > self.at]
-        if not deltas:
+        to_come = [event for event in self.deltas() if event.seq > self.at]
+        streams = [stream_of(event) for event in to_come]
+        # Not the first of its stream, nor the last: the hole must show.
+        inner = [n for n, stream in enumerate(streams) if stream in streams[:n] and stream in streams[n + 1 :]]
+        if not inner:
             return False
-        lost = self.chance.choice(deltas)
+        lost = to_come[self.chance.choice(inner)]
         self.kept = [event for event in self.kept if event is not lost]
         return True
 

@@ -23,6 +23,7 @@ from runwire.protocol import frames
 from runwire.protocol import view as the_rule
 from runwire.protocol.events import DELTA_TYPES, StoredEvent, View, view_has
 
+SEED = 0  # the histories of `make test` are those of the seeds from here on
 _HEARTBEATS = 2  # after which a quiet network has brought everything
 
 
@@ -46,6 +47,7 @@ class World:
         self.cursor = rule.Cursor(THREAD, new_id=lambda: next(self.ids), view=self.view, shown=rule.ThreadView())
         self.transcript: list[dict[str, Any]] = []
         self.happened: Counter[str | None] = Counter()  # so that a test can prove that these worlds are bad enough
+        self.ever_applied: list[tuple[View, frames.Event]] = []
         self.faults = self.chance.choice([0.0, 0.1, 0.3])
         self.cut_at = cut_at
         self.commands: deque[frames.Subscribe | frames.Unsubscribe] = deque()
@@ -54,6 +56,7 @@ class World:
         self.asked = 0  # subscribes of this socket without an answer
         self.excused = 0  # how many gaps the network has made in this subscription: so often may it ask by itself
         self.lost = 0  # deltas that no answer brings
+        self.has_lost_the_last = False
         self.dead: list[Any] = []  # what was on its way when the socket was cut
         self.belongs_to: str | None = None  # the log of what is shown; None: nothing can be shown yet
         self.recorded: dict[tuple[str, str], dict[str, Any]] = {}  # the view, as the transcript tells it
@@ -67,7 +70,8 @@ class World:
         self.ideal = base()  # what the log says
         self.through = start  # how far `ideal` has come
         self.applied: list[frames.Event] = []
-        self.holes = self.lost  # for each it may ask once more
+        # For each it may ask once more, and again if the server merged what it asked for into a later one meanwhile.
+        self.holes = 2 * self.lost
         self.belongs_to = None
 
     def recording(self, name: str) -> bytes:
@@ -94,6 +98,7 @@ class World:
             (self.unsubscribe, 1),
             (self.take_snapshot, 1),
             (self.change_view, 2),
+            (self.change_view_twice, 1),
             (self.restore, 1),
             (self.trim, 1),
             (self.server.chatter, 1),
@@ -102,6 +107,10 @@ class World:
         if self.chance.random() < 0.4:  # comes in the middle
             self.server.commit(self.chance.randrange(len(self.server.kept)))
             self.ask(-1)
+        elif self.chance.random() < 0.2:
+            self.send()
+            self.server.commit(3)
+            self.ask(-1)  # before the reply has come
         for act in self.chance.choices([act for act, _ in acts], [weight for _, weight in acts], k=steps):
             act()
         if self.chance.random() < 0.03:
@@ -112,7 +121,13 @@ class World:
     def settle(self) -> None:
         """Nothing fails any more: within two heartbeats the client must show all there is."""
         self.faults, self.cut_at = 0, None
+        self.server.refusals, self.server.refuses_next = 0, False
         self.server.commit(10_000)
+        if self.server.wire and isinstance(self.server.wire[-1], frames.Event) and self.chance.random() < 0.3:
+            self.server.wire.pop()  # the very last event: no later one shows that it lacks
+            self.happened["lost"] += 1
+            self.excused += 1
+            self.has_lost_the_last = True
         for beat in range(20):
             if not self.cursor.is_subscribed and not self.cursor.is_asking:
                 self.subscribe(after=0)
@@ -188,12 +203,15 @@ class World:
             anew = self.server.restore(self.histories[self.server.log])
             self.histories[self.server.log] = anew
             self.cut()
+            if self.chance.random() < 0.5:
+                self.send()  # the first word on the new socket, before any subscribe
+                self.server.refuses_next = self.chance.random() < 0.3
 
     def lose_delta(self) -> None:
-        if self.chance.random() < 0.5 and self.server.lose_delta():
+        if self.server.lose_delta():
             self.happened["delta that never comes"] += 1
             self.lost += 1
-            self.holes += 1
+            self.holes += 2
 
     def trim(self) -> None:
         if self.chance.random() < 0.3:
@@ -225,6 +243,17 @@ class World:
     def change_view(self) -> None:
         self.begin(0)
         self.restart({"after": 0, "view": "lifecycle" if self.cursor.view == "all" else "all"}, None)
+
+    def change_view_twice(self) -> None:
+        """Go back to the view before, and be refused: the other one is what the socket goes on with."""
+        if self.asked == 0 and not self.commands:
+            self.change_view()
+            self.serve()
+            self.change_view()
+            self.server.refuses_next = True
+            self.serve()
+            if self.chance.random() < 0.5:
+                self.send()
 
     def restart(self, position: dict[str, Any], snapshot: dict[str, Any] | None) -> None:
         def act() -> tuple[Any, ...]:
@@ -266,7 +295,7 @@ class World:
         if isinstance(frame, frames.Subscribed):
             self.asked = max(0, self.asked - 1)
             # What was lost before comes now. But "from now" was asked for, and then a `send` gave a position: a gap.
-            self.excused = int(self.last is not None and frame.after > self.last)
+            self.excused = int(self.last is not None and frame.after > self.last) + self.has_lost_the_last
         elif isinstance(frame, frames.Reply) and not frame.ok and frame.id != "cancel":
             self.asked = max(0, self.asked - 1)
             self.excused += 1  # an older subscription goes on, behind a gap
@@ -362,11 +391,12 @@ class World:
         """Each event is applied once, in order, and is one of this log and view."""
         assert not self.applied or event.seq > self.applied[-1].seq, "applied twice, or out of order"
         assert self.start is not None, "applied without a position"
-        assert event.seq > self.start, "older than where this view begins"
+        assert self.start < event.seq <= len(self.history.events), "not of this view, or of this log"
         logged = self.history.events[event.seq - 1]
         assert (logged.run, logged.type) == (event.run, event.type), "not an event of this log"
         assert view_has(self.cursor.view, event.type), "not an event of this view"
         self.applied.append(event)
+        self.ever_applied.append((self.cursor.view, event))
         self.told.show(event)
 
     def check_position(self, before: tuple[str | None, int | None], step: dict[str, Any]) -> None:
@@ -425,6 +455,17 @@ class World:
         assert self.belongs_to == self.server.log
         assert self.disagreement(flat(self.cursor.shown)) is None
         assert not self.ideal.open, "every stream has ended"
+
+
+def play(seed: int, *, cut_at: int | None = None) -> World:
+    """Live one history to its end; what fails names it."""
+    world = World(seed, cut_at=cut_at)
+    try:
+        world.live()
+    except Exception as error:
+        words = f"{seed}" if cut_at is None else f"{seed} --cut-at {cut_at}"
+        raise AssertionError(f"history {words}: {error}; again: python -m tests.histories play {words}") from error
+    return world
 
 
 def _screen_of(stored: list[StoredEvent]) -> Screen:

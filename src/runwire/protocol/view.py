@@ -109,7 +109,7 @@ class Cursor:
     @property
     def is_subscribed(self) -> bool:
         """Return whether events of this socket count. If not and nothing is asked, `subscribe` again."""
-        return self._following is not None and self._following == (self.log, self.view)
+        return self._is_of_this_view and self._following is not None and self._following[0] == self.log
 
     def subscribe(self, after: int = 0) -> tuple[Action, ...]:
         """Ask for what comes after the position, or after `after` where none is held (-1: from now)."""
