@@ -30,17 +30,20 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ServerProcess]:
-    monkeypatch.setenv("RUNWIRE_PING_S", "1")
-    monkeypatch.setenv("RUNWIRE_PONG_S", "1")
-    async with ServerProcess(f"{AGENT}:voyage", data_dir=tmp_path / "data", cwd=tmp_path) as started:
-        yield started
+async def wire() -> AsyncIterator[Wire]:
+    async with Wire() as made:
+        yield made
 
 
 @pytest.fixture
-async def wire(server: ServerProcess) -> AsyncIterator[Wire]:
-    async with Wire(server.port) as made:
-        yield made
+async def server(tmp_path: Path, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ServerProcess]:
+    monkeypatch.setenv("RUNWIRE_PING_S", "1")
+    monkeypatch.setenv("RUNWIRE_PONG_S", "1")
+    monkeypatch.setenv("RUNWIRE_ALLOWED_ORIGINS", wire.url)
+    async with ServerProcess(f"{AGENT}:voyage", data_dir=tmp_path / "data", cwd=tmp_path) as started:
+        wire.to_port = started.port
+        monkeypatch.delenv("RUNWIRE_ALLOWED_ORIGINS")  # an http origin is for `runwire dev`, other verbs refuse it
+        yield started
 
 
 async def _ask(page: Page, text: str) -> None:
@@ -55,6 +58,21 @@ async def _begin(page: Page, server: ServerProcess, *, wire: Wire | None = None)
     await expect(page.locator("#status")).to_have_attribute("data-state", "live", timeout=20_000)
     await _ask(page, "a trip")
     await expect(page.locator(".row-message").nth(3)).to_be_visible(timeout=20_000)
+    await _watch(page)
+
+
+async def _watch(page: Page) -> None:
+    """Let the page remember each state that it shows from now on: one may be over before anybody looks."""
+    await page.evaluate("""() => {
+      window.statesShown = [];
+      const status = document.getElementById("status");
+      new MutationObserver(() => window.statesShown.push(status.dataset.state))
+        .observe(status, { attributeFilter: ["data-state"] });
+    }""")
+
+
+async def _showed(page: Page, state: str) -> None:
+    await page.wait_for_function("(state) => window.statesShown.includes(state)", arg=state, timeout=20_000)
 
 
 async def _state(page: Page, *names: str) -> None:
@@ -120,7 +138,7 @@ async def test_a_network_that_is_cut_and_comes_back(page: Page, server: ServerPr
         await expect(page.locator(".row-message").nth(count)).to_be_visible(timeout=20_000)
     await wire.block()
     wire.cut()
-    await _state(page, "reconnecting")
+    await _showed(page, "reconnecting")
     await expect(page.locator("#try-now")).to_be_visible(timeout=20_000)
     await wire.unblock()
     await _assert_the_screen_is_the_log(page, server)
@@ -130,7 +148,7 @@ async def test_a_browser_that_goes_offline(page: Page, server: ServerProcess, wi
     await _begin(page, server, wire=wire)
     await page.context.set_offline(True)
     wire.stall()  # an open socket is not told that the network went
-    await _state(page, "reconnecting")
+    await _showed(page, "reconnecting")
     await page.context.set_offline(False)
     await _assert_the_screen_is_the_log(page, server)
 
@@ -138,7 +156,7 @@ async def test_a_browser_that_goes_offline(page: Page, server: ServerProcess, wi
 async def test_a_network_that_swallows_everything(page: Page, server: ServerProcess, wire: Wire) -> None:
     await _begin(page, server, wire=wire)
     wire.stall()
-    await _state(page, "reconnecting")
+    await _showed(page, "reconnecting")
     await _assert_the_screen_is_the_log(page, server)
 
 
@@ -156,7 +174,7 @@ async def test_a_server_that_is_killed_and_started_again(page: Page, server: Ser
     await _begin(page, server)
     for count in (6, 12):
         await server.kill9()
-        await _state(page, "reconnecting")
+        await _showed(page, "reconnecting")
         await server.start()
         await expect(page.locator(".row-message").nth(count)).to_be_visible(timeout=END_MS)
     await _assert_the_screen_is_the_log(page, server)

@@ -17,7 +17,8 @@ class Wire:
 
     ::
 
-        async with Wire(server.port) as wire:
+        async with Wire() as wire:
+            wire.to_port = server.port   # may be set later: a page's origin is known before its server starts
             wire.cut()                   # both ends see their connections reset
             wire.stall()                 # open connections stay open, and nothing passes any more: a half-open link
             wire.stall(to_client=True)   # only what the server says is lost; it still hears the client
@@ -27,10 +28,10 @@ class Wire:
     A connection buffers at most 64 KiB in each direction; then its sender waits, as on a real link.
     """
 
-    def __init__(self, to_port: int) -> None:
+    def __init__(self, to_port: int = 0) -> None:
         self.url = ""
         self.connections = 0  # accepted so far
-        self._to_port = to_port
+        self.to_port = to_port
         self._port = 0
         self._server: asyncio.Server | None = None
         self._open: set[_Link] = set()
@@ -73,7 +74,7 @@ class Wire:
         self.connections += 1
         try:
             async with asyncio.timeout(_CONNECT_S):
-                other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+                other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.to_port)
         except (OSError, TimeoutError):
             writer.transport.abort()
             return
