@@ -82,6 +82,13 @@ def content(text: bytes) -> list[bytes]:
     return text.splitlines(keepends=True)[1:-1]
 
 
+def flags(path: Path) -> list[tuple[int]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(
+            "SELECT flags FROM segment s JOIN thread t ON t.key = s.thread_key WHERE deleted_at IS NULL ORDER BY s.key"
+        ).fetchall()
+
+
 def imported(tmp_path: Path, text: bytes, name: str = "target") -> Path:
     source, target = tmp_path / f"{name}.jsonl", tmp_path / name / "runwire.db"
     source.write_bytes(text)
@@ -97,6 +104,7 @@ async def test_what_goes_round_is_the_same(source: Path, tmp_path: Path) -> None
     assert set(kinds) == {"export", "account", "api_key", "user", "thread", "run", "segment", "blob", "end"}
     for word in (b"deleted", b"refresh-me", b"ses_1", b"BEGIN PRIVATE", b'"d":'):
         assert word not in text, word
+    assert flags(target) == flags(source)
     before, after = await SqliteStorage.open(source), await SqliteStorage.open(target)
     assert before.log != after.log
     assert json.loads(text.splitlines()[0])["log"] == before.log
