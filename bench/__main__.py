@@ -47,23 +47,28 @@ def _measure(stand: Stand, options: argparse.Namespace) -> int:
     names = options.only or ROWS
     began_s = time.monotonic()
     sections: list[Section] = []
+    failed: list[str] = []
     for name in names:
         _say(f"{name}…")
         measure = cast(Callable[[Stand], Section], importlib.import_module(f"bench.rows.{name}").measure)
-        sections.append(measure(stand))
+        try:
+            sections.append(measure(stand))
+        except Faulty as error:  # the others are still worth having
+            _say(f"bench: {error}")
+            failed.append(f"**{name} could not be measured**: {str(error).splitlines()[0]}")
     if options.only or options.against or options.quick:
         print("\n".join(map(page.section_text, sections)))
         print(page.goals_table(sections).markdown())
-        for note in (note for section in sections for note in section.notes):
+        for note in [*failed, *(note for section in sections for note in section.notes)]:
             print(f"- {note}")
     else:
         tried = page.TRIED.read_text(encoding="utf-8")
-        text = page.render(sections, conditions=page.describe(stand), tried=tried)
+        text = page.render(sections, conditions=page.describe(stand), failed=failed, tried=tried)
         page.PAGE.write_text(text, encoding="utf-8")
         print(page.goals_table(sections).markdown())
         _say(f"written: {page.PAGE.name}")
     _say(f"{time.monotonic() - began_s:.0f} s")
-    return 0
+    return 1 if failed else 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -34,6 +34,9 @@ _THREAD: Final = re.compile(rb'"thread":"(th_\w+)"')
 _AT_ONCE: Final = 50  # upgrades under way at a time
 _LEFT_S: Final = 0.1  # what a server still does after the last event is counted too
 _CONNECT_S: Final = 60.0
+_PONG_S: Final = (
+    15.0  # any frame counts as life (PROTOCOL §1): below Runwire's `ping_s`, so that no ping goes unanswered
+)
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,10 +78,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 class Count:
     """Counts a mark in a stream of bytes that is cut anywhere.
 
-    The mark must not overlap itself.
+    The mark must not overlap itself, nor have a brace in it: most pieces end with one, and then nothing is cut.
     """
 
     def __init__(self, mark: bytes) -> None:
+        if b"}" in mark:
+            raise ValueError("A mark has no closing brace.")
         self._mark = mark
         self._cut = len(mark) - 1
         self._tail = b""
@@ -88,7 +93,10 @@ class Count:
         found = data.count(self._mark)
         if self._tail:
             found += (self._tail + data[: self._cut]).count(self._mark)
-        self._tail = data[-self._cut :] if len(data) >= self._cut else (self._tail + data)[-self._cut :]
+        if data.endswith(b"}"):
+            self._tail = b""
+        else:
+            self._tail = data[-self._cut :] if len(data) >= self._cut else (self._tail + data)[-self._cut :]
         return found
 
 
@@ -150,6 +158,11 @@ class _Connection(asyncio.Protocol):
         self._wants_first = self._first is not None
         self._sent_ns = time.monotonic_ns()
         self._transport.write(frame(self._command))
+
+    def show_life(self) -> None:
+        """Send what keeps the connection open."""
+        if self._transport:
+            self._transport.write(frame(b'{"op":"pong"}'))
 
     def close(self) -> None:
         if self._transport:
@@ -236,6 +249,8 @@ class _Load:
         spec = self.spec
         before_bytes, before_ns = cpu.pss_bytes(spec.pid), cpu.cpu_ns(spec.pid)
         connections = await self._connect()
+        if spec.is_greeted:
+            self.loop.call_later(_PONG_S, self._show_life, connections)
         await asyncio.sleep(_LEFT_S)
         connect_ns = cpu.cpu_ns(spec.pid) - before_ns
         self.events = self.received_bytes = 0
@@ -282,6 +297,11 @@ class _Load:
             for number in range(spec.connections):
                 group.create_task(connect(number))
         return opened
+
+    def _show_life(self, connections: list[_Connection]) -> None:
+        for connection in connections:
+            connection.show_life()
+        self.loop.call_later(_PONG_S, self._show_life, connections)
 
     async def _work(self, connections: list[_Connection]) -> None:
         spec = self.spec

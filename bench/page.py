@@ -50,7 +50,7 @@ An event is 243 bytes of JSON on the wire. The baselines store nothing: an event
 """
 
 
-def render(sections: Sequence[Section], *, conditions: Sequence[str], tried: str) -> str:
+def render(sections: Sequence[Section], *, conditions: Sequence[str], tried: str, failed: Sequence[str] = ()) -> str:
     """Return the whole page."""
     head = _HEAD.format(
         conditions="\n".join(f"- {line}" for line in conditions),
@@ -58,7 +58,7 @@ def render(sections: Sequence[Section], *, conditions: Sequence[str], tried: str
         servers="\n".join(f"- **{letter}** {what}" for letter, what in BASELINES.items()),
         goals=goals_table(sections).markdown(),
     )
-    notes = [note for section in sections for note in section.notes]
+    notes = [*failed, *(note for section in sections for note in section.notes)]
     parts = [head]
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes) + "\n")

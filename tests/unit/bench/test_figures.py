@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-@given(st.lists(st.sampled_from([EVENT, b'"op":"', b'event"', b"x"])), st.lists(st.integers(0, 200)))
+@given(st.lists(st.sampled_from([EVENT, b'"op":"', b'event"', b"x", b"}"])), st.lists(st.integers(0, 200)))
 def test_marks_are_counted_wherever_the_stream_is_cut(parts: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(parts)
     places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
@@ -25,6 +25,11 @@ def test_marks_are_counted_wherever_the_stream_is_cut(parts: list[bytes], cuts: 
 def test_a_mark_is_counted_once_when_it_arrives_byte_by_byte() -> None:
     count = Count(EVENT)
     assert sum(count.feed(bytes((byte,))) for byte in EVENT * 3) == 3
+
+
+def test_a_mark_with_a_brace_is_refused() -> None:
+    with pytest.raises(ValueError, match="brace"):
+        Count(b'"data":{}')
 
 
 @pytest.mark.parametrize(("size", "head"), [(5, 6), (125, 6), (126, 8), (65_535, 8), (65_536, 14)])
