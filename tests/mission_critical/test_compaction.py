@@ -6,6 +6,7 @@ import asyncio
 import random
 import sqlite3
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -43,7 +44,7 @@ async def log_of(client: Outside, thread: str) -> list[dict[str, Any]]:
     return events
 
 
-async def until(fact: Callable[[], Any], *, timeout_s: float = 30) -> Any:
+async def until(fact: Callable[[], Any], *, timeout_s: float = 60) -> Any:
     """Ask until something is so, and give it."""
     end_s = time.monotonic() + timeout_s
     while not (found := await fact()):
@@ -63,12 +64,18 @@ async def compacted(client: Outside, thread: str) -> list[dict[str, Any]]:
     return found
 
 
+def _figures(url: str) -> str:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        text: str = response.read().decode()
+        return text
+
+
 def lasting(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Give what compaction leaves of events; `prev` belongs to the reading."""
     return [{name: event[name] for name in event if name != "prev"} for event in events if event["type"] not in DELTAS]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(150)
 async def test_client_in_mid_message_goes_on_in_the_compacted_log(tmp_path: Path) -> None:
     async with deployed(tmp_path, compact_after_s=1.0) as server:
         ann, tab = [Outside(server.url, await server.key("ann")) for _ in range(2)]
@@ -94,6 +101,12 @@ async def test_client_in_mid_message_goes_on_in_the_compacted_log(tmp_path: Path
         assert text_of(ann.events[thread], run) == text_of(tab.events[thread], run)
         assert lasting(ann.events[thread]) == lasting(tab.events[thread]) == lasting(log)
         assert await get(ann, f"/v1/threads/{thread}") == before
+        deltas = sum(event["type"] in DELTAS for event in tab.events[thread])
+
+        async def is_counted() -> bool:
+            return f"runtime_compacted_events_total {deltas:.1f}" in await asyncio.to_thread(_figures, server.url)
+
+        await until(is_counted)
         again = Outside(server.url, ann.token)
         async with again.connected():
             await again.subscribe(thread, after=0)
@@ -170,7 +183,7 @@ async def test_kills_while_it_compacts_under_load_lose_and_double_nothing(tmp_pa
             assert segments <= CLIENTS * RUNS_EACH * 2 + 2 * KILLS * CLIENTS
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(150)
 async def test_trimmed_thread_tells_a_client_below_its_floor_and_says_nothing_wrong(tmp_path: Path) -> None:
     two_seconds = 2.0 / 86_400
     async with deployed(tmp_path, compact_after_s=0.5, retention_days=two_seconds) as server:

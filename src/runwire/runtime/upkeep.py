@@ -105,9 +105,9 @@ class Caretaker:
         async with _resting():
             ended_before = now_ms() - round(self._settings.compact_after_s * 1000)
             compacted = await self._upkeep.compact(ended_before=ended_before, runs=_RUNS)
-        done.add(compacted)
-        self._compacted.inc(compacted.events)
-        self._freed.inc(compacted.freed_bytes)
+            done.add(compacted)
+            self._compacted.inc(compacted.events)
+            self._freed.inc(compacted.freed_bytes)
         return compacted.has_more
 
     async def _trim(self, done: _Done) -> bool:
@@ -118,9 +118,9 @@ class Caretaker:
                 deleted_before=now_ms() - round(self._settings.purge_deleted_s * 1000),
                 runs=_RUNS,
             )
-        done.add(trimmed)
-        self._trimmed.inc(trimmed.runs)
-        self._freed.inc(trimmed.freed_bytes)
+            done.add(trimmed)
+            self._trimmed.inc(trimmed.runs)
+            self._freed.inc(trimmed.freed_bytes)
         return trimmed.has_more
 
 

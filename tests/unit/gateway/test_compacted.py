@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
-from tests.unit.gateway.node import eventually
+from tests.unit.gateway.node import Node, eventually, running
+from tests.unit.gateway.test_http import person, sent
 from tests.unit.gateway.test_tail import Place, tailing
 
 from runwire.gateway.history import fold
@@ -255,3 +257,42 @@ async def test_snapshot_of_a_thread_that_is_cut_meanwhile_shows_whole_runs() -> 
         assert history.seq == again.seq
         assert history.view.to_snapshot() == again.view.to_snapshot()
         assert all(run.is_ended and run.agent for run in history.view.runs.values())
+
+
+@pytest.mark.parametrize("keeps", ["last event", "through"])
+async def test_polls_go_on_from_every_position(keeps: str) -> None:
+    async with running() as node, person(node) as http:
+        thread, _ = await finished(node, http)
+        before = await whole(node.storage, thread)
+        await compact(node.storage)
+        left = await whole(node.storage, thread)
+        for position in range(before[-1].seq):
+            client, after = Client(position), position
+            while after < before[-1].seq:
+                answer = (await http.get(f"/v1/threads/{thread}/events", params={"after": after})).json()
+                client.apply([msgspec.json.encode(event) for event in answer["events"]])
+                after = answer["through"] if keeps == "through" else client.last
+            assert client.seqs == seen(left, "all", after=position)
+
+
+async def test_streams_go_on_from_every_position_and_end_with_their_run() -> None:
+    async with running() as node, person(node) as http:
+        thread, run = await finished(node, http)
+        before = await whole(node.storage, thread)
+        await compact(node.storage)
+        left = await whole(node.storage, thread)
+        headers = {"Accept": "text/event-stream"}
+        for position in range(before[-1].seq):
+            headers["Last-Event-ID"] = f"{node.storage.log}:{position}"
+            answer = await http.get(f"/v1/threads/{thread}/events", params={"until": run}, headers=headers)
+            frames = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+            client = Client(position)
+            client.apply([frame.encode() for frame in frames])
+            assert client.seqs == seen(left, "all", after=position)
+
+
+async def finished(node: Node, http: httpx2.AsyncClient) -> tuple[str, str]:
+    """Have a run said and done; return its thread and itself."""
+    data = await sent(http)
+    await node.worker.whole_run(data["run"])
+    return data["thread"], data["run"]

@@ -198,6 +198,12 @@ def test_neighbours_become_one_piece_but_not_of_two_attempts_nor_over_another_ru
     ]
 
 
+def test_whole_run_in_one_piece_is_marked_as_its_start_and_its_end() -> None:
+    said = log_of(AgentThinking(text="a"), AgentThinking(text="b"), AgentThinking(text="c"))
+    pieces = [piece_of(said[:1], flags=1), piece_of(said[1:2]), piece_of(said[2:], flags=2)]
+    assert [piece.flags for piece in compacted(pieces).pieces] == [3]
+
+
 def test_pieces_grow_to_a_page_and_no_further() -> None:
     many = log_of(*(AgentThinking(text="x") for _ in range(PIECE_EVENTS + 10)))
     assert [p.last_seq - p.first_seq + 1 for p in compacted(cut(many, *[100] * 5)).pieces] == [PIECE_EVENTS, 10]
