@@ -79,6 +79,7 @@ class Campaign:
         seed: decides points, moments and what people do; how the machine schedules it is its own.
         mutant: breaks the server, to show that this is seen.
         compact_after_s: deltas go so soon after the end of a run; by default never here, so that all can be compared.
+        last: armed in the last life, in which everything finishes.
         finish_s: after the last restart every run must have ended within that time.
     """
 
@@ -89,6 +90,7 @@ class Campaign:
     mutant: str = ""
     compact_after_s: float = 10_000.0
     finish_s: float = FINISH_S
+    last: tuple[Armed, ...] = ()
     account: Account = field(default_factory=Account)
 
     def __post_init__(self) -> None:
@@ -140,7 +142,7 @@ class Campaign:
         return People(people, self.conversations, self.account, is_compacted=self.compact_after_s < FINISH_S)
 
     async def _finish(self, people: People, load: asyncio.Task[None]) -> None:
-        self.server.armed = []
+        self.server.armed = list(self.last)
         if not self.server.is_running:
             await self.server.start()
         people.wanted, people.is_over = None, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -17,9 +18,10 @@ from typing import Any
 import pytest
 from tests.chaos.campaign import Campaign
 from tests.chaos.deployment import ROOT, ChaosServer
+from tests.chaos.failpoints import Armed
 from tests.chaos.oracle import DELTAS, stored_events
 from tests.chaos.people import People
-from tests.outside import Outside, assert_one_run
+from tests.outside import TERMINAL, Outside, assert_one_run
 
 START_S = 10.0  # a start takes half a second on an idle machine
 
@@ -185,3 +187,50 @@ async def _status(server: ChaosServer) -> str:
     except Exception as error:
         return str(error)
     return ""
+
+
+@pytest.mark.timeout(90)
+async def test_a_server_that_lost_its_lock_can_do_nothing_to_the_log(drowsy: ChaosServer, tmp_path: Path) -> None:
+    """A stopped server, its lock file removed by somebody, another one on the same folder; then the first wakes up."""
+    first, second = drowsy, ChaosServer(tmp_path / "second", data_dir=drowsy.data_dir)
+    ann = Outside(first.url, await first.key("ann"))
+    await first.kill9()
+    # Between two transactions: within one, SQLite's own locks would keep the other out.
+    stop = Armed("append.after_commit", 30, "stop")
+    first.armed = [stop]
+    await first.start()
+    async with ann.connected():
+        sents = [await ann.send(f"number {n} parts=8", agent=agent) for n, agent in enumerate(("voyage", "blocking"))]
+        async with asyncio.timeout(30):
+            while not first.acted(stop):
+                with contextlib.suppress(TimeoutError):
+                    await ann.until(lambda _e: False, timeout_s=0.2)
+    try:
+        first.file.with_name("runwire.db.lock").unlink()
+        await second.start()
+        moved = Outside(second.url, ann.token)
+        moved.events, moved.last, moved.log = ann.events, ann.last, ann.log
+        async with moved.connected():
+            for sent in sents:
+                await moved.subscribe(sent["thread"])
+            await moved.until(lambda e: e["type"] == "agent_retrying")
+            first.send_signal(signal.SIGCONT)
+            later = await moved.send("one more parts=8", agent="voyage")
+            for sent in (*sents, later):
+                if not _has_ended(moved, sent):
+                    await moved.until_end(sent["run"])
+        for sent in (*sents, later):
+            events = moved.events[sent["thread"]]
+            stored = await asyncio.to_thread(stored_events, moved, sent["thread"])
+            assert stored == events
+            assert_one_run(events, sent["run"])
+            assert events[-1]["type"] == "agent_completed"
+            attempts = [e["attempt"] for e in events]
+            assert attempts == sorted(attempts), attempts
+            assert attempts[-1] == (1 if sent is later else 2), "the first one took a run back"
+    finally:
+        await second.kill9()
+
+
+def _has_ended(client: Outside, sent: dict[str, Any]) -> bool:
+    return any(e["run"] == sent["run"] and e["type"] in TERMINAL for e in client.events.get(sent["thread"], ()))

@@ -17,6 +17,10 @@ PRAGMA foreign_keys = OFF
 -- name: cache_size
 PRAGMA cache_size = -16384
 
+-- The old pages that a savepoint keeps go to memory: by default those of each larger group go to a file of its own.
+-- name: temp_store
+PRAGMA temp_store = MEMORY
+
 -- The log beside the file is cut back to this size when a burst is over.
 -- name: journal_size_limit
 PRAGMA journal_size_limit = 67108864
@@ -230,6 +234,10 @@ WHERE r.id = ?1 AND (?2 IS NULL OR (u.id = ?2 AND t.deleted_at IS NULL))
 -- The first request stands.
 -- name: flag_cancel
 UPDATE run SET cancel_by = ?2, cancel_reason = ?3 WHERE key = ?1 AND cancel_by IS NULL
+
+-- Who owns the file: this process, as long as nobody took its lock away.
+-- name: owner
+SELECT incarnation FROM meta WHERE key = 1
 
 -- What was running under another owner (a dead one, or nobody after a hand-over), and what this very worker owns
 -- without knowing: it is not among what it says it holds, a JSON array or null.

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from runwire.errors import Conflict, NotFound
+from runwire.errors import Conflict, NotFound, Unavailable
 from runwire.protocol.events import UserMessage, emitted, pack
 from runwire.protocol.ids import new_id
 from runwire.storage.base import (
@@ -68,6 +68,10 @@ class SqliteRuns:
         held = None if holding is None else msgspec.json.encode([*holding]).decode()
 
         def work(connection: sqlite3.Connection) -> builtins.list[Claim]:
+            ((newest,),) = connection.execute(_SQL["owner"]).fetchall()
+            if newest != owner:
+                # Its lock file was removed: every run of the new owner would look like one that was lost.
+                raise Unavailable("Another server owns this data file now: stop this one.")
             lost = connection.execute(_SQL["lost_runs"], (owner, limit, worker, held)).fetchall()
             claims = [_claim(connection, key, owner=owner, worker=worker) for (key,) in lost]
             # After the lost ones were taken: they count against their users' limits.
