@@ -537,26 +537,44 @@ async def test_killed_trim_shows_nothing_below_the_floor_and_is_finished_by_the_
     whole_and_sound(sqlite_adapter)
 
 
+def before_the_next_write(storage: Any, first: Callable[[], Any]) -> None:
+    """Have `first` awaited between what upkeep has read and what it writes next."""
+    database = storage.upkeep._database
+    write = database.write
+
+    async def writing(work: Callable[[sqlite3.Connection], T], **options: Any) -> T:
+        database.write = write
+        await first()
+        value: T = await write(work, **options)
+        return value
+
+    database.write = writing
+
+
 async def test_run_that_begins_while_its_thread_is_about_to_be_cut_keeps_its_history(
     sqlite_adapter: SqliteAdapter,
 ) -> None:
     storage = sqlite_adapter.storage
-    claims = await talk(storage, 2)
-    thread = claims[0].thread
+    thread = (await talk(storage, 2))[0].thread
     queued = await send(storage, thread)
-    write = storage.database.write
-
-    async def writing(work: Callable[[sqlite3.Connection], T], **options: Any) -> T:
-        storage.database.write = write  # type: ignore[method-assign]  # once
-        assert (await claim_one(storage)).run == queued.run
-        value: T = await write(work, **options)
-        return value
-
-    storage.database.write = writing  # type: ignore[method-assign]  # between its look and its write
+    before_the_next_write(storage, lambda: claim_one(storage))
     trimmed = await storage.upkeep.trim(ended_before=EVER, deleted_before=0)
     assert (trimmed.runs, trimmed.threads) == (0, ())
+    assert (await storage.runs.get("usr_ada", queued.run)).status == "running"
     assert len(await whole(storage, thread)) == 23
     assert (await storage.threads.get("usr_ada", thread)).floor == 0
+
+
+async def test_thread_that_is_deleted_while_it_is_about_to_be_cut_is_purged_later(
+    sqlite_adapter: SqliteAdapter,
+) -> None:
+    storage = sqlite_adapter.storage
+    thread = (await talk(storage, 3))[0].thread
+    before_the_next_write(storage, lambda: storage.threads.delete("usr_ada", thread))
+    await storage.upkeep.trim(ended_before=EVER, deleted_before=0)
+    await trim(storage, deleted_before=EVER)
+    stats = await storage.upkeep.stats()
+    assert (stats.counts["runs"], stats.counts["segments"], stats.counts["deleted_threads"]) == (0, 0, 1)
 
 
 async def test_two_compactions_at_once_do_the_work_once(sqlite_adapter: SqliteAdapter) -> None:
