@@ -68,8 +68,10 @@ class History:
 class _Teller:
     """Writes one run into a history, one random act after the other."""
 
-    def __init__(self, history: History, run: str, chance: random.Random, later: Iterator[_Teller]) -> None:
-        self.history, self.run, self.chance = history, run, chance
+    def __init__(
+        self, history: History, run: str, chance: random.Random, later: Iterator[_Teller], *, is_plain: bool
+    ) -> None:
+        self.history, self.run, self.chance, self.is_plain = history, run, chance, is_plain
         self.later = later  # the runs that are asked for after this one
         self.is_asked = False
         self.attempt = 0
@@ -177,7 +179,7 @@ class _Teller:
         if stream.startswith("m_"):
             self.say(MessageCompleted(message=stream, content=text, complete=complete))
         else:
-            self.say(AgentThinking(thinking=stream, text=text if self.chance.random() < 0.9 else None))
+            self.say(AgentThinking(thinking=stream, text=text if self.is_plain or self.chance.random() < 0.9 else None))
 
     def think(self) -> None:
         self.whole.append(self.say(AgentThinking(text=self.chance.choice(["hm", "hm", None, self.big()]))))
@@ -287,7 +289,7 @@ class _Teller:
 
     def ask_next(self) -> None:
         """The person sends a second message while this run goes on."""
-        if self.next is None and (following := next(self.later, None)):
+        if not self.is_plain and self.next is None and (following := next(self.later, None)):
             following.ask()
             self.next = following
 
@@ -314,12 +316,22 @@ class _Teller:
             )
 
 
-def random_history(chance: random.Random, *, beginning: History | None = None, runs: str = "r") -> History:
-    """Make a log of one to three runs, after a beginning that it shares with another one."""
+def random_history(
+    chance: random.Random, *, beginning: History | None = None, runs: str = "r", is_plain: bool = False
+) -> History:
+    """Make a log of one to three runs.
+
+    Args:
+        chance: decides everything.
+        beginning: events that it shares with another log.
+        runs: what the ids of its runs begin with.
+        is_plain: one run after the other, and what completes a stream has its whole text.
+    """
     history = beginning or History()
     tellers: list[_Teller] = []
     later = iter(tellers)  # before it is filled: each teller sees those after it
-    tellers += [_Teller(history, f"{runs}{number}", chance, later) for number in range(chance.randrange(1, 4))]
+    names = [f"{runs}{number}" for number in range(chance.randrange(1, 4))]
+    tellers += [_Teller(history, name, chance, later, is_plain=is_plain) for name in names]
     waiting: _Teller | None = None
     while waiting or (waiting := next(later, None)):
         waiting = waiting.tell()

@@ -16,8 +16,9 @@ from tests.unit.protocol import replay_simulator
 
 from runwire.errors import ProtocolError, RunFailed
 
-# The slowest dies within a third of these.
+# The slowest dies within half of these.
 SEEDS_OF_HISTORIES = 1_500
+SEEDS_OF_THE_CLIENT = 300
 SEEDS_OF_CRASHES = 150
 
 # How a broken matcher shows: a check of the simulator, an illegal order, taking back what is not there, or
@@ -52,7 +53,7 @@ def seeds_to_kill_matcher(mutant: Mutant) -> int | None:
 
 @pytest.fixture(scope="module")
 def recordings() -> Sequence[bytes]:
-    return [play(seed).recording(str(seed)) for seed in range(SEED, SEED + SEEDS_OF_HISTORIES)]
+    return [play(seed).recording(str(seed)) for seed in range(SEED, SEED + SEEDS_OF_THE_CLIENT)]
 
 
 @pytest.mark.parametrize("mutant", RULE, ids=named)

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.protocol.thread_model import Screen, random_history
+from tests.histories.log import random_history
+from tests.histories.screen import flat
 
 from runwire.protocol.compaction import PIECE_BYTES, PIECE_EVENTS, Compaction, Condensed, Piece
 from runwire.protocol.events import (
@@ -90,14 +91,16 @@ def shown(events: Sequence[StoredEvent], view: View = "all") -> tuple[dict[str, 
     for event in events:
         if view_has(view, event.type):
             assert folded.apply(event), f"a gap at {event.seq}"
-    return Screen.of(folded).words(), folded.to_snapshot()
+    # Whose first delta went began, for who comes now, with the next event of it.
+    entries = {f"{kind} {key}": {**value, "seq": None} for kind, key, value in flat(folded)}
+    return entries, folded.to_snapshot()
 
 
 @settings(max_examples=60, deadline=None, database=None)
 @given(seed=st.integers(0, 2**32))
 def test_nobody_sees_a_difference_wherever_they_stand(seed: int) -> None:
     chance = random.Random(seed)
-    full = random_history(chance).events
+    full = random_history(chance, is_plain=True).events
     wanted = {view: shown(full, view) for view in ("all", "lifecycle")}
     logs: dict[str, list[Piece]] = {}
     for run, of_run in groupby(full, key=lambda event: event.run):
