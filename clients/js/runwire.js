@@ -1090,7 +1090,7 @@ class Session {
   /** Ask at once, or later where gaps follow each other: a fault of the server must not become a storm. */
   #subscribe(thread, frame, isGap) {
     clearTimeout(thread.timer);
-    thread.timer = null;
+    Object.assign(thread, { timer: null, isResting: false }); // the timer that would have ended the rest is gone
     if (!isGap) return this.#ask(frame);
     const now = Date.now();
     thread.gaps = Math.max(0, thread.gaps - Math.max(0, now - thread.gapAt) / GAP_MS) + 1;

@@ -325,6 +325,29 @@ test("a refusal for now is tried again, one for good ends the reader", async () 
   client.close();
 });
 
+test("a gap that is closed while a refusal rests does not make the refused reader wait for ever", async () => {
+  const { client } = await live();
+  const socket = FakeSocket.last;
+  client.events("th_1", { after: 5, log: "k1" });
+  subscribe(socket);
+  const got = [];
+  client.events("th_1").subscribe((items) => got.push(...items.map((item) => item.seq)));
+  const refused = socket.commands("subscribe").at(-1);
+  assert.equal(refused.after, 0);
+  socket.say({ op: "reply", id: refused.id, ok: false, error: { code: "unavailable", message: "Later." } });
+  socket.say(event(8, 7));
+  const asked = socket.commands("subscribe").at(-1);
+  assert.equal(asked.after, 5);
+  socket.say(answer(asked));
+  await tick(10000);
+  assert.equal(socket.commands("subscribe").at(-1).after, 0);
+  subscribe(socket);
+  socket.say(event(1));
+  await tick(0);
+  assert.deepEqual(got, [1]);
+  client.close();
+});
+
 test("a thread that nobody reads any more is left, after a moment", async () => {
   const { client } = await live();
   const socket = FakeSocket.last;
@@ -442,6 +465,7 @@ test("a fresh token is brought in band: in time, when the server says so, and ag
   socket.say({ op: "notice", kind: "token_expiring", thread: null, data: {} });
   await settle();
   assert.deepEqual(socket.commands("refresh").map(({ token }) => token), ["t2"]);
+  assert.equal(count, 2, "asked for once");
   const reply = (seconds) => socket.say({ op: "reply", id: socket.commands("refresh").at(-1).id, ok: true, data: { expires_at: Date.now() + seconds * 1000 } });
   reply(40);
   await settle();
