@@ -10,7 +10,7 @@ import pytest
 from tests.mission_critical.deployment import Deployment
 from tests.outside import Outside, assert_one_run
 
-RUNS = 25
+RUNS = 50
 
 
 async def _person(client: Outside, canary: str) -> list[dict[str, Any]]:
@@ -27,8 +27,8 @@ async def _person(client: Outside, canary: str) -> list[dict[str, Any]]:
     return sents
 
 
-@pytest.mark.timeout(90)
-async def test_two_users_with_25_runs_each_see_only_their_own(deployment: Deployment) -> None:
+@pytest.mark.timeout(150)
+async def test_two_users_with_50_runs_each_see_only_their_own(deployment: Deployment) -> None:
     ann = Outside(deployment.url, await deployment.key("ann-alone"))
     bob = Outside(deployment.url, await deployment.key("bob-alone"))
     async with asyncio.TaskGroup() as tasks:
