@@ -808,7 +808,7 @@ class Feed {
   }
 
   /** The position after an item that was taken. */
-  positionOf(item) {
+  positionAfter(item) {
     return { log: this.#deliveredLog, seq: item.op === "reset" ? item.from : item.seq };
   }
 
@@ -1164,6 +1164,7 @@ function endAll(feeds, error) {
 
 const OPEN_MS = 15000; // for socket and welcome
 const STEADY_MS = 5000; // a socket that lived so long was a good one
+const TOKEN_MS = 30000; // for the caller's own function: what it asks may be a network that swallows everything
 const TOKEN_RETRY_MS = 5000;
 const REFRESH_EARLY_MS = 60000; // before the token's end, or a quarter of what is left if that is less
 const TIMER_MAX_MS = 2 ** 31 - 1;
@@ -1224,7 +1225,7 @@ class Link {
 
   /** Bring a fresh token in band; resolves to `{expires_at}` once the server took it. */
   async refresh(token) {
-    const fresh = token ?? (await this.#options.token({ fresh: true }));
+    const fresh = token ?? (await this.#token(true));
     if (this.state.name !== "live") return { expires_at: null }; // the next hello has it
     const answer = await this.#session.command({ op: "refresh", id: this.#session.nextId(), token: fresh });
     this.#refreshInTime(answer?.expires_at ?? null);
@@ -1240,7 +1241,7 @@ class Link {
     this.#show({ name: this.#attempt ? "reconnecting" : "connecting" });
     let token;
     try {
-      token = await this.#options.token({ fresh: this.#needsFresh });
+      token = await this.#token(this.#needsFresh);
     } catch (error) {
       if (generation === this.#generation) this.#lost({ code: 1006, reason: `No token could be had: ${error.message}` });
       return;
@@ -1253,6 +1254,19 @@ class Link {
     } catch (error) {
       this.#options.report(error);
       this.#stop("stopped", { code: null, reason: error.message });
+    }
+  }
+
+  /** Ask the caller for a token; one that does not come in time counts as none for now. */
+  async #token(fresh) {
+    let timer;
+    const late = new Promise((_resolve, reject) => {
+      timer = setTimeout(() => reject(new RunwireError("unavailable", `It did not come within ${TOKEN_MS / 1000} s.`)), TOKEN_MS);
+    });
+    try {
+      return await Promise.race([this.#options.token({ fresh }), late]);
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -1387,7 +1401,7 @@ class Link {
     this.#isRefreshing = true;
     const generation = this.#generation;
     try {
-      const token = await this.#options.token({ fresh: true });
+      const token = await this.#token(true);
       if (generation !== this.#generation) return;
       if (token === null || token === undefined) return this.#stop("expired", { code: 4501, reason: "The session is over." });
       await this.refresh(token);
@@ -1540,7 +1554,7 @@ class Reader {
       for (;;) {
         const { isEnded } = this.#feed;
         for (let item = this.#feed.take(); item !== undefined; item = this.#feed.take()) {
-          const position = this.#feed.positionOf(item);
+          const position = this.#feed.positionAfter(item);
           yield item;
           this.#handled(position); // the caller came back for more
           this.#host.session.drained(this.#feed);
@@ -1572,7 +1586,7 @@ class Reader {
       let position = null;
       for (let item = this.#feed.take(); item !== undefined; item = this.#feed.take()) {
         items.push(item);
-        position = this.#feed.positionOf(item);
+        position = this.#feed.positionAfter(item);
       }
       if (items.length) this.#host.guard(() => onItems(items));
       if (position) this.#handled(position);

@@ -478,6 +478,19 @@ test("a fresh token is brought in band: in time, when the server says so, and ag
   client.close();
 });
 
+test("a token that does not come, or cannot be had, is asked for again", async () => {
+  const answers = [new Promise(() => {}), Promise.reject(new Error("no network")), "t"];
+  const { client, states } = await begin({ token: undefined, getToken: () => answers.shift() });
+  await tick(30000);
+  assert.deepEqual([states.at(-1).name, FakeSocket.all.length], ["reconnecting", 0]);
+  await tick(200);
+  assert.match(states.at(-1).reason, /no network/);
+  await tick(400);
+  FakeSocket.last.welcome();
+  assert.equal(FakeSocket.last.sent[0].token, "t");
+  client.close();
+});
+
 test("what no frame may look like is told, and the socket is left for another one", async () => {
   for (const text of ["{", "[1]", '{"op":"event","thread":"th_1"}', '{"op":"welcome"}']) {
     const { client, errors, states } = await live();

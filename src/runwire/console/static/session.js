@@ -1,6 +1,7 @@
 // A sign-in: tokens kept for this tab, refreshed before they expire.
 
 const STORE = "runwire.session";
+const ANSWER_MS = 20000; // a network that swallows everything says nothing
 const EARLY_MS = 60000; // refresh this long before the token's end
 
 /** Why a sign-in or refresh did not work, in words for a person. */
@@ -82,7 +83,7 @@ export class Session {
   async get(path) {
     const token = await this.token().catch(() => null);
     if (token === null) return null;
-    const answer = await fetch(new URL(path, this.root), { headers: { Authorization: `Bearer ${token}` } }).catch(() => null);
+    const answer = await fetch(new URL(path, this.root), { headers: { Authorization: `Bearer ${token}` }, signal: AbortSignal.timeout(ANSWER_MS) }).catch(() => null);
     return answer?.ok ? answer.json().catch(() => null) : null;
   }
 
@@ -90,6 +91,7 @@ export class Session {
     if (!this.held?.refresh) return null;
     const answer = await fetch(new URL("auth/token", this.root), {
       method: "POST",
+      signal: AbortSignal.timeout(ANSWER_MS),
       body: new URLSearchParams({ grant_type: "refresh_token", refresh_token: this.held.refresh }),
     });
     if (answer.ok) {
