@@ -10,6 +10,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -42,6 +43,9 @@ class LoopThread:
         self._loop.set_exception_handler(_log_stray)
         self._loop.set_default_executor(calls)
         self._owners: weakref.WeakKeyDictionary[asyncio.Future[Any], object] = weakref.WeakKeyDictionary()
+        # Tasks that are not over, by owner: to look at all of them at the end of each of a thousand runs blocked the
+        # loop for seconds (measured).
+        self._tasks: dict[object, set[asyncio.Task[Any]]] = {}
         self._is_retired = False
         self._pinged_s: float | None = None  # when the unanswered ping was sent
         self._forgiven_s = 0.0  # not answering before this counts for nothing
@@ -155,7 +159,15 @@ class LoopThread:
         owner = OWNER.get(None)  # of the task that makes this one
         if owner is not None:
             self._owners[task] = owner
+            self._tasks.setdefault(owner, set()).add(task)
+            task.add_done_callback(partial(self._forget, owner))
         return task
+
+    def _forget(self, owner: object, task: asyncio.Task[Any]) -> None:
+        tasks = self._tasks[owner]
+        tasks.discard(task)
+        if not tasks:
+            del self._tasks[owner]
 
     def _launch(self, owner: object, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         context = contextvars.copy_context()
@@ -164,8 +176,8 @@ class LoopThread:
         context.run(self._loop.create_task, work(), name=_ROOT)
 
     def _cancel(self, owner: object, with_children: bool) -> None:
-        for task in asyncio.all_tasks(self._loop):
-            if self._owners.get(task) is owner and (with_children or task.get_name() == _ROOT):
+        for task in tuple(self._tasks.get(owner, ())):
+            if with_children or task.get_name() == _ROOT:
                 task.cancel()
 
     def _pong(self) -> None:
