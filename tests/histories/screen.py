@@ -6,6 +6,7 @@ A view is a list of entries `(kind, key, value)`; `vectors/README.md` describes 
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ _OF_A_RUN = {
     "spans": ("agent", "parent", "ok", "output", "error"),
     "opaque": ("type", "name", "value"),
 }
+_READERS = {names: attrgetter(*names) for names in (_MESSAGE, _RUN, *_OF_A_RUN.values())}
 _STATUS = {
     "agent_completed": "completed",
     "agent_failed": "failed",
@@ -41,7 +43,7 @@ def flat(view: Any) -> list[Entry]:
 
 
 def _fields(thing: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(thing, name) for name in names}
+    return dict(zip(names, _READERS[names](thing), strict=True))
 
 
 class Screen:
