@@ -1631,7 +1631,6 @@ class LiveView {
   #host;
   #listeners = new Set();
   #deliver;
-  #items = [];
 
   constructor(feed, host) {
     this.#feed = feed;
