@@ -57,6 +57,7 @@ CATEGORIES = (
         never_skips=True,
     ),
     Category("mission_critical", "the promises, on real services", ("tests/mission_critical",), never_skips=True),
+    Category("chaos", "crashes, full disks, clocks that jump: the short ones", ("tests/chaos",), never_skips=True),
     Category("e2e", "started servers, real browser", ("tests/e2e",)),
     Category("architecture", "rooms, names, one birthplace of seq", ("tests/test_architecture.py",)),
     Category("campaign", "the long fault campaigns", ("tests",), marker="campaign"),

@@ -83,7 +83,8 @@ def _may_mount() -> bool:
 WAYS: dict[str, Callable[[Path], SmallDisk | Limit]] = {"limit": Limit} | ({"disk": SmallDisk} if _may_mount() else {})
 
 
-@pytest.fixture(params=WAYS)
+# The limit is quicker to have, so the other is left to the campaigns.
+@pytest.fixture(params=["limit", *(pytest.param(way, marks=pytest.mark.campaign) for way in WAYS if way != "limit")])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk | Limit]:
     disk = WAYS[request.param](tmp_path / "disk")
     yield disk

@@ -19,9 +19,9 @@ FINISH_S = 20.0
 # Mutant, the lives in which it must be seen, and whether it is looked at in `make test` too.
 SHORT = {
     "publish_before_commit": _at("append.before_commit", 30, 40, action="late"),
-    "no_key": [Life(None, noise=SEND_LOST)] * 3,
 }
 WHOLE = {
+    "no_key": [Life(None, noise=SEND_LOST)] * 3,
     "no_ordinal": [Life(None, noise=APPEND_LOST)] * 3,
     "no_offer": [Life(None, noise=CLAIM_LOST)] * 3,
     "call_before_commit": _at("step.before_call", 2, 3, 4, 5, 6),

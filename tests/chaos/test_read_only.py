@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -29,58 +30,55 @@ async def server(tmp_path: Path) -> AsyncIterator[ChaosServer]:
             path.chmod(0o700)
 
 
-def _folder(server: ChaosServer) -> None:
-    server.data_dir.chmod(0o500)
+def _make_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("a file", encoding="utf-8")
 
 
-def _file(server: ChaosServer) -> None:
-    server.file.chmod(0o400)
+def _make_missing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.parent.chmod(0o500)
 
 
-def _lock_file(server: ChaosServer) -> None:
-    server.file.with_name("runwire.db.lock").chmod(0o400)
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir(mode=0o500)
 
 
-def _nothing_may_be_made(server: ChaosServer) -> None:
-    for file in server.data_dir.iterdir():
-        file.unlink()
-    server.data_dir.rmdir()
-    server.data_dir.parent.chmod(0o500)
+# In this order: each spoils more than the one before, and only the first three are put right again.
+_FAULTS: dict[str, Callable[[Path], None]] = {
+    "a folder without the right to write": lambda folder: folder.chmod(0o500),
+    "a file without it": lambda folder: (folder / "runwire.db").chmod(0o400),
+    "a lock file without it": lambda folder: (folder / "runwire.db.lock").chmod(0o400),
+    "an empty folder without it": _make_empty,
+    "a file in place of the folder": _make_file,
+}
 
 
-def _new_folder(server: ChaosServer) -> None:
-    for file in server.data_dir.iterdir():
-        file.unlink()
-    server.data_dir.chmod(0o500)
+def _put_right(folder: Path) -> None:
+    if folder.is_dir():
+        folder.chmod(0o700)
+        for file in folder.iterdir():
+            file.chmod(0o600)
+    elif folder.exists():
+        folder.unlink()
+        folder.mkdir()
 
 
-def _no_folder(server: ChaosServer) -> None:
-    for file in server.data_dir.iterdir():
-        file.unlink()
-    server.data_dir.rmdir()
-    server.data_dir.write_text("a file", encoding="utf-8")
-
-
-@pytest.mark.parametrize("spoil", [_folder, _file, _lock_file, _nothing_may_be_made, _new_folder, _no_folder])
-async def test_what_cannot_be_written_is_named_at_start(
-    server: ChaosServer, spoil: Callable[[ChaosServer], None]
-) -> None:
-    spoil(server)
-    said = await server.refused()
-    assert "ended with status 78" in said
-    faults = [line for line in said.splitlines() if line.startswith("configuration: ")]
-    assert any(str(server.data_dir) in fault for fault in faults), said
-    assert "Traceback" not in said
+async def test_what_cannot_be_written_is_named_at_start(server: ChaosServer) -> None:
+    for name, spoil in (_FAULTS | {"a folder that cannot be made": _make_missing}).items():
+        await asyncio.to_thread(spoil, server.data_dir)
+        said = await server.refused()
+        assert "ended with status 78" in said, name
+        faults = [line for line in said.splitlines() if line.startswith("configuration: ")]
+        assert any(str(server.data_dir) in fault for fault in faults), (name, said)
+        assert "Traceback" not in said, (name, said)
+        await asyncio.to_thread(_put_right, server.data_dir)
 
 
 def _capabilities(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff"))
-
-
-async def test_the_test_build_does_not_pass_over_modes(server: ChaosServer) -> None:
-    await server.start()
-    assert _capabilities(server.pid) & 0b1110 == 0
 
 
 def _turn(server: ChaosServer, *, is_read_only: bool) -> None:
@@ -94,6 +92,7 @@ def _turn(server: ChaosServer, *, is_read_only: bool) -> None:
 @pytest.mark.timeout(60)
 async def test_a_folder_that_turns_read_only_stops_writing_and_nothing_else(server: ChaosServer) -> None:
     await server.start()
+    assert _capabilities(server.pid) & 0b1110 == 0  # else modes would be no hindrance
     ann = Outside(server.url, await server.key("ann"))
     async with ann.connected():
         sent = await ann.send("a long way parts=20", agent="voyage")
