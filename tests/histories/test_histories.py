@@ -20,8 +20,8 @@ from runwire.protocol.events import CLIENT_TYPES, DELTA_TYPES
 HISTORIES = 10_000
 PARTS = 10
 
-# Seeds that once failed: a hole that was asked for at each piece, a subscription of another view that stood in for a
-# refused one, a thought that lost its text at its end. (What they were is kept in vectors/regressions.jsonl.)
+# Seeds that failed when this was written: add yours. A generator that has changed since makes other histories of them,
+# so what was wrong is kept as inputs in vectors/regressions.jsonl.
 FAILED_ONCE = (2, 34, 74, 106, 112, 194, 226, 452, 771, 3120, 3580, 3843, 9699)
 
 
@@ -55,6 +55,7 @@ def test_histories_that_failed_once() -> None:
     agree(play(seed) for seed in FAILED_ONCE)
 
 
+@pytest.mark.timeout(180)
 def test_the_histories_are_as_bad_as_they_are_meant_to_be() -> None:
     happened: Counter[str | None] = Counter()
     shown: set[tuple[str, str]] = set()

@@ -16,6 +16,8 @@ from tests.unit.protocol import replay_simulator
 
 from runwire.errors import ProtocolError, RunFailed
 
+pytestmark = pytest.mark.timeout(180)  # a machine may be busy; alone none takes 3 s
+
 # The slowest dies within half of these.
 SEEDS_OF_HISTORIES = 1_500
 SEEDS_OF_THE_CLIENT = 300
