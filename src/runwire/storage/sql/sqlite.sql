@@ -17,10 +17,6 @@ PRAGMA foreign_keys = OFF
 -- name: cache_size
 PRAGMA cache_size = -16384
 
--- The old pages that a savepoint keeps go to memory: by default those of each larger group go to a file of its own.
--- name: temp_store
-PRAGMA temp_store = MEMORY
-
 -- The log beside the file is cut back to this size when a burst is over.
 -- name: journal_size_limit
 PRAGMA journal_size_limit = 67108864
