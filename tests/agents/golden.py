@@ -81,6 +81,24 @@ async def journey(ctx: Context, message: str) -> AsyncIterator[str]:
             await asyncio.sleep(0.002)
 
 
+async def is_over() -> bool:
+    """Say whether the test has put the file `over` into the working folder."""
+    await asyncio.sleep(0.4)
+    return await asyncio.to_thread(Path("over").exists)
+
+
+async def trip(ctx: Context, message: str) -> AsyncIterator[str]:
+    """Deterministic: like `journey`, but it goes on until the test says that it is over."""
+    part, over = 0, False
+    while not over:
+        await ctx.thinking(f"part {part} of {message}")
+        over = await ctx.tool(is_over)
+        for n in range(10):
+            yield f"[{part}.{n}]"
+            await asyncio.sleep(0.002)
+        part += 1
+
+
 async def flood(ctx: Context, message: str) -> None:
     """Stream much, fast: for readers that do not keep up."""
     for n in range(int(message)):
@@ -96,5 +114,6 @@ agents = {
     "tool_fails": tool_fails,
     "steady": steady,
     "journey": journey,
+    "trip": trip,
     "flood": flood,
 }
