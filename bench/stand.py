@@ -247,7 +247,7 @@ def command(events: int, *, pause_s: float, kind: Kind) -> str:
 
 def rounds_table(found: dict[str, list[Round]]) -> Table:
     """Return every round with all that was seen."""
-    head = ("server", "round", "CPU µs/event", "wall s", "server's core", "client's core", "bytes/event")
+    head = ("server", "round", "CPU µs/event", "wall s", "server's core", "client's core", "events sent", "bytes/event")
     table = Table(head)
     for letter, rounds in found.items():
         for number, one in enumerate(rounds, 1):
@@ -259,6 +259,7 @@ def rounds_table(found: dict[str, list[Round]]) -> Table:
                 f"{one.result.wall_ns / 1e9:.2f}",
                 f"{one.server_share:.2f}",
                 f"{one.client_share:.2f}{busy}",
+                f"{one.result.events:,}",
                 f"{one.result.received_bytes / one.result.events:.0f}",
             )
     return table

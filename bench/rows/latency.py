@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.figures import Goal, Section, Series, Table
-from bench.rows.paced import PAUSE_S
+from bench.rows.paced import PAUSE_S, was_late
 from bench.stand import Round, Stand, rounds_table
 
 __all__ = ["measure"]
@@ -48,6 +48,7 @@ def measure(stand: Stand) -> Section:
             Goal(name="Added latency, p99", must=10, is_floor=False, unit="ms", found=series["R", "p99"]),
         ],
         raw=[raw, rounds_table(found)],
+        notes=was_late("added latency", found, (30 if stand.is_quick else _EVENTS) * PAUSE_S),
     )
 
 
