@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.campaign import NOISE, Campaign, Life, points
-from tests.chaos.failpoints import Action
+from tests.chaos.failpoints import Action, Armed
 
-(APPEND_LOST, CLAIM_LOST, SEND_LOST, *_) = NOISE
+(APPEND_LOST, _, SEND_LOST, *_) = NOISE
+CLAIM_LOST = Armed("claim.reply", 1, "lose")  # the first of each life, with everything that is taken over
 
 
 def _at(name: str, *counts: int, action: Action = "kill") -> list[Life]:
