@@ -81,6 +81,17 @@ async def journey(ctx: Context, message: str) -> AsyncIterator[str]:
             await asyncio.sleep(0.002)
 
 
+async def pausing(ctx: Context, message: str) -> AsyncIterator[str]:
+    """Deterministic: 3 messages of 10 numbered pieces; stands still in the last one until the file `go on` is there."""
+    for part in range(3):
+        await ctx.thinking(f"part {part} of {message}")
+        for n in range(10):
+            if (part, n) == (2, 6):
+                while not await asyncio.to_thread(Path("go on").exists):  # noqa: ASYNC110 - another process makes it
+                    await asyncio.sleep(0.01)
+            yield f"[{part}.{n}]"
+
+
 async def is_over() -> bool:
     """Say whether the test has put the file `over` into the working folder."""
     await asyncio.sleep(0.4)
@@ -114,6 +125,7 @@ agents = {
     "tool_fails": tool_fails,
     "steady": steady,
     "journey": journey,
+    "pausing": pausing,
     "trip": trip,
     "flood": flood,
 }
