@@ -6,6 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from runwire.protocol import events, frames
 from runwire.protocol.events import StoredEvent, View
 from runwire.storage.base import Head
@@ -18,34 +20,32 @@ _EVENT_BYTES: Final = 700
 _FRAME_BYTES: Final = 350
 
 
-class Entry:
-    """An event in a ring, with its frame per view, encoded when first asked for.
+class Entry(msgspec.Struct, gc=False):
+    """An event in a ring, with its frame per view, encoded when first asked for."""
 
-    Its size counts the frames from the start: they come when somebody reads, when nobody looks at limits.
-    """
+    event: StoredEvent
+    prevs: dict[View, int | None]  # of each view that has it, the seq before it there; None: not known
+    encoded: dict[View, bytes]  # frames for who has just read that one
 
-    __slots__ = ("_encoded", "_prevs", "event", "size_bytes")
-
-    def __init__(self, event: StoredEvent, prevs: dict[View, int | None]) -> None:
-        size = len(event.data)
-        self.event = event
+    @property
+    def size_bytes(self) -> int:
+        """Return how much memory it takes. The frames count from the start: when they come, nobody looks at limits."""
+        size = len(self.event.data)
         # The segment that the data is a part of was encoded into a buffer half as large again.
-        self.size_bytes = _EVENT_BYTES + size * 3 // 2 + len(prevs) * (_FRAME_BYTES + size)
-        self._prevs = prevs
-        self._encoded: dict[View, bytes] = {}
+        return _EVENT_BYTES + size * 3 // 2 + len(self.prevs) * (_FRAME_BYTES + size)
 
     def is_in(self, view: View) -> bool:
         """Return whether the event is in the view."""
-        return view in self._prevs
+        return view in self.prevs
 
     def frame(self, thread: str, view: View, prev: int) -> bytes:
         """Return the event's frame; the same bytes for all whose last event was the one before it."""
-        if self._prevs[view] != prev:
+        if self.prevs[view] != prev:
             return frames.encode_event(thread, self.event, prev)
-        encoded = self._encoded.get(view)
+        encoded = self.encoded.get(view)
         if encoded is None:
             # Copied: the encoder's own buffer is larger than what it holds, and this stays.
-            encoded = self._encoded[view] = bytes(memoryview(frames.encode_event(thread, self.event, prev)))
+            encoded = self.encoded[view] = bytes(memoryview(frames.encode_event(thread, self.event, prev)))
         return encoded
 
 
@@ -154,7 +154,7 @@ class Ring:
             if events.view_has(view, event.type):
                 prevs[view] = self._last[view]
                 self._last[view] = event.seq
-        entry = Entry(event, prevs)
+        entry = Entry(event, prevs, {})
         self._entries.append(entry)
         self.size_bytes += entry.size_bytes
         if event.type == events.EventType.USER_MESSAGE:

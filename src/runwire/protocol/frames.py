@@ -183,7 +183,7 @@ CLIENT_FRAMES: Final = (Hello, Subscribe, Unsubscribe, Send, Cancel, Answer, Ref
 # ── from the server ──────────────────────────────────────────────────────────────────────────────────────
 
 
-class _FromServer(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
+class _FromServer(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", gc=False):
     """A frame of the server."""
 
 

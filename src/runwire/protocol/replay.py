@@ -59,7 +59,7 @@ TOOL_CANCELLED: Final = "tool_cancelled"
 _RUN: Final = ""  # the scope of the run itself
 
 
-class Emit(msgspec.Struct, frozen=True):
+class Emit(msgspec.Struct, frozen=True, gc=False):
     """What must be appended: the shell adds `ts` and encodes."""
 
     data: EventData

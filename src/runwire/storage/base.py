@@ -80,8 +80,8 @@ RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "canc
 CancelledBy = Literal["user", "operator", "policy", "revoked"]
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable record of a port."""
+class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An immutable record of a port; it holds no cycle, which spares the garbage collector (`events.EventData`)."""
 
 
 class Committed(_Value, frozen=True):
