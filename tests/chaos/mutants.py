@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from tests.chaos import failpoints
 
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.sqlite import cancelling, log, runs
@@ -44,6 +45,7 @@ def _in_sql(block: str, old: str, new: str) -> None:
         assert old in sql[block], f"{block} does not say {old!r} any more"
         sql[block] = sql[block].replace(old, new)
         vars(module)["_SQL"] = sql
+        failpoints.NAMES[sql[block]] = block  # its points are where they were
 
 
 def _no_fence() -> None:

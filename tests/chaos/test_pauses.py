@@ -191,8 +191,21 @@ async def _status(server: ChaosServer) -> str:
 
 @pytest.mark.timeout(90)
 async def test_a_server_that_lost_its_lock_can_do_nothing_to_the_log(drowsy: ChaosServer, tmp_path: Path) -> None:
+    await _wake_without_the_lock(drowsy, tmp_path)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(90)
+async def test_without_fence_and_ordinal_it_is_seen_to_write(drowsy: ChaosServer, tmp_path: Path) -> None:
+    """Either of the two keeps it out, so both are left out; each alone is the contract suite's to see."""
+    with pytest.raises((AssertionError, TimeoutError)):
+        await _wake_without_the_lock(drowsy, tmp_path, mutant="no_fence,no_ordinal")
+
+
+async def _wake_without_the_lock(first: ChaosServer, folder: Path, *, mutant: str = "") -> None:
     """A stopped server, its lock file removed by somebody, another one on the same folder; then the first wakes up."""
-    first, second = drowsy, ChaosServer(tmp_path / "second", data_dir=drowsy.data_dir)
+    second = ChaosServer(folder / "second", data_dir=first.data_dir)
+    first.environment["CHAOS_MUTANT"] = second.environment["CHAOS_MUTANT"] = mutant
     ann = Outside(first.url, await first.key("ann"))
     await first.kill9()
     # Between two transactions: within one, SQLite's own locks would keep the other out.
