@@ -95,14 +95,18 @@ class Outside:
                 return frame
 
     async def command(self, op: str, **fields: Any) -> dict[str, Any]:
-        """Send a command and give its answer; events that come before it are applied."""
+        """Send a command and give its answer; events that come before it are applied.
+
+        But for those of a thread whose `subscribe` has no answer yet: they belong to what it replaces.
+        """
         ident = f"c{next(self._ids)}"
         await self.socket.send(json.dumps({"op": op, "id": ident, **fields}))
         while True:
             frame = await self.frame()
             if frame.get("id") == ident:
                 return frame
-            self.apply(frame)
+            if op != "subscribe" or frame.get("thread") != fields.get("thread"):
+                self.apply(frame)
 
     async def send(self, content: str, **fields: Any) -> dict[str, Any]:
         """Send a message; give the reply's data."""

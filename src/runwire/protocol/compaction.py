@@ -114,7 +114,8 @@ class Compaction:
             return Condensed(list(pieces), 0, 0)
         made = [each.piece() for each in grown]
         freed = sum(len(piece.packed) for piece in pieces) - sum(len(piece.packed) for piece in made)
-        return Condensed(made, deltas, freed)
+        # Offsets in a longer piece have more digits: without deltas it may grow, by less than the rows that go.
+        return Condensed(made, deltas, max(0, freed))
 
     def _is_spare(self, stream: Stream) -> bool:
         # The arguments of a call that was never made are complete with the run: its end closes them in every view.
