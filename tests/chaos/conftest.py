@@ -28,15 +28,6 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
         line
         for reports in terminalreporter.stats.values()
         for report in reports
-        if isinstance(report, pytest.TestReport) and report.when == "teardown"
-        for name, line in report.user_properties
-        if name == FIGURES
-    ]
-    # A teardown that went well is in no category of the terminal's, so the calls are looked at, too.
-    lines += [
-        line
-        for reports in terminalreporter.stats.values()
-        for report in reports
         if isinstance(report, pytest.TestReport) and report.when == "call"
         for name, line in report.user_properties
         if name == FIGURES

@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.campaign import NOISE, Campaign, Life, points
 from tests.chaos.failpoints import Action, Armed
 
-(APPEND_LOST, _, SEND_LOST, *_) = NOISE
+APPEND_LOST, SEND_LOST = NOISE[0], NOISE[2]
 CLAIM_LOST = Armed("claim.reply", 1, "lose")  # the first of each life, with everything that is taken over
 
 
