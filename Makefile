@@ -23,11 +23,11 @@ $(VENV)/.ready: pyproject.toml uv.lock
 	@echo "setting up $(VENV) (once, about half a minute)…" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv sync --quiet --frozen --inexact --no-dev --extra fast --python $(BIN)/python
+	@$(BIN)/uv sync --quiet --frozen --inexact --no-dev --python $(BIN)/python
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	@$(BIN)/uv sync --quiet --frozen --inexact --all-extras --python $(BIN)/python
+	@$(BIN)/uv sync --quiet --frozen --inexact --python $(BIN)/python
 	@touch $@
 
 format: setup
@@ -53,7 +53,7 @@ chaos: setup
 	@$(BIN)/python tests/unified_test_runner.py --category campaign --max-workers 1
 
 bench: setup
-	@$(BIN)/uv sync --quiet --frozen --inexact --all-extras --group bench --python $(BIN)/python
+	@$(BIN)/uv sync --quiet --frozen --inexact --group bench --python $(BIN)/python
 	@$(BIN)/python -m bench
 
 docs: setup
