@@ -179,6 +179,7 @@ def _tries(events: list[Event], said: Said) -> tuple[Counter[str], dict[str, dic
             assert data["try"] == tries[data["step"]], (said, data)
             open_tries[data["call"]] = data
         elif event["type"] == "tool_completed":
+            assert data["call"] in open_tries, f"completed twice, or never begun: {said} {data}"
             assert open_tries.pop(data["call"])["try"] == data["try"], (said, data)
             if data["final"]:
                 assert data["step"] not in final, (said, data)
