@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.histories.mutants import Mutant
 
 _CLOSE_TRIES = "emits.append(Emit(each.complete(ok=False, final=final, error=error), each.parent))"
-_SAME_WHOLE = "if logged and logged.kind is saying.kind and same_json(logged.given, saying.given):"
+_SAME_WHOLE = "if logged and same_words(logged.words, words):"
 
 MATCHER = (
     Mutant(
@@ -24,8 +24,8 @@ MATCHER = (
     Mutant(
         "leaves a message open when a saying is swallowed",
         "replay.py",
-        f"emits = self._close(voice)\n        logged = voice.logged\n        {_SAME_WHOLE}",
-        f"emits = [] if voice.logged else self._close(voice)\n        logged = voice.logged\n        {_SAME_WHOLE}",
+        "emits = self._close(voice) if voice.open else []",
+        "emits = self._close(voice) if voice.open and not voice.logged else []",
     ),
     Mutant(
         "leaves a message open when a step begins",
@@ -62,7 +62,7 @@ MATCHER = (
         "keeps the address of what was taken back",
         "journal.py",
         "[each for each in scope.sayings if each.id not in ids and each.seq not in seqs]",
-        '[each if each.id not in ids and each.seq not in seqs else Saying(kind=Kind.CUSTOM, given="gone", seq=each.seq,'
+        "[each if each.id not in ids and each.seq not in seqs else Saying(kind=Kind.CUSTOM, seq=each.seq,"
         " is_ended=True) for each in scope.sayings]",
     ),
     Mutant("reads no events of superseded", "journal.py", "set(data.events)", "set[int]()"),
@@ -128,8 +128,8 @@ MATCHER = (
     Mutant(
         "says new words before the old are taken back",
         "replay.py",
-        "return [*emits, Emit(data, scope)]",
-        "return [Emit(data, scope), *emits]",
+        "emits.append(Emit(words, scope))",
+        "emits.insert(0, Emit(words, scope))",
     ),
     Mutant(
         "takes a logged message for said",
@@ -141,10 +141,21 @@ MATCHER = (
         "tells a swallowed saying again",
         "replay.py",
         f"{_SAME_WHOLE}\n            voice.say(logged)\n            return emits",
-        f"{_SAME_WHOLE}\n            voice.say(logged)\n            self._unstored.append(saying)\n"
-        "            return [*emits, Emit(data, scope)]",
+        f"{_SAME_WHOLE}\n            voice.say(logged)\n            self._unstored.append(logged)\n"
+        "            return [*emits, Emit(words, scope)]",
     ),
-    Mutant("compares no whole sayings", "replay.py", " and same_json(logged.given, saying.given)", ""),
+    Mutant(
+        "compares no whole sayings",
+        "replay.py",
+        "if logged and same_words(logged.words, words):",
+        "if logged and logged.words:",
+    ),
+    Mutant(
+        "compares no values",
+        "sayings.py",
+        "all(map(same_json, msgspec.structs.astuple(one), msgspec.structs.astuple(other)))",
+        "True",
+    ),
     Mutant("compares no kinds", "replay.py", "if logged and logged.kind is kind:", "if logged:"),
     Mutant(
         "forgets the streams of tries when it closes",

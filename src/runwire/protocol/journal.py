@@ -194,12 +194,12 @@ class Journal:
 
     def _agent_thinking(self, event: StoredEvent, data: AgentThinking) -> None:
         if data.thinking is None:
-            self._say(event, Saying(kind=Kind.THOUGHT, given=data.text, is_ended=True))
+            self._say(event, Saying(kind=Kind.THOUGHT, words=data, is_ended=True))
         else:
             self._streams[data.thinking].is_ended = True
 
     def _custom(self, event: StoredEvent, data: Custom) -> None:
-        self._say(event, Saying(kind=Kind.CUSTOM, given=[data.name, data.value], is_ended=True))
+        self._say(event, Saying(kind=Kind.CUSTOM, words=data, is_ended=True))
 
     def _superseded(self, _event: StoredEvent, data: Superseded) -> None:
         ids, seqs = {*data.messages, *data.thinking}, set(data.events)

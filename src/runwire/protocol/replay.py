@@ -48,6 +48,7 @@ from runwire.protocol.sayings import (
     completion,
     deltas,
     same_json,
+    same_words,
     superseded,
 )
 
@@ -97,7 +98,7 @@ class _Voice:
 
     def say(self, saying: Saying) -> None:
         """Move past the next address; the saying is the one there, or a new one."""
-        if self.logged is None:
+        if self.said == len(self.log.sayings):
             self.log.sayings.append(saying)
         self.said += 1
 
@@ -195,12 +196,11 @@ class Replay:
 
     def thinking(self, scope: str, text: Any) -> list[Emit]:
         """Say a whole thought."""
-        return self._say_whole(scope, Saying(kind=Kind.THOUGHT, given=text, is_ended=True), AgentThinking(text=text))
+        return self._say_whole(scope, Kind.THOUGHT, AgentThinking(text=text))
 
     def custom(self, scope: str, name: str, value: Any) -> list[Emit]:
         """Say a custom event."""
-        saying = Saying(kind=Kind.CUSTOM, given=[name, value], is_ended=True)
-        return self._say_whole(scope, saying, Custom(name=name, value=value))
+        return self._say_whole(scope, Kind.CUSTOM, Custom(name=name, value=value))
 
     def thinking_delta(self, scope: str, text: str) -> list[Emit]:
         """Go on in the scope's open thinking stream, or begin one. Empty text says nothing."""
@@ -283,35 +283,37 @@ class Replay:
     # ── saying ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _voice(self, scope: str) -> _Voice:
-        if scope not in self._voices:
-            self._voices[scope] = _Voice(scope, self._journal.scope(scope))
-        return self._voices[scope]
+        voice = self._voices.get(scope)
+        if voice is None:
+            voice = self._voices[scope] = _Voice(scope, self._journal.scope(scope))
+        return voice
 
     def _messages(self) -> list[Saying]:
         voice = self._voice(_RUN)
         return [each for each in voice.log.sayings[: voice.said] if each.kind is Kind.MESSAGE]
 
-    def _say_whole(self, scope: str, saying: Saying, data: EventData) -> list[Emit]:
+    def _say_whole(self, scope: str, kind: Kind, words: AgentThinking | Custom) -> list[Emit]:
         voice = self._voice(scope)
-        emits = self._close(voice)
+        emits = self._close(voice) if voice.open else []
         logged = voice.logged
-        if logged and logged.kind is saying.kind and same_json(logged.given, saying.given):
+        if logged and same_words(logged.words, words):
             voice.say(logged)
             return emits
         if logged:
             emits += self._take_back(voice)
+        saying = Saying(kind=kind, words=words, is_ended=True)
         voice.say(saying)
         self._unstored.append(saying)
-        return [*emits, Emit(data, scope)]
+        emits.append(Emit(words, scope))
+        return emits
 
     def _say_piece(self, scope: str, kind: Kind, text: str) -> list[Emit]:
         if not text:
             return []
         voice = self._voice(scope)
-        emits: list[Emit] = []
-        if voice.open is None or voice.open.kind is not kind:
-            emits = [*self._close(voice), *self._open(voice, kind)]
-        return [*emits, *self._go_on(voice, text)]
+        if voice.open and voice.open.kind is kind:
+            return self._go_on(voice, text)
+        return [*self._close(voice), *self._open(voice, kind), *self._go_on(voice, text)]
 
     def _open(self, voice: _Voice, kind: Kind) -> list[Emit]:
         logged = voice.logged

@@ -7,12 +7,14 @@ custom event. Pure values and their events; what was said where is in `journal`,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+import msgspec
+
 from runwire.protocol.events import (
     AgentThinking,
+    Custom,
     EventData,
     MessageCompleted,
     Superseded,
@@ -20,7 +22,7 @@ from runwire.protocol.events import (
     ThinkingDelta,
 )
 
-__all__ = ["DELTA_CODE_POINTS", "Kind", "Saying", "completion", "deltas", "same_json", "superseded"]
+__all__ = ["DELTA_CODE_POINTS", "Kind", "Saying", "completion", "deltas", "same_json", "same_words", "superseded"]
 
 # A delta must stay below the 64 KiB at which a field becomes a `$ref`, or a replay could not read its text:
 # 8,192 code points are at most 48 KiB of JSON (six bytes for an escaped control character).
@@ -39,30 +41,34 @@ class Kind(StrEnum):
     CUSTOM = "custom"
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Saying:
-    """One thing that a scope said and that still stands."""
+class Saying(msgspec.Struct, kw_only=True, eq=False, gc=False):
+    """One thing that a scope said and that still stands.
+
+    A run keeps what it said as long as it lasts; like events, sayings hold no cycle.
+    """
 
     kind: Kind
     id: str = ""  # of the message or thinking stream; whole thoughts and custom events have none
     seq: int = 0  # of its first event; 0: not known to be stored yet
-    given: Any = None  # what the agent gave: text of a whole thought, `[name, value]` of a custom event
+    words: AgentThinking | Custom | None = None  # what says a whole thought or custom event
     is_ended: bool = False  # it may not go on
     length: int = 0  # code points of `text`
-    pieces: list[str] = field(default_factory=list)
+    pieces: list[str] | None = None  # of `text`; None before there is any
 
     @property
     def text(self) -> str:
         """Return the text of a message or stream as it stands."""
-        if len(self.pieces) != 1:
+        if not self.pieces:
+            return ""
+        if len(self.pieces) > 1:
             # Joined once and kept: a replay compares chunk after chunk with the same logged text.
-            self.pieces[:] = ["".join(self.pieces)]
+            self.pieces = ["".join(self.pieces)]
         return self.pieces[0]
 
     def put(self, offset: int, text: str) -> None:
         """Apply a delta: `text[:offset] + text`, offset in code points."""
-        if offset < self.length:
-            self.pieces[:] = [self.text[:offset]]
+        if offset < self.length or not self.pieces:
+            self.pieces = [self.text[:offset]]
         self.pieces.append(text)
         self.length = min(offset, self.length) + len(text)
 
@@ -92,6 +98,13 @@ def same_json(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same_json, one, other))
     return bool(one == other)
+
+
+def same_words(one: EventData | None, other: EventData | None) -> bool:
+    """Return whether two whole sayings say the same."""
+    if one is None or type(one) is not type(other):
+        return False
+    return all(map(same_json, msgspec.structs.astuple(one), msgspec.structs.astuple(other)))
 
 
 def deltas(saying: Saying, text: str) -> list[EventData]:
