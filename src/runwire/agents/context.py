@@ -12,9 +12,9 @@ import contextlib
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
 import structlog
@@ -25,11 +25,10 @@ from runwire.protocol.events import EventError
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Step
 
-__all__ = ["Attempt", "Context", "RunEnded", "Speech", "ToolFailed", "User", "closing"]
+__all__ = ["Attempt", "Context", "RunEnded", "ToolFailed", "User", "closing"]
 
 T = TypeVar("T")
-
-Speech = Callable[[Replay], list[Emit]]
+Ts = TypeVarTuple("Ts")
 
 # A delta is never put aside (PROTOCOL §2), so its text is cut below 64 KiB of JSON: at most six bytes a character.
 _PIECE_CHARS: Final = 8192
@@ -63,8 +62,15 @@ class User:
 class Attempt(Protocol):
     """What a Context needs of the attempt it belongs to; `runtime.run.Run` is one. Agent loop only."""
 
-    async def say(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+    async def say(
+        self, speech: Callable[[Replay, *Ts], list[Emit]], *args: *Ts, blobs: Mapping[str, bytes] | None = None
+    ) -> None:
         """Emit what the speech adds to the log; waits only for room in the run's buffer.
+
+        Args:
+            speech: a method of the run's matcher.
+            *args: its arguments.
+            blobs: values that these events name by `$ref`.
 
         Raises:
             RunEnded: the run is over for this code.
@@ -76,7 +82,9 @@ class Attempt(Protocol):
         """Begin a step; returns once its beginning is committed, or at once if its result is recorded."""
         ...
 
-    async def end_step(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+    async def end_step(
+        self, speech: Callable[[Replay], list[Emit]], *, blobs: Mapping[str, bytes] | None = None
+    ) -> None:
         """Emit the end of a step."""
         ...
 
@@ -162,15 +170,15 @@ class Context:
         if not isinstance(text, AsyncIterable):
             blobs: dict[str, bytes] = {}
             thought = put_aside(_text(text), blobs)
-            await self._attempt.say(lambda replay: replay.thinking(scope, thought), blobs)
+            await self._attempt.say(Replay.thinking, scope, thought, blobs=blobs)
             return
         size = 0
         async with closing(text) as parts:
             async for part in parts:
                 size = _grown(size, _text(part))
                 for piece in _pieces(part):
-                    await self._think(scope, piece)
-        await self._attempt.say(lambda replay: replay.end_thinking(scope))
+                    await self._attempt.say(Replay.thinking_delta, scope, piece)
+        await self._attempt.say(Replay.end_thinking, scope)
 
     async def message(self, text: str | AsyncIterable[str]) -> None:
         """Write one message: a whole text, or a stream of pieces.
@@ -181,8 +189,7 @@ class Context:
         scope = self._scope
         self._open_bytes = 0
         if not isinstance(text, AsyncIterable):
-            content = _text(text)
-            await self._attempt.say(lambda replay: replay.message(scope, content))
+            await self._attempt.say(Replay.message, scope, _text(text))
             return
         await self._close_message(scope)
         try:
@@ -200,10 +207,9 @@ class Context:
         Raises:
             PayloadError: not text, NUL, a lone surrogate, over 8 MiB together.
         """
-        scope = self._scope
         self._open_bytes = _grown(self._open_bytes, _text(text))
         for piece in _pieces(text):
-            await self._write(scope, piece)
+            await self._attempt.say(Replay.write, self._scope, piece)
 
     async def custom(self, name: str, value: Any) -> None:
         """Show whatever the agent's author wants to show, e.g. `ctx.custom("progress", {"done": 3})`.
@@ -212,11 +218,9 @@ class Context:
             PayloadError: the value has no JSON form, or is over 8 MiB.
         """
         self._open_bytes = 0
-        scope = self._scope
         blobs: dict[str, bytes] = {}
-        label = _text(name)
-        shown = put_aside(plain(value), blobs)
-        await self._attempt.say(lambda replay: replay.custom(scope, label, shown), blobs)
+        label, shown = _text(name), put_aside(plain(value), blobs)
+        await self._attempt.say(Replay.custom, self._scope, label, shown, blobs=blobs)
 
     async def tool(self, fn: Callable[..., Any], /, **args: Any) -> Any:
         """Call a function as a tool, once: after a crash a finished call returns its recorded result.
@@ -278,7 +282,7 @@ class Context:
             self._scope, self._step = outer
         spent_ms = _since_ms(began_s)
         await self._attempt.end_step(
-            lambda replay: replay.end_step(step, ok=True, result=result, duration_ms=spent_ms), blobs
+            lambda replay: replay.end_step(step, ok=True, result=result, duration_ms=spent_ms), blobs=blobs
         )
         return value
 
@@ -303,15 +307,9 @@ class Context:
         _log.warning("tool_failed", run=self._run, tool=step.name, error_id=error_id, exc_info=raised)
         return EventError(code=ToolFailed.code, message=f"{type_name(raised)} in the tool (error {error_id})")
 
-    async def _think(self, scope: str, piece: str) -> None:
-        await self._attempt.say(lambda replay: replay.thinking_delta(scope, piece))
-
-    async def _write(self, scope: str, piece: str) -> None:
-        await self._attempt.say(lambda replay: replay.write(scope, piece))
-
     async def _close_message(self, scope: str) -> None:
         self._open_bytes = 0
-        await self._attempt.say(lambda replay: replay.close_message(scope))
+        await self._attempt.say(Replay.close_message, scope)
 
 
 @contextlib.asynccontextmanager
@@ -345,13 +343,10 @@ def _grown(size: int, text: str) -> int:
     return size
 
 
-def _pieces(text: str) -> Iterator[str]:
-    if len(text) <= _PIECE_CHARS:
-        if text:
-            yield text
-        return
-    for start in range(0, len(text), _PIECE_CHARS):
-        yield text[start : start + _PIECE_CHARS]
+def _pieces(text: str) -> Sequence[str]:
+    if 0 < len(text) <= _PIECE_CHARS:  # most are a word
+        return (text,)
+    return [text[start : start + _PIECE_CHARS] for start in range(0, len(text), _PIECE_CHARS)]
 
 
 def _since_ms(began_s: float) -> int:

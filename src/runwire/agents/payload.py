@@ -105,9 +105,9 @@ def put_aside(value: Any, blobs: dict[str, bytes], *, limit_bytes: int = MAX_VAL
     Raises:
         PayloadError: over the limit, 8 MiB.
     """
-    if value is None or isinstance(value, bool | int | float):
-        return value
     if isinstance(value, str) and len(value) <= _SURELY_SMALL_CHARS:
+        return value
+    if value is None or isinstance(value, bool | int | float):
         return value
     encoded = _encode(value)
     if len(encoded) <= MAX_FIELD_BYTES and not (isinstance(value, dict) and "$ref" in value):

@@ -411,12 +411,12 @@ def decode_data(event: HasData) -> Any:
 
 def pack(events: Sequence[EmittedEvent]) -> bytes:
     """Pack a segment's events; the k-th gets offset k."""
-    return _encoder.encode([_Packed(at, e.type, e.ts, e.data, e.scope) for at, e in enumerate(events)])
+    return _encoder.encode([(at, e.type, e.ts, e.data, e.scope) for at, e in enumerate(events)])  # as `_Packed`
 
 
 def pack_stored(events: Iterable[StoredEvent], *, first_seq: int) -> bytes:
     """Pack events that have their seqs, so that `unpack` gives them back with the same first seq."""
-    return _encoder.encode([_Packed(e.seq - first_seq, e.type, e.ts, e.data, e.scope) for e in events])
+    return _encoder.encode([(e.seq - first_seq, e.type, e.ts, e.data, e.scope) for e in events])
 
 
 def unpack(packed: bytes, *, first_seq: int, run: str, attempt: int) -> Iterable[StoredEvent]:

@@ -70,6 +70,10 @@ _RULES: Final[Mapping[str, _Rule]] = {
     EventType.SUBAGENT_FAILED: _Rule("span", _Act.CLOSE, "span"),
 }
 
+# They name nothing that could be open and change nothing here: they may stand wherever a run goes on. Most are such.
+_FREE: Final = frozenset({EventType.CUSTOM})
+_FREE_IF_WHOLE: Final = frozenset({EventType.AGENT_THINKING})
+
 # What may come when a run is being ended: it closes what is open, saying that it did not finish.
 _CLOSING: Final[Mapping[str, Callable[[Any], bool]]] = {
     EventType.MESSAGE_COMPLETED: lambda data: not data.complete,
@@ -101,10 +105,6 @@ class RunOrder:
         self._tries: dict[str, float] = {}  # the last try of each step; infinite: final
 
     @property
-    def _goes_on(self) -> bool:
-        return self.is_started and not self.is_ended and not self._is_ending
-
-    @property
     def open_things(self) -> list[str]:
         """Name what is open, such as `message msg_1`: a terminal event must find nothing here."""
         return [f"{thing} {key}" for thing, things in self._open.items() for key in things]
@@ -120,8 +120,9 @@ class RunOrder:
         Raises:
             ProtocolError: it may not stand here; `field` is the event's type.
         """
-        if self._goes_on and attempt == self.attempt and _is_free(event_type, data):
-            return  # most events
+        is_free = event_type in _FREE or (event_type in _FREE_IF_WHOLE and data.thinking is None)
+        if is_free and self.is_started and attempt == self.attempt and not self._is_ending and not self.is_ended:
+            return
         try:
             self._check_place(event_type, data, attempt)
             self._check_attempt(event_type, data, attempt)
@@ -262,11 +263,6 @@ def _kept(event_type: str, data: Any) -> Any:
     if event_type == EventType.TOOL_EXECUTING:
         return (data.step, data.try_, data.name)
     return 0
-
-
-def _is_free(event_type: str, data: Any) -> bool:
-    """Return whether an event names nothing and changes nothing, so that it may stand wherever a run goes on."""
-    return event_type == EventType.CUSTOM or (event_type == EventType.AGENT_THINKING and data.thinking is None)
 
 
 def _is_closing(event_type: str, data: Any) -> bool:

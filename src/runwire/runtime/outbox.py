@@ -7,7 +7,7 @@
        ▲ full: `room` waits                └── Unavailable: the same Batch again, byte for byte
 
 There is no future, queue item or awaited commit per event (reference/performance §4c): a delta costs a lock and
-an append to a string. What arrived while a commit ran goes with the next one; there is no timer.
+an append to a list. What arrived while a commit ran goes with the next one; there is no timer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -29,6 +27,7 @@ from runwire.errors import Fenced, Unavailable
 from runwire.protocol.events import (
     AgentThinking,
     EmittedEvent,
+    EventData,
     MessageCompleted,
     TextDelta,
     ThinkingDelta,
@@ -63,39 +62,43 @@ _EVENT_BYTES: Final = 96  # what an event weighs beside its text: ids, type, tim
 Lost = base.Fenced | base.Unstorable
 """Why a buffer takes no more: the run belongs to another attempt, or the database cannot hold what it said."""
 
-_NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
+_TAKEN: Final = (Stored, AlreadyStored)
 
 _log = structlog.get_logger(__name__)
 
 
-class _OpenDelta:
+class _OpenDelta(msgspec.Struct, eq=False, gc=False):
     """Adjacent deltas of one stream: one event as soon as they are frozen."""
 
-    __slots__ = ("_end", "_first", "_scope", "_stream", "_texts", "_ts")
+    first: TextDelta | ThinkingDelta
+    stream: str
+    scope: str
+    ts: int
+    end: int  # where the next one begins, in code points
+    texts: list[str]
 
-    def __init__(self, first: TextDelta | ThinkingDelta, *, ts: int, scope: str) -> None:
-        self._first, self._ts, self._scope = first, ts, scope
-        self._texts = [first.text]
-        self._end = first.offset + len(first.text)
-        self._stream = first.message if isinstance(first, TextDelta) else first.thinking
-
-    def take(self, next_: _OpenDelta) -> bool:
+    def take(self, later: _OpenDelta) -> bool:
         """Merge a delta that goes on where this one ends; return whether it did."""
-        is_same = self._stream == next_._stream and self._scope == next_._scope and self._end == next_._first.offset
+        is_next = self.end == later.first.offset and self.stream == later.stream and self.scope == later.scope
         # Longer, its text could pass 64 KiB of JSON and would have to be put aside.
-        if not is_same or next_._end - self._first.offset > DELTA_CODE_POINTS:
+        if not is_next or later.end - self.first.offset > DELTA_CODE_POINTS:
             return False
-        self._texts += next_._texts
-        self._end = next_._end
+        self.texts += later.texts
+        self.end = later.end
         return True
 
     def seal(self) -> EmittedEvent:
         """Encode what was merged."""
-        whole = msgspec.structs.replace(self._first, text="".join(self._texts))
-        return emitted(whole, ts=self._ts, scope=self._scope)
+        whole = msgspec.structs.replace(self.first, text="".join(self.texts))
+        return emitted(whole, ts=self.ts, scope=self.scope)
 
 
-_Entry = tuple[EmittedEvent | _OpenDelta, Mapping[str, bytes]]
+class _Entry(msgspec.Struct, eq=False, gc=False):
+    """An event that waits, and what it weighs."""
+
+    event: EmittedEvent | _OpenDelta
+    size_bytes: int
+    blobs: Mapping[str, bytes] | None = None  # that it names
 
 
 class Buffer:
@@ -113,16 +116,16 @@ class Buffer:
         self._ordinal = ordinal
         self._on_lost = on_lost
         self._lock = threading.Lock()
-        self._pending: deque[_Entry] = deque()
+        self._pending: list[_Entry] = []
         self._frozen: Batch | None = None
         self._frozen_bytes = 0
         self._bytes = 0  # pending and frozen
-        self._sizes: deque[int] = deque()  # of each pending entry
         self._put = 0  # entries ever put
         self._committed = 0  # entries ever committed
         self._pinned: bytes | None = None
         self._end: RunEnd | None = None
         self._closing = 0  # the last so many entries must share a batch with the terminal event
+        self._is_noted = False  # the outbox will ask by itself, without being told again
         self._is_closed = False
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
@@ -165,13 +168,14 @@ class Buffer:
             if self._is_closed:
                 raise Fenced("this attempt does not own the run any more")
             before = self._put
-            for entry, size in entries:
-                self._add(entry, size)
+            for entry in entries:
+                self._add(entry)
             if pinned is not None:
                 self._pinned = pinned
             if end is not None:
                 self._end, self._closing = end, self._put - before
-        if entries:
+            is_news = not self._is_noted and self._note()
+        if is_news:
             self._outbox.notify(self)
 
     async def room(self) -> None:
@@ -198,7 +202,6 @@ class Buffer:
         with self._lock:
             self._is_closed = True
             self._pending.clear()
-            self._sizes.clear()
             self._frozen = None
             waiters, self._waiters = self._waiters, []
         _wake(waiters)
@@ -206,6 +209,7 @@ class Buffer:
     def freeze(self) -> Batch | None:
         """Return the batch to send now; the same one until it is settled."""
         with self._lock:
+            self._is_noted = False
             if self._frozen is None and self._pending:
                 self._frozen = self._next_batch()
             return self._frozen
@@ -215,30 +219,35 @@ class Buffer:
         with self._lock:
             if self._frozen is not batch:
                 return  # closed meanwhile
-            if isinstance(outcome, Stored | AlreadyStored):
+            if isinstance(outcome, _TAKEN):
                 self._frozen = None
                 self._ordinal += len(batch.events)
                 self._committed += len(batch.events)
                 self._bytes -= self._frozen_bytes
                 waiters, self._waiters = self._waiters, []
-                has_more = bool(self._pending)
-        if not isinstance(outcome, Stored | AlreadyStored):
+                is_news = self._note()
+        if not isinstance(outcome, _TAKEN):
             self.close()
             self._on_lost(outcome)
             return
         _wake(waiters)
-        if has_more:
+        if is_news:
             self._outbox.notify(self)
 
-    def _add(self, entry: _Entry, size: int) -> None:
-        self._bytes += size
-        if self._pending and isinstance(entry[0], _OpenDelta):
-            last = self._pending[-1][0]
-            if isinstance(last, _OpenDelta) and last.take(entry[0]):
-                self._sizes[-1] += size
+    def _note(self) -> bool:
+        """Return whether the outbox must be told that something is pending: once, until it asks."""
+        is_news = bool(self._pending) and not self._is_noted
+        self._is_noted = self._is_noted or is_news
+        return is_news
+
+    def _add(self, entry: _Entry) -> None:
+        self._bytes += entry.size_bytes
+        if isinstance(entry.event, _OpenDelta) and self._pending:
+            last = self._pending[-1]
+            if isinstance(last.event, _OpenDelta) and last.event.take(entry.event):
+                last.size_bytes += entry.size_bytes
                 return
         self._pending.append(entry)
-        self._sizes.append(size)
         self._put += 1
 
     def _next_batch(self) -> Batch:
@@ -248,14 +257,15 @@ class Buffer:
         if 0 < rest < self._closing < len(self._pending):
             count = len(self._pending) - self._closing  # what closes the run is not torn apart
             rest = self._closing
+        taken, self._pending = self._pending[:count], self._pending[count:]
         events: list[EmittedEvent] = []
         blobs: dict[str, bytes] = {}
         self._frozen_bytes = 0
-        for _ in range(count):
-            entry, its_blobs = self._pending.popleft()
-            events.append(entry.seal() if isinstance(entry, _OpenDelta) else entry)
-            blobs.update(its_blobs)
-            self._frozen_bytes += self._sizes.popleft()
+        for entry in taken:
+            events.append(entry.event.seal() if isinstance(entry.event, _OpenDelta) else entry.event)
+            self._frozen_bytes += entry.size_bytes
+            if entry.blobs:
+                blobs.update(entry.blobs)
         pinned, self._pinned = self._pinned, None
         return Batch(
             run=self.claim.run,
@@ -367,28 +377,39 @@ class Outbox:
         )
 
 
-def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) -> list[tuple[_Entry, int]]:
+def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) -> list[_Entry]:
     """Return what is to be stored and what each weighs; encoding happens here, outside of every lock."""
-    entries: list[tuple[_Entry, int]] = []
+    entries: list[_Entry] = []
     for emit in emits:
         data = emit.data
-        if isinstance(data, TextDelta | ThinkingDelta):
-            size = len(data.text) if data.text.isascii() else len(data.text.encode())
-            entries.append(((_OpenDelta(data, ts=ts, scope=emit.scope), _NONE), size + _EVENT_BYTES))
-            continue
-        event, aside = _encoded(emit, ts, blobs or _NONE)
-        blobs = None  # with the first event of the list: never later than the one that names them
-        entries.append(((event, aside), len(event.data) + sum(map(len, aside.values())) + _EVENT_BYTES))
+        if isinstance(data, TextDelta):
+            entries.append(_open(data, data.message, ts=ts, scope=emit.scope))
+        elif isinstance(data, ThinkingDelta):
+            entries.append(_open(data, data.thinking, ts=ts, scope=emit.scope))
+        else:
+            event = emitted(data, ts=ts, scope=emit.scope)
+            if len(event.data) > MAX_FIELD_BYTES:
+                event, blobs = _put_aside(event, data, blobs or {})
+            entry = _Entry(event, len(event.data) + _EVENT_BYTES)
+            if blobs:
+                entry.blobs = blobs
+                entry.size_bytes += sum(map(len, blobs.values()))
+                blobs = None  # with the first event of the list: never later than the one that names them
+            entries.append(entry)
     return entries
 
 
-def _encoded(emit: Emit, ts: int, blobs: Mapping[str, bytes]) -> tuple[EmittedEvent, Mapping[str, bytes]]:
-    """Encode an event; the whole text of a stream, which only its completion knows, may have to be put aside."""
-    event = emitted(emit.data, ts=ts, scope=emit.scope)
-    if len(event.data) <= MAX_FIELD_BYTES:
-        return event, blobs
+def _open(delta: TextDelta | ThinkingDelta, stream: str, *, ts: int, scope: str) -> _Entry:
+    text = delta.text
+    size = len(text) if text.isascii() else len(text.encode())
+    return _Entry(_OpenDelta(delta, stream, scope, ts, delta.offset + len(text), [text]), size + _EVENT_BYTES)
+
+
+def _put_aside(
+    event: EmittedEvent, data: EventData, blobs: Mapping[str, bytes]
+) -> tuple[EmittedEvent, Mapping[str, bytes]]:
+    """Put the whole text of a stream aside, if this is its completion: nobody else knows how long it is."""
     more = dict(blobs)
-    data = emit.data
     # Its pieces were checked when they were said, so no limit can be passed here.
     if isinstance(data, MessageCompleted) and isinstance(data.content, str):
         data = msgspec.structs.replace(data, content=put_aside(data.content, more, limit_bytes=len(event.data)))
@@ -396,7 +417,7 @@ def _encoded(emit: Emit, ts: int, blobs: Mapping[str, bytes]) -> tuple[EmittedEv
         data = msgspec.structs.replace(data, text=put_aside(data.text, more, limit_bytes=len(event.data)))
     else:
         return event, blobs
-    return emitted(data, ts=ts, scope=emit.scope), more
+    return emitted(data, ts=event.ts, scope=event.scope), more
 
 
 def _wake(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:

@@ -11,11 +11,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVarTuple
 
 import msgspec
 
-from runwire.agents.context import RunEnded, Speech
+from runwire.agents.context import RunEnded
 from runwire.agents.payload import is_ref
 from runwire.errors import Fenced, ProtocolError, RunFailed
 from runwire.protocol.codes import RunFailure
@@ -29,6 +29,8 @@ from runwire.runtime.outbox import Buffer
 from runwire.storage.base import CancelRequest, Claim, EventLog
 
 __all__ = ["HandOver", "Speaker", "Stop"]
+
+Ts = TypeVarTuple("Ts")
 
 _TYPE_OF: Final[Mapping[type[EventData], EventType]] = {data: kind for kind, data in EVENT_DATA.items()}
 # Of its deadline each attempt has at least this share: silence and a time in which nobody ran it look the same in
@@ -150,11 +152,14 @@ class Speaker:
             self._buffer.put(words.emits, blobs=words.blobs, end=words.end)
             return words.ending
 
-    async def say(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+    async def say(
+        self, speech: Callable[[Replay, *Ts], list[Emit]], *args: *Ts, blobs: Mapping[str, bytes] | None = None
+    ) -> None:
         """Emit what the speech adds to the log; waits only for room in the buffer."""
         try:
-            await self._turn()
-            self._speak(speech, blobs)
+            if self._must_wait():
+                await self._turn()
+            self._speak(speech, args, blobs)
         except (Fenced, RunFailed):
             await asyncio.sleep(0)  # see `begin_step`
             raise
@@ -169,7 +174,8 @@ class Speaker:
             raise
 
     async def _begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
-        await self._turn()
+        if self._must_wait():
+            await self._turn()
         await self._boundary()
         begun: list[Step] = []
 
@@ -177,7 +183,7 @@ class Speaker:
             begun.append(replay.begin_step(scope, name, args))
             return begun[0].emits
 
-        self._speak(begin, blobs)
+        self._speak(begin, (), blobs)
         if begun[0].recorded is None:
             # Committed before the call: a crash can never hide that a side effect may have happened.
             try:
@@ -187,9 +193,11 @@ class Speaker:
                 raise
         return begun[0]
 
-    async def end_step(self, speech: Speech, blobs: Mapping[str, bytes] | None = None) -> None:
+    async def end_step(
+        self, speech: Callable[[Replay], list[Emit]], *, blobs: Mapping[str, bytes] | None = None
+    ) -> None:
         """Emit the end of a step; a run that is drained is handed over here."""
-        await self.say(speech, blobs)
+        await self.say(speech, blobs=blobs)
         if self._is_draining:
             await self._boundary()
 
@@ -202,7 +210,7 @@ class Speaker:
             return
         error = EventError(code=TOOL_CANCELLED, message="The agent stopped waiting for the tool.")
         with contextlib.suppress(Fenced):  # it was stopped meanwhile
-            self._speak(lambda replay: replay.end_step(step, ok=False, error=error, duration_ms=duration_ms), None)
+            self._speak(lambda replay: replay.end_step(step, ok=False, error=error, duration_ms=duration_ms), ())
 
     async def resolve(self, value: Any) -> Any:
         """Return a recorded field as it was given."""
@@ -221,18 +229,19 @@ class Speaker:
             return
         await asyncio.get_running_loop().create_future()  # for ever: until the stop cancels this task
 
-    async def _turn(self) -> None:
-        """Wait for room, and now and then let others have their turn.
+    def _must_wait(self) -> bool:
+        """Count what is about to be said; return whether others have their turn before it, or it waits for room.
 
         Before something is said and never after it: between a result that is in the log and the agent that gets it
         nobody's time limit may come, or a replay, which is given the result, would go another way.
         """
         self._check_task()
         self._said += 1
-        if self._said % _EVENTS_PER_TURN == 0:
-            await asyncio.sleep(0)
-        if self._buffer.is_full:
-            await self._buffer.room()
+        return self._said % _EVENTS_PER_TURN == 0 or self._buffer.is_full
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        await self._buffer.room()
 
     def _check_task(self) -> None:
         if self._is_over:
@@ -246,12 +255,14 @@ class Speaker:
                 )
             )
 
-    def _speak(self, speech: Speech, blobs: Mapping[str, bytes] | None) -> None:
+    def _speak(
+        self, speech: Callable[[Replay, *Ts], list[Emit]], args: tuple[*Ts], blobs: Mapping[str, bytes] | None = None
+    ) -> None:
         with self._lock:
             if self._is_over:
                 raise RunEnded("this run is over; nothing more can be said in it")
             try:
-                emits = speech(self._replay)
+                emits = speech(self._replay, *args)
                 self._check(emits)
             except RunFailed as error:
                 self._fail(error)

@@ -15,8 +15,6 @@ __all__ = ["FLAG_STARTED", "FLAG_TERMINAL", "Frozen", "distinct", "freeze"]
 FLAG_STARTED: Final = 1  # of `segment.flags`: the run's `agent_started` is in it
 FLAG_TERMINAL: Final = 2  # the run's terminal event is in it
 
-_TERMINALS: Final = tuple(TERMINAL_TYPES)
-
 
 class Frozen(NamedTuple):
     """A batch with its events packed: what can be done in the caller's thread before the writer's."""
@@ -43,12 +41,12 @@ def freeze(batch: Batch) -> Frozen | Unstorable:
     types = [event.type for event in batch.events]
     if not 1 <= len(types) <= MAX_BATCH_EVENTS:
         return Unstorable(reason=f"a batch has 1..{MAX_BATCH_EVENTS} events, this one {len(types)}")
-    terminals = sum(map(types.count, _TERMINALS))
-    if terminals != (batch.end is not None) or (terminals and types[-1] not in TERMINAL_TYPES):
+    is_last = types[-1] in TERMINAL_TYPES
+    if is_last != (batch.end is not None) or not TERMINAL_TYPES.isdisjoint(types[:-1]):
         return Unstorable(reason="a terminal event is the last of its batch and comes with the run's end, once")
     try:
         packed = pack(batch.events)
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         return Unstorable(reason=f"its events cannot be packed ({type(error).__name__})")
     started = FLAG_STARTED if types[0] == EventType.AGENT_STARTED else 0
-    return Frozen(batch, len(types), started | (FLAG_TERMINAL if terminals else 0), packed)
+    return Frozen(batch, len(types), started | (FLAG_TERMINAL if is_last else 0), packed)
