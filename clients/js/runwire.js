@@ -19,7 +19,6 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 const isAny = () => true;
 const orNull = (check) => (value) => value === null || check(value);
 const listOf = (check) => (value) => Array.isArray(value) && value.every(check);
-const oneOf = (...words) => (value) => words.includes(value);
 
 /** A field that may be missing; then it is `absent`. */
 const optional = (check, absent = null) => ({ check, absent });
@@ -27,7 +26,8 @@ const optional = (check, absent = null) => ({ check, absent });
 const ERROR = { code: isText, message: isText };
 const isError = (value) => read(ERROR, value) !== null;
 
-// As in `runwire/protocol/events.py`: an event of a known type whose data has another shape is opaque.
+// As in `runwire/protocol/events.py`: an event of a known type whose data has another shape is opaque. A word that is
+// not known is another value, not another shape: a run ends, by whomever it was cancelled.
 const DATA = new Map(Object.entries({
   user_message: { message: isText, content: isAny, metadata: optional(orNull(isObject)) },
   agent_started: { agent: isText, message: isText, version: optional(orNull(isText)) },
@@ -44,19 +44,19 @@ const DATA = new Map(Object.entries({
   tool_args_delta: { call: isText, offset: isInt, text: isText },
   custom: { name: isText, value: isAny },
   superseded: {
-    messages: listOf(isText), thinking: listOf(isText), events: listOf(isInt), reason: oneOf("differs", "try_closed"),
+    messages: listOf(isText), thinking: listOf(isText), events: listOf(isInt), reason: isText,
   },
   agent_completed: { output: isAny, duration_ms: isInt, usage: optional(isObject) },
   agent_failed: {
     code: isText, message: isText, error_id: isText, retryable: isFlag, retry_after_s: optional(orNull(isNumber)),
   },
-  agent_cancelled: { by: oneOf("user", "operator", "policy", "revoked"), reason: optional(orNull(isText)) },
+  agent_cancelled: { by: isText, reason: optional(orNull(isText)) },
   agent_waiting: {
-    wait: isText, kind: oneOf("approval", "input", "timer"), prompt: optional(isAny), call: optional(orNull(isText)),
+    wait: isText, kind: isText, prompt: optional(isAny), call: optional(orNull(isText)),
     due_at: optional(orNull(isInt)),
   },
   agent_resumed: { wait: isText, value: isAny, by: isText },
-  agent_retrying: { attempt: isInt, reason: oneOf("worker_lost", "drained", "deploy") },
+  agent_retrying: { attempt: isInt, reason: isText },
   subagent_started: { span: isText, agent: isText, parent: optional(orNull(isText)) },
   subagent_completed: { span: isText, output: optional(isAny) },
   subagent_failed: { span: isText, code: isText, message: isText },

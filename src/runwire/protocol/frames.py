@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_origin
 
 import msgspec
 
@@ -68,6 +68,7 @@ __all__ = [
     "reply_error",
     "reply_ok",
     "text_of",
+    "with_any_word",
 ]
 
 PROTOCOL_VERSION: Final = 1
@@ -432,9 +433,27 @@ def _known_or_unknown(raw: msgspec.Raw) -> ServerFrame | UnknownFrame:
     op = value.get("op")
     if isinstance(op, str) and op not in _SERVER_OPS:
         return UnknownFrame(op=op, raw=value)
-    return _server_frame.decode(raw)
+    try:
+        return _server_frame.decode(raw)
+    except msgspec.ValidationError:
+        return _newer_server_frame.decode(raw)
 
 
+_Shape = TypeVar("_Shape", bound=msgspec.Struct)
+
+
+def with_any_word(shape: type[_Shape]) -> type[_Shape]:
+    """Return the type as what reads a newer version has it: with any text where only known words are written.
+
+    A word that is not known is another value, not another shape: a run ends, by whomever it was cancelled.
+    """
+    words = [(field.name, str) for field in msgspec.structs.fields(shape) if get_origin(field.type) is Literal]
+    return msgspec.defstruct(shape.__name__, words, bases=(shape,), frozen=True, kw_only=True)  # type: ignore[return-value]
+
+
+_newer_server_frame: Final[msgspec.json.Decoder[ServerFrame]] = msgspec.json.Decoder(
+    Union[tuple(with_any_word(frame) for frame in SERVER_FRAMES)]  # noqa: UP007 - made at run time
+)
 _SERVER_OPS: Final = frozenset(str(kind.__struct_config__.tag) for kind in SERVER_FRAMES)
 
 

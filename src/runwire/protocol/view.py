@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Protocol
 import msgspec
 
 from runwire.protocol import frames
-from runwire.protocol.events import EventType, HasData, View, decode_data
+from runwire.protocol.events import EVENT_DATA, EventData, EventType, HasData, View, decode_data
 from runwire.protocol.lifecycle import STATUS_OF_TERMINAL
 from runwire.protocol.shown import Message, Opaque, Run, Span, Step, Text, Thought, Wait
 
@@ -280,11 +280,9 @@ class ThreadView:
         Returns:
             False: it is a delta beyond the end of a stream that began in this view, and nothing was changed.
         """
-        reduce = self._REDUCERS.get(event.type)
-        try:
-            data = decode_data(event)
-        except msgspec.ValidationError:
-            reduce, data = None, msgspec.json.decode(event.data)  # a shape of a newer version
+        reduce, data = self._REDUCERS.get(event.type), _data_of(event)
+        if not isinstance(data, EventData):
+            reduce = None  # of a newer version: a type or a shape
         run = self.runs.get(event.run)
         if run is None:
             run = self.runs[event.run] = Run(id=event.run, status="running")
@@ -483,6 +481,21 @@ class ThreadView:
     }
 
 
+def _data_of(event: _AnEvent) -> Any:
+    """Return an event's data, whatever words a newer version has in it; of another type or shape as plain JSON."""
+    try:
+        return decode_data(event)
+    except msgspec.ValidationError:
+        pass
+    try:
+        return _NEWER_WORDS[event.type].decode(event.data)
+    except (KeyError, msgspec.ValidationError):
+        return msgspec.json.decode(event.data)
+
+
+_NEWER_WORDS: Final[Mapping[str, msgspec.json.Decoder[EventData]]] = {
+    str(kind): msgspec.json.Decoder(frames.with_any_word(data)) for kind, data in EVENT_DATA.items()
+}
 _STEP: Final = ("call", "name", "args", "ok", "result", "error")
 _WAIT: Final = ("wait", "kind", "prompt", "call", "due_at", "value", "by")
 

@@ -37,9 +37,9 @@ _VALUES: dict[str, list[Any]] = {
     "offset": [0, 0, 1, 2, 3, 4, 9],
     "text": ["x", "yz", "", "a😀b", "é", "👩‍👩‍👧"],
     "events": [[], [3], [5, 8], list(range(20))],
-    "kind": ["approval", "input", "timer"],
+    "kind": ["approval", "input", "timer", "of_a_newer_server"],
     "by": ["user", "operator", "usr_1"],
-    "reason": ["worker_lost", "differs", "try_closed", "drained"],
+    "reason": ["worker_lost", "differs", "try_closed", "drained", "of_a_newer_server"],
     "error": [{"code": "c", "message": "m"}, {"code": "c", "message": "m", "newer": 1}],
     "retry_after_s": [1.5],
 }

@@ -363,6 +363,25 @@ def test_a_client_ignores_unknown_fields_and_keeps_unknown_frames_aside() -> Non
     assert isinstance(frames.parse_server_frames('{"op":"hint"}')[0], frames.UnknownFrame)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"op":"reset","thread":"t","log":"k","from":4,"reason":"newer"}', frames.Reset),
+        ('{"op":"unsubscribed","id":null,"thread":"t","reason":"newer"}', frames.Unsubscribed),
+        ('{"op":"notice","kind":"newer","data":{"a":1}}', frames.Notice),
+    ],
+)
+def test_a_word_of_a_newer_server_is_another_value_and_not_another_shape(
+    text: str, kind: type[frames.ServerFrame]
+) -> None:
+    for message in (text, f"[{text}]"):
+        (frame,) = frames.parse_server_frames(message)
+        assert isinstance(frame, kind)
+        assert "newer" in (getattr(frame, "reason", None), getattr(frame, "kind", None))
+    with pytest.raises(ProtocolError):
+        frames.parse_server_frames(text.replace('"newer"', "7"))
+
+
 def test_an_event_of_an_unknown_type_is_an_event() -> None:
     stored = StoredEvent(seq=1, run="r", attempt=1, type="future", ts=0, data=msgspec.Raw(b'{"a":1}'))
     (event,) = frames.parse_server_frames(frames.encode_event("th_1", stored, 0))

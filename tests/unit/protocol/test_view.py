@@ -705,6 +705,20 @@ def test_what_a_newer_version_says_is_kept_opaque() -> None:
     }
 
 
+def test_a_run_ends_whatever_word_a_newer_version_has_for_the_reason() -> None:
+    view = ThreadView()
+    told = [
+        ("agent_waiting", b'{"wait":"w","kind":"vote"}'),
+        ("agent_retrying", b'{"attempt":2,"reason":"moved"}'),
+        ("agent_cancelled", b'{"by":"budget"}'),
+    ]
+    for seq, (kind, data) in enumerate(told, 1):
+        assert view.apply(StoredEvent(seq=seq, run="r", attempt=1, type=kind, ts=0, data=msgspec.Raw(data)))
+    run = view.runs["r"]
+    assert (run.status, run.cancelled, run.waits["w"].kind) == ("cancelled", {"by": "budget"}, "vote")
+    assert run.opaque == {}
+
+
 def test_internal_events_are_passed_over() -> None:
     view = a_log().say(StepStarted(step="s", try_=1, name="now"))
     assert (view.seq, view.runs["run_1"].opaque) == (3, {})
