@@ -183,8 +183,9 @@ def arguments(chosen: list[Category], marker: str, options: argparse.Namespace) 
     if options.fast_fail:
         words.append("-x")
     if options.max_workers > 1:
-        # A file is the unit, so that what its tests share is started once.
-        words += ["-n", str(options.max_workers), "--dist", "loadfile"]
+        # A file is the unit, so that what its tests share is started once. Files keep their order, in which those with
+        # few long tests come before the many short ones of `unit`: else one worker would end alone, with the longest.
+        words += ["-n", str(options.max_workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     return [*words, *(str(ROOT / path) for path in paths)]
 
 
