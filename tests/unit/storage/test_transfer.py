@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable
@@ -308,3 +309,22 @@ async def test_import_refuses_what_is_not_empty_and_takes_what_was_never_used(so
         imported(tmp_path, text, "foreign")
     with pytest.raises(ProtocolError, match="not one of Runwire"):
         import_file(tmp_path / "new" / "runwire.db", foreign)
+
+
+async def test_import_is_not_mixed_with_what_a_moved_database_left_behind(source: Path, tmp_path: Path) -> None:
+    text = exported(source)
+    used = await SqliteStorage.open(tmp_path / "used" / "runwire.db")
+    await used.auth.create_user("carol")
+    killed = tmp_path / "target"  # as kill -9 leaves a folder, and then somebody moves the one file that they know
+    shutil.copytree(tmp_path / "used", killed)
+    await used.close()
+    (killed / "runwire.db").rename(tmp_path / "old.db")
+    left = (killed / "runwire.db-wal").read_bytes()
+    assert left
+    with pytest.raises(Conflict, match=r"runwire\.db-wal belongs to a database that is not here"):
+        imported(tmp_path, text)
+    assert (killed / "runwire.db-wal").read_bytes() == left, "it has the last writes of the old one"
+    (killed / "runwire.db-wal").rename(tmp_path / "old.db-wal")
+    restored = await SqliteStorage.open(imported(tmp_path, text))
+    assert [user.name for user in await restored.auth.list_users()] == ["ann", "bob"]
+    await restored.close()

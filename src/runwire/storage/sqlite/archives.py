@@ -143,6 +143,7 @@ def _opened(source: Path) -> Iterator[BinaryIO]:
 def _check_empty(target: Path) -> None:
     """Refuse to import over something; an empty database is one that was made and never used."""
     if not target.exists() or target.stat().st_size == 0:
+        _check_nothing_left(target)
         return
     with closing(sqlite3.connect(target, isolation_level=None)) as connection:
         try:
@@ -157,6 +158,14 @@ def _check_empty(target: Path) -> None:
             has = f"{max(accounts, people)} users, {threads} threads and {runs} runs"
             raise Conflict(f"{target} is not empty: it has {has}. {_MOVE_AWAY}")
         connection.execute(_COPY_SQL["plain_journal"]).fetchall()  # so that nothing of it is left beside the file
+
+
+def _check_nothing_left(target: Path) -> None:
+    """Refuse the log of a database that was moved away without it: SQLite would play it into what is imported."""
+    for side in ("-wal", "-journal"):
+        left = target.with_name(target.name + side)
+        if left.exists() and left.stat().st_size:
+            raise Conflict(f"{left} belongs to a database that is not here; it has its last writes. {_MOVE_AWAY}")
 
 
 _MOVE_AWAY: Final = "An import needs an empty data folder: name another with --data-dir, or move this one away."
