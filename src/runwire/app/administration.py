@@ -16,7 +16,7 @@ from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Settings
 from runwire.storage.base import Bus, BusMessage, CancelRequest, Storage, Wake
 from runwire.storage.open import open_storage
-from runwire.storage.sqlite.control import Verb, ask
+from runwire.storage.sqlite.control import Absent, Verb, ask
 from runwire.storage.sqlite.lock import OwnedElsewhere
 
 __all__ = ["Call", "Verbs", "administer", "database_path", "migrate", "opened", "shown_url", "where", "work_through"]
@@ -75,7 +75,7 @@ async def work_through(settings: Settings, steps: Callable[[Call], Awaitable[T]]
 
 
 class _Gone(Exception):
-    """The socket that the lock file names has nobody behind it: the verb was not carried out."""
+    """The socket that the lock file names has nobody behind it, or nobody free: the verb was not carried out."""
 
 
 def _called_here(storage: Storage) -> Call:
@@ -92,9 +92,11 @@ def _called_there(settings: Settings, pid: int) -> Call:
     async def call(verb: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
         try:
             done: dict[str, Any] = await ask(database_path(settings), verb, timeout_s=timeout_s, **arguments)
+        except Absent as error:
+            raise _Gone from error
         except Unavailable as error:
             if error.code != "deadline":
-                raise _Gone from error
+                raise  # what the verb itself said
             # Whether it was done is not known: asking again could do it twice.
             sentence = f"The server (process {pid}) does not answer; look whether it was done before you try again."
             raise Unavailable(sentence, code="deadline") from error

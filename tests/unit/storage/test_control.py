@@ -14,9 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from runwire.app.administration import administer
 from runwire.errors import ConfigurationError, Conflict, NotFound, ProtocolError, RunwireError, Unavailable
+from runwire.settings import load
 from runwire.storage.sqlite import control
-from runwire.storage.sqlite.control import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ControlSocket, Verb, ask
+from runwire.storage.sqlite.control import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Absent, ControlSocket, Verb, ask
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.lock import read_owner
 
@@ -152,7 +154,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
             writer.write(b'{"verb":"echo"}\n')
             await reader.readline()
             writers.append((reader, writer))
-        with pytest.raises(Unavailable, match="Too many"):
+        with pytest.raises(Absent, match="Too many"):
             await ask(path, "echo")
         reader, writer = writers.pop()
         writer.close()
@@ -162,7 +164,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
                 try:
                     assert await ask(path, "echo") == {}
                     break
-                except Unavailable:
+                except Absent:
                     continue
         for _, writer in writers:
             writer.close()
@@ -187,10 +189,10 @@ async def test_asking_has_a_deadline(tmp_path: Path) -> None:
 
 async def test_asking_where_no_server_runs_says_so(tmp_path: Path) -> None:
     path = tmp_path / "runwire.db"
-    with pytest.raises(Unavailable, match="No server"):
+    with pytest.raises(Absent, match="No server"):
         await ask(path, "echo")
     database = await SqliteDatabase.open(path)
-    with pytest.raises(Unavailable, match="No server"):
+    with pytest.raises(Absent, match="No server"):
         await ask(path, "echo")
     # What an owner killed with -9 leaves: a socket that nobody serves, and its name in the lock file.
     left = socket.socket(socket.AF_UNIX)
@@ -198,10 +200,31 @@ async def test_asking_where_no_server_runs_says_so(tmp_path: Path) -> None:
     left.close()
     database.lock.record(socket=tmp_path / "control.sock")
     await database.close()
-    with pytest.raises(Unavailable, match="No server answers"):
+    with pytest.raises(Absent, match="No server answers"):
         await ask(path, "echo")
     async with serving(path, {"echo": echo}):
         assert await ask(path, "echo") == {}
+
+
+async def test_what_the_owner_itself_cannot_do_is_said_once_and_not_tried_again(tmp_path: Path) -> None:
+    calls = []
+
+    async def refused(_: dict[str, Any]) -> None:
+        calls.append("refused")
+        raise Unavailable("The disk is full.", retry_after_s=1.0)
+
+    async def cut_off(_: dict[str, Any]) -> str:
+        calls.append("cut off")
+        return "x" * (control.MAX_REPLY_BYTES + 1)
+
+    settings = load({"data_dir": tmp_path}, environ={}).settings
+    async with serving(tmp_path / "runwire.db", {"refused": refused, "cut_off": cut_off}):
+        with pytest.raises(Unavailable, match="disk is full") as raised:
+            await administer(settings, "refused")
+        assert (raised.value.code, raised.value.retry_after_s) == ("unavailable", 1.0)
+        with pytest.raises(Unavailable, match="look whether it was done"):
+            await administer(settings, "cut_off")
+    assert calls == ["refused", "cut off"]
 
 
 async def test_socket_replaces_no_ordinary_file(tmp_path: Path) -> None:

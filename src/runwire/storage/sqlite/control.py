@@ -33,7 +33,7 @@ from runwire.errors import (
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.lock import read_owner
 
-__all__ = ["MAX_CONNECTIONS", "MAX_REQUEST_BYTES", "ControlSocket", "Verb", "ask"]
+__all__ = ["MAX_CONNECTIONS", "MAX_REQUEST_BYTES", "Absent", "ControlSocket", "Verb", "ask"]
 
 MAX_REQUEST_BYTES: Final = 65_536
 MAX_REPLY_BYTES: Final = 8_388_608
@@ -57,6 +57,7 @@ _ERRORS: Final[Mapping[str, type[RunwireError]]] = {
     "too_large": ProtocolError,
     "unsupported": ProtocolError,
 }
+_BUSY: Final = "rate_limited"
 _log = structlog.get_logger()
 
 
@@ -71,6 +72,10 @@ class _Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ok: bool
     data: Any = None
     error: _Error | None = None
+
+
+class Absent(Unavailable):
+    """Report that nobody took the request: no server runs there, or it has too many. Asking again is safe."""
 
 
 class ControlSocket:
@@ -111,7 +116,8 @@ class ControlSocket:
 
                 def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                     if len(active) >= MAX_CONNECTIONS:
-                        busy = Unavailable("Too many commands at once; try again.", retry_after_s=1.0)
+                        # The one reply of this code: the request was not even read.
+                        busy = Unavailable("Too many commands at once.", code=_BUSY, retry_after_s=1.0)
                         writer.write(_encode(_refused(busy)))
                         writer.close()
                         return
@@ -188,12 +194,13 @@ async def ask(path: Path, verb: str, *, timeout_s: float = 10.0, **arguments: An
         arguments: JSON values.
 
     Raises:
-        Unavailable: no server runs on this file, or it did not answer in time (`code="deadline"`).
+        Absent: no server runs on this file, or it takes no more commands at the moment: nothing was done.
+        Unavailable: it did not answer in time, or not to be understood (`code="deadline"`): it may have been done.
         RunwireError: what the owner raised, of the same kind and with the same code and field.
     """
     owner = read_owner(path)
     if owner is None or owner.socket is None:
-        raise Unavailable(f"No server that takes commands runs on {path}.")
+        raise Absent(f"No server that takes commands runs on {path}.")
     request = msgspec.json.encode({"verb": verb, **arguments})
     try:
         async with asyncio.timeout(timeout_s):
@@ -201,10 +208,12 @@ async def ask(path: Path, verb: str, *, timeout_s: float = 10.0, **arguments: An
         reply = msgspec.json.decode(line, type=_Reply)
     except TimeoutError as error:
         raise Unavailable(f"The server did not answer within {timeout_s:g} s.", code="deadline") from error
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"No server answers on {owner.socket}.") from error
+    except (OSError, ValueError) as error:  # it had the request: what became of that is not known
+        raise Unavailable("The server's answer was cut off or cannot be read.", code="deadline") from error
     if reply.error is None:
         return reply.data
+    if reply.error.code == _BUSY:
+        raise Absent(reply.error.message, code=_BUSY, retry_after_s=reply.error.retry_after_s)
     known = _ERRORS.get(reply.error.code, RunwireError)
     raise known(
         reply.error.message,
@@ -215,7 +224,10 @@ async def ask(path: Path, verb: str, *, timeout_s: float = 10.0, **arguments: An
 
 
 async def _exchange(path: str, request: bytes) -> bytes:
-    reader, writer = await asyncio.open_unix_connection(path, limit=MAX_REPLY_BYTES)
+    try:
+        reader, writer = await asyncio.open_unix_connection(path, limit=MAX_REPLY_BYTES)
+    except OSError as error:
+        raise Absent(f"No server answers on {path}.") from error
     try:
         # A busy or refusing server may close its side early: its reply still stands to be read.
         with suppress(ConnectionError):
