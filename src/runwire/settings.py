@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from runwire.errors import ConfigurationError
@@ -26,6 +26,8 @@ _PREFIX = "RUNWIRE_"
 _CONFIG_FILE = "runwire.toml"
 # Read by the verbs that talk to a server, and by the dependencies' own conventions; not settings of a server.
 _CLIENT_NAMES = frozenset({"RUNWIRE_URL", "RUNWIRE_TOKEN"})
+_CENTURY_DAYS = 36_500  # in ms still a number that every database takes
+_CENTURY_S = _CENTURY_DAYS * 86_400
 _LIST = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -33,7 +35,12 @@ class Settings(BaseSettings):
     """What an operator may set. `RUNWIRE_<NAME>` in the environment, `<name>` in `runwire.toml`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True
+        env_prefix=_PREFIX,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     environment: Literal["development", "test", "staging", "production"] = Field(
@@ -66,13 +73,22 @@ class Settings(BaseSettings):
         None, min_length=32, description="Secret between backend and auth service; unset: made at start (embedded)."
     )
     compact_after_s: float = Field(
-        60.0, ge=0, description="How long after the end of a run its deltas are kept, seconds; whole messages stay."
+        60.0,
+        ge=0,
+        le=_CENTURY_S,
+        description="How long after the end of a run its deltas are kept, seconds; whole messages stay.",
     )
     retention_days: float | None = Field(
-        None, gt=0, description="How long ended runs are kept, days; unset: for ever. The last one of a thread stays."
+        None,
+        gt=0,
+        le=_CENTURY_DAYS,
+        description="How long ended runs are kept, days; unset: for ever. The last one of a thread stays.",
     )
     purge_deleted_s: float = Field(
-        86_400.0, ge=0, description="How long what a deleted thread leaves stays in the database, seconds."
+        86_400.0,
+        ge=0,
+        le=_CENTURY_S,
+        description="How long what a deleted thread leaves stays in the database, seconds.",
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
@@ -113,16 +129,6 @@ class Settings(BaseSettings):
         if value and (not value.startswith("/") or value.endswith("/")):
             raise ValueError("must begin with / and not end with it, e.g. /agents")
         return value
-
-    @model_validator(mode="after")
-    def _refuse_unsafe(self) -> Settings:
-        if self.environment in ("staging", "production"):
-            insecure = [
-                o for o in self.allowed_origins if o.startswith("http://") and urlsplit(o).hostname != "localhost"
-            ]
-            if insecure:
-                raise ValueError("allowed_origins: http origins are refused outside development; use https")
-        return self
 
     @property
     def storage_url(self) -> str:
@@ -188,6 +194,7 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     config_file: Path | None = None,
+    serves: bool = True,
 ) -> Loaded:
     """Load the settings.
 
@@ -195,6 +202,8 @@ def load(
         flags: values given on the command line; None values are not set.
         environ: the environment, for tests.
         config_file: an explicit file, which must exist; else `runwire.toml` of the working folder if there.
+        serves: whether a server is to be started with them. Else nobody is put at risk by what would be unsafe to
+            serve, and a command beside a development server must not be refused what that server was allowed.
 
     Raises:
         ConfigurationError: every fault at once.
@@ -214,9 +223,21 @@ def load(
         settings = Settings(**values)
     except ValidationError as error:
         faults += [_sentence(fault, sources) for fault in error.errors()]
+    else:
+        faults += _unsafe(settings) if serves else []
     if faults:
         raise ConfigurationError(faults)
     return Loaded(settings, sources)
+
+
+def _unsafe(settings: Settings) -> list[str]:
+    """Say what must not be served outside development."""
+    if settings.environment in ("development", "test"):
+        return []
+    origins = settings.allowed_origins
+    if not any(origin.startswith("http://") and urlsplit(origin).hostname != "localhost" for origin in origins):
+        return []
+    return ["allowed_origins: http origins are refused outside development; use https"]
 
 
 def _environ(environ: Mapping[str, str] | None) -> Mapping[str, str]:

@@ -50,6 +50,16 @@ def test_user_and_token_work_on_an_empty_folder_and_say_what_to_do(tmp_path: Pat
     assert "Traceback" not in unknown.stderr + again.stderr
 
 
+def test_verbs_that_serve_nothing_do_not_judge_what_is_served(tmp_path: Path) -> None:
+    origins = {"RUNWIRE_ALLOWED_ORIGINS": "http://192.168.1.7:3000"}
+    for words in ("migrate", "user add ann", "token create --user ann", "storage stats", "storage backup b.db"):
+        done = _runwire(*words.split(), "--data-dir", "data", cwd=tmp_path, environment=origins)
+        assert done.returncode == 0, (words, done.stderr)
+    served = _runwire("serve", str(AGENTS), "--data-dir", "data", cwd=tmp_path, environment=origins)
+    assert served.returncode == 78
+    assert "http origins are refused outside development" in served.stderr
+
+
 def test_faults_of_configuration_are_all_named_and_exit_78(tmp_path: Path) -> None:
     (tmp_path / "runwire.toml").write_text('prot = 1\nmax_runs = "many"\n', encoding="utf-8")
     done = _runwire(

@@ -24,7 +24,7 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The server's d
 
 
 def _administer(data_dir: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
-    settings = load({"data_dir": data_dir}).settings
+    settings = load({"data_dir": data_dir}, serves=False).settings
     try:
         return asyncio.run(app.administer(settings, verb, **arguments))
     except NotFound as error:

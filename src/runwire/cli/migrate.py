@@ -21,5 +21,5 @@ def migrate(
     ] = None,
 ) -> None:
     """Create or upgrade the database; nothing happens when it is up to date."""
-    settings = load({"data_dir": data_dir, "database_url": database_url}).settings
+    settings = load({"data_dir": data_dir, "database_url": database_url}, serves=False).settings
     typer.echo(asyncio.run(app.migrate(settings)))

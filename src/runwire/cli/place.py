@@ -62,7 +62,7 @@ async def connected(
 async def _local(
     stack: contextlib.AsyncExitStack, data_dir: Path | None, targets: tuple[str, ...] | None
 ) -> tuple[str, str | None]:
-    settings = load({"data_dir": data_dir}).settings
+    settings = load({"data_dir": data_dir}, serves=False).settings
     place = await app.where(settings)
     if place is not None:
         return place

@@ -103,7 +103,7 @@ def import_(
 
 
 def _settings(data_dir: Path | None) -> Settings:
-    return load({"data_dir": data_dir}).settings
+    return load({"data_dir": data_dir}, serves=False).settings
 
 
 def _age_s(text: str) -> int:

@@ -70,6 +70,8 @@ def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
         ("RUNWIRE_ACCESS_TTL_S", "3600", "less than or equal to 900"),
         ("RUNWIRE_SERVICE_SECRET", "short", "at least 32"),
         ("RUNWIRE_ENVIRONMENT", "prod", "'production'"),
+        ("RUNWIRE_COMPACT_AFTER_S", "inf", "finite"),
+        ("RUNWIRE_RETENTION_DAYS", "1e300", "less than or equal to 36500"),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_to_write(name: str, value: str, word: str) -> None:
@@ -111,3 +113,13 @@ def test_clients_and_colours_have_their_own_variables() -> None:
     assert load(environ={"RUNWIRE_URL": "http://x", "RUNWIRE_TOKEN": "t"}).settings.port == 8000
     assert no_color({"NO_COLOR": "1"})
     assert not no_color({"NO_COLOR": ""})
+
+
+def test_only_who_serves_is_judged_for_what_would_be_unsafe_to_serve() -> None:
+    environ = {"RUNWIRE_ALLOWED_ORIGINS": "http://a.example"}
+    assert load(environ=environ, serves=False).settings.allowed_origins == ("http://a.example",)
+    assert load({"environment": "development"}, environ=environ).settings.environment == "development"
+    with pytest.raises(ConfigurationError, match="use https"):
+        load(environ=environ)
+    with pytest.raises(ConfigurationError, match="RUNWIRE_PORT"):  # what is no setting at all is one for nobody
+        load(environ=environ | {"RUNWIRE_PORT": "many"}, serves=False)
