@@ -10,7 +10,7 @@ import time
 import pytest
 import websockets
 from tests.mission_critical.deployment import Deployment
-from tests.outside import Broken, Outside, assert_one_run, http
+from tests.outside import Dismissed, Outside, assert_one_run, http
 
 
 async def test_a_run_without_any_listener_is_whole_and_no_slower(deployment: Deployment) -> None:
@@ -156,7 +156,7 @@ async def test_disabling_a_user_closes_its_sockets_in_a_second_and_nobody_elses(
         events = await again.until_end(mine["run"])
     assert events[-1]["type"] == "agent_cancelled"
     assert events[-1]["data"]["by"] == "revoked"
-    with pytest.raises(Broken, match="4501"):  # the key from before stays dead
+    with pytest.raises(Dismissed, match="4501"):  # the key from before stays dead
         async with eve.connected():
             pass
 
