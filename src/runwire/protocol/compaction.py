@@ -6,7 +6,7 @@ of one stream go together, or a reader in its middle would wait for what never c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -98,28 +98,36 @@ class Compaction:
 
     def condense(self, pieces: Sequence[Piece], *, run: str) -> Condensed:
         """Drop the deltas that may go, and put small neighbours of one attempt together."""
-        deltas = 0
-        grown: list[_Growing] = []
-        for piece in pieces:
-            kept: list[StoredEvent] = []
-            for event in _events(piece, run):
-                stream = _stream(event)
-                if stream is not None and self._is_spare(stream):
-                    deltas += 1
-                else:
-                    kept.append(event)
-            if not (grown and grown[-1].takes(piece, kept)):
-                grown.append(_Growing(piece, kept))
-        if not deltas and len(grown) == len(pieces):
-            return Condensed(list(pieces), 0, 0)
-        made = [each.piece() for each in grown]
-        freed = sum(len(piece.packed) for piece in pieces) - sum(len(piece.packed) for piece in made)
-        # Offsets in a longer piece have more digits: without deltas it may grow, by less than the rows that go.
-        return Condensed(made, deltas, max(0, freed))
+        return _repacked(pieces, run, self._is_spare)
+
+    def merge(self, pieces: Sequence[Piece], *, run: str) -> Condensed:
+        """Only put small neighbours together, which may be done with any part of a stretch."""
+        return _repacked(pieces, run, lambda _: False)
 
     def _is_spare(self, stream: Stream) -> bool:
         # The arguments of a call that was never made are complete with the run: its end closes them in every view.
         return stream in self._complete or (stream[0] == "call" and self._is_over)
+
+
+def _repacked(pieces: Sequence[Piece], run: str, is_spare: Callable[[Stream], bool]) -> Condensed:
+    deltas = 0
+    grown: list[_Growing] = []
+    for piece in pieces:
+        kept: list[StoredEvent] = []
+        for event in _events(piece, run):
+            stream = _stream(event)
+            if stream is not None and is_spare(stream):
+                deltas += 1
+            else:
+                kept.append(event)
+        if not (grown and grown[-1].takes(piece, kept)):
+            grown.append(_Growing(piece, kept))
+    if not deltas and len(grown) == len(pieces):
+        return Condensed(list(pieces), 0, 0)
+    made = [each.piece() for each in grown]
+    freed = sum(len(piece.packed) for piece in pieces) - sum(len(piece.packed) for piece in made)
+    # Offsets in a longer piece have more digits: without deltas it may grow, by less than the rows that go.
+    return Condensed(made, deltas, max(0, freed))
 
 
 class _Growing:

@@ -29,6 +29,8 @@ def placed(path: Path, *, replaces: bool = False) -> Iterator[Path]:
         Conflict: there is something of this name.
         Unavailable: it could not be written; nothing is left of it.
     """
+    if not path.name:  # `.` or `/`
+        raise _taken(path)
     part = path.with_name(f".runwire-{secrets.token_hex(8)}.part")
     try:
         # Early, so that nobody waits for a copy that could never be kept; `_give_name` asks again, and decides.

@@ -265,3 +265,10 @@ def test_a_file_is_placed_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(Unavailable, match="cannot be written"), placed(tmp_path / "no" / "folder"):
         pass
     assert not list(tmp_path.glob(".runwire-*"))
+
+
+@pytest.mark.parametrize("name", [".", "/", ".."])
+async def test_a_folder_is_no_place_for_a_copy(tmp_path: Path, name: str) -> None:
+    await (await SqliteStorage.open(tmp_path / "runwire.db")).close()
+    with pytest.raises(Conflict, match="is there already"):
+        back_up_file(tmp_path / "runwire.db", Path(name))

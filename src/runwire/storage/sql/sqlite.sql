@@ -321,8 +321,9 @@ WHERE thread_key = ?1 AND run_key = ?2 AND first_seq BETWEEN ?3 AND ?4 ORDER BY 
 -- name: drop_pieces
 DELETE FROM segment WHERE thread_key = ?1 AND run_key = ?2 AND first_seq BETWEEN ?3 AND ?4
 
+-- By its id: the key of a run that was deleted meanwhile may be another's.
 -- name: mark_compacted
-UPDATE run SET compacted_at = ?2 WHERE key IN (SELECT value FROM json_each(?1))
+UPDATE run SET compacted_at = ?2 WHERE id = ?1
 
 -- name: threads_to_purge
 SELECT t.key, t.id, t.head FROM thread t INDEXED BY thread_to_purge
@@ -360,15 +361,15 @@ SELECT key, length(events) FROM segment WHERE thread_key = ?1 AND first_seq <= ?
 -- name: drop_segments
 DELETE FROM segment WHERE key IN (SELECT value FROM json_each(?1))
 
--- name: blobs_below
-SELECT b.key, length(b.data) FROM run r JOIN blob b ON b.run_key = r.key
-WHERE r.thread_key = ?1 AND r.terminal_seq <= ?2
+-- In the order of a thread's log: the first that is not below ends the search.
+-- name: runs_below
+SELECT key, terminal_seq <= ?2 FROM run WHERE thread_key = ?1 ORDER BY key LIMIT ?3
+
+-- name: blobs_of_runs
+SELECT b.key, length(b.data) FROM json_each(?1) r JOIN blob b ON b.run_key = r.value
 
 -- name: drop_blobs
 DELETE FROM blob WHERE key IN (SELECT value FROM json_each(?1))
-
--- name: runs_below
-SELECT key, 0 FROM run WHERE thread_key = ?1 AND terminal_seq <= ?2 ORDER BY key
 
 -- name: drop_pinned
 DELETE FROM pinned WHERE run_key IN (SELECT value FROM json_each(?1))

@@ -66,8 +66,9 @@ class SqliteDatabase:
             work: statements and nothing else: it runs in its own savepoint of a group's transaction, and once
                 more from the start when the group is void. What it raises undoes its savepoint only, and is
                 raised here. It must neither begin nor end a transaction.
-            checks_references: whether foreign keys are checked, for its whole group. Only work that deletes runs
-                says no: each of them would cost a walk through all segments, and it deletes those before.
+            checks_references: whether foreign keys are checked. Only work that deletes runs says no: each of them
+                would cost a walk through all segments, and it deletes those before. It shares no transaction with
+                work that says yes.
 
         Raises:
             Unavailable: in place of every `sqlite3.Error`: nothing was written. Also when 5,000 writes wait.

@@ -10,6 +10,8 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -129,7 +131,11 @@ class SqliteUpkeep:
             while at is not None:
                 at = await self._database.read(_surveying(run, at, compaction))
             stretches = list(compaction.stretches(pieces=WRITE_PIECES, size_bytes=WRITE_BYTES))
-            for first_seq, last_seq, count in stretches:
+            for first_seq, last_seq, surveyed in stretches:
+                count = surveyed
+                if count > WRITE_PIECES:
+                    count, freed = await self._merge(run, compaction, first_seq, last_seq)
+                    freed_bytes += freed
                 condensed = await self._condense(run, compaction, first_seq, last_seq)
                 is_last = last_seq == stretches[-1][1]
                 if is_last or condensed.deltas or len(condensed.pieces) < count:
@@ -143,6 +149,31 @@ class SqliteUpkeep:
         if not stretches:
             await self._database.write(lambda connection: _mark(connection, run))
         return deltas, freed_bytes
+
+    async def _merge(self, run: _Ended, compaction: Compaction, first_seq: int, last_seq: int) -> tuple[int, int]:
+        """Put a long stretch together, in short writes; return how many pieces it has now, and the bytes that went.
+
+        Deltas of one stream go in one write, and one of 100,000 commits would hold up the writer for as many rows.
+        """
+
+        def read(at: int) -> Callable[[sqlite3.Connection], tuple[int, Condensed, int]]:
+            def work(connection: sqlite3.Connection) -> tuple[int, Condensed, int]:
+                rows = connection.execute(_SQL["run_pieces"], (run.thread_key, run.key, at, last_seq))
+                pieces = [Piece(*row) for row in islice(rows, WRITE_PIECES)]
+                end = pieces[-1].last_seq if pieces else last_seq
+                return len(pieces), compaction.merge(pieces, run=run.run), end
+
+            return work
+
+        left, freed_bytes, at = 0, 0, first_seq
+        while at <= last_seq:
+            count, merged, end = await self._database.read(read(at))
+            if len(merged.pieces) < count:
+                await self._database.write(_replacing(run, merged, at, end, count, is_last=False))
+            left += len(merged.pieces)
+            freed_bytes += merged.freed_bytes
+            at = end + 1
+        return left, freed_bytes
 
     async def _condense(self, run: _Ended, compaction: Compaction, first_seq: int, last_seq: int) -> Condensed:
         def work(connection: sqlite3.Connection) -> Condensed:
@@ -227,7 +258,7 @@ def _replacing(
 
 
 def _mark(connection: sqlite3.Connection, run: _Ended) -> None:
-    connection.execute(_SQL["mark_compacted"], (_text([run.key]), now_ms()))
+    connection.execute(_SQL["mark_compacted"], (run.run, now_ms()))
 
 
 def _deleting(thread_key: int, through: int) -> Callable[[sqlite3.Connection], _Gone | None]:
@@ -238,37 +269,38 @@ def _deleting(thread_key: int, through: int) -> Callable[[sqlite3.Connection], _
         ((floor,),) = connection.execute(_SQL["floor"], (thread_key,)).fetchall()
         if floor < through:
             return None
-        values = (thread_key, floor)
-        is_done, _, freed_bytes = _drop(connection, "segments_below", values, ("drop_segments",))
+        is_done, freed_bytes = _drop(connection, "drop_segments", _SQL["segments_below"], (thread_key, floor))
         if not is_done:
             return _Gone(is_done=False, floor=floor, freed_bytes=freed_bytes)
-        is_done, _, blob_bytes = _drop(connection, "blobs_below", values, ("drop_blobs",))
+        below = connection.execute(_SQL["runs_below"], (thread_key, floor, WRITE_PIECES))
+        runs = [key for key, _ in takewhile(itemgetter(1), below)]
+        is_done, blob_bytes = _drop(connection, "drop_blobs", _SQL["blobs_of_runs"], (_text(runs),))
         freed_bytes += blob_bytes
         if not is_done:
             return _Gone(is_done=False, floor=floor, freed_bytes=freed_bytes)
-        is_done, runs, _ = _drop(connection, "runs_below", values, ("drop_pinned", "drop_runs"))
+        for block in ("drop_pinned", "drop_runs") if runs else ():
+            connection.execute(_SQL[block], (_text(runs),))
+        is_done = len(runs) < WRITE_PIECES
         if is_done:
             connection.execute(_SQL["mark_purged"], (thread_key, now_ms()))
-        return _Gone(is_done=is_done, floor=floor, runs=runs, freed_bytes=freed_bytes)
+        return _Gone(is_done=is_done, floor=floor, runs=len(runs), freed_bytes=freed_bytes)
 
     return work
 
 
-def _drop(
-    connection: sqlite3.Connection, find: str, values: tuple[int, int], drop: tuple[str, ...]
-) -> tuple[bool, int, int]:
-    """Delete rows up to the bounds of a job; return whether these were all, how many, and their bytes."""
+def _drop(connection: sqlite3.Connection, block: str, find: str, values: tuple[object, ...]) -> tuple[bool, int]:
+    """Delete rows up to the bounds of a job; return whether these were all, and their bytes."""
     keys: list[int] = []
     size, is_done = 0, True
-    for key, size_bytes in connection.execute(_SQL[find], values):
+    for key, size_bytes in connection.execute(find, values):
         if len(keys) == WRITE_PIECES or size >= BLOB_BYTES:
             is_done = False
             break
         keys.append(key)
         size += size_bytes
-    for block in drop if keys else ():
+    if keys:
         connection.execute(_SQL[block], (_text(keys),))
-    return is_done, len(keys), size
+    return is_done, size
 
 
 def _stats(path: Path, log: str) -> Stats:

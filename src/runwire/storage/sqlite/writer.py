@@ -6,6 +6,8 @@ import queue
 import sqlite3
 import threading
 from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 
 import structlog
@@ -19,6 +21,7 @@ __all__ = ["MAX_GROUP", "MAX_QUEUED", "Writer"]
 MAX_GROUP: Final = 500  # jobs of one commit; reference/performance §3c: larger groups gain nothing
 MAX_QUEUED: Final = 5_000  # ten groups: beyond it the disk is not keeping up
 
+_CHECKS: Final = attrgetter("checks_references")
 _SQL: Final = load("sqlite.sql")
 _log = structlog.get_logger()
 
@@ -63,8 +66,10 @@ class Writer:
         is_open = True
         while is_open:
             group, is_open = self._take_group()
-            self._commit(group)
-            deliver(group)
+            # In order, and each kind by itself: nobody's work loses the check because another job needs none.
+            for _, alike in groupby(group, key=_CHECKS):
+                self._commit(jobs := list(alike))
+                deliver(jobs)
         self._connection.close()
 
     def _take_group(self) -> tuple[list[Job[Any]], bool]:
@@ -81,11 +86,11 @@ class Writer:
         return group, False
 
     def _commit(self, group: list[Job[Any]]) -> None:
-        """Execute jobs in one transaction; every outcome stands in its job when this returns."""
+        """Execute jobs that are alike in what is checked in one transaction; then every outcome stands in its job."""
         if not group:
             return
         try:
-            self._check_references(all(job.checks_references for job in group))
+            self._check_references(group[0].checks_references)
             self._connection.execute(_SQL["begin_write"])
         except sqlite3.Error as error:  # nobody can write: dividing the group would only wait again
             _fail(group, error)
