@@ -34,7 +34,7 @@ from runwire.protocol.events import AgentStarted, StoredEvent
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay, lost_attempts_without_progress
 from runwire.runtime.endings import Ending, Failure, Returned, failure_of, last_words
-from runwire.runtime.journal import Past, read_past, when_available
+from runwire.runtime.journal import Past, is_short, read_past, when_available
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Buffer, Lost, Outbox
@@ -310,8 +310,10 @@ class Run:
             self._storage, claim, user=self._user, deadline_s=settings.deadline_s, version=self._version
         )
         try:
-            # In a thread: it goes through the whole log of the run, and no loop is to wait for that.
-            speaker = await asyncio.to_thread(self._make_speaker, past)
+            if is_short(past.logged):  # it goes through the whole log of the run
+                speaker = self._make_speaker(past)
+            else:
+                speaker = await asyncio.to_thread(self._make_speaker, past)
             speaker.start()
         except RunFailed as error:
             self.stop(Failure(code=error.code, message=error.message))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from tests.unit.runtime.bench import Bench, Gate, bench, play, types_of
 from tests.unit.runtime.faults import FaultyStorage
 
 from runwire.agents.context import Context
-from runwire.protocol.events import StoredEvent, decode_data
+from runwire.protocol.events import decode_data
 from runwire.protocol.replay import Replay
 from runwire.runtime.outbox import Buffer
 from runwire.runtime.speech import Speaker
@@ -29,20 +29,23 @@ def test_a_run_whose_log_cannot_be_read_ends_all_the_same(faults: int, expected:
 
     async def body() -> None:
         storage = FaultyStorage()
-        left, read_run = faults, storage.events.read_run
+        left, read, read_run = faults, storage.events.read, storage.events.read_run
 
-        async def fail(run: str) -> list[StoredEvent]:
-            nonlocal left
-            left -= 1
-            if left >= 0:
-                raise LookupError("a fault of ours")
-            return list(await read_run(run))
+        def failing(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def fail(*args: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left >= 0:
+                    raise LookupError("a fault of ours")
+                return await real(*args, **options)
+
+            return fail
 
         async with bench(agent, storage=storage) as b:
-            storage.events.read_run = fail
+            storage.events.read, storage.events.read_run = failing(read), failing(read_run)
             run = await b.send()
             await b.until(lambda: _is_over(b, run))
-            storage.events.read_run = read_run
+            storage.events.read, storage.events.read_run = read, read_run
             events = await b.ended(run)
             assert types_of(events) == expected
             assert decode_data(events[-1]).code == "internal"

@@ -18,7 +18,7 @@ from runwire.protocol.events import (
     Superseded,
     UserMessage,
 )
-from runwire.runtime.journal import charged_s, history_of, text_of, used_s
+from runwire.runtime.journal import charged_s, history_of, is_short, text_of, used_s
 
 
 def _event(seq: int, run: str, data: EventData, *, kind: EventType, ts: int = 0, attempt: int = 1) -> StoredEvent:
@@ -68,6 +68,12 @@ def test_history_never_holds_what_was_taken_back_nor_what_the_run_itself_said() 
         *_said(9, "run_2", "half"),
     ]
     assert [turn["content"] for turn in history_of(events, "run_2")] == ["one", "right", "two"]
+
+
+def test_a_loop_goes_only_through_what_is_short_in_events_and_in_bytes() -> None:
+    assert is_short([_asked(n, "run_1", "hi") for n in range(1, 101)])
+    assert not is_short([_asked(n, "run_1", "hi") for n in range(1, 102)])
+    assert not is_short([_asked(1, "run_1", "x" * 65_536)])
 
 
 def test_running_time_is_counted_per_attempt_and_not_while_nobody_ran_it() -> None:
