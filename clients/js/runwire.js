@@ -816,6 +816,7 @@ class Feed {
   offer(event) {
     if (this.isEnded || this.last === null || event.seq <= this.last) return;
     if (this.length >= QUEUED && this.overflow) this.overflow();
+    if (this.isEnded) return; // by whom it was given to
     if (this.length >= QUEUED || event.prev > this.last) {
       this.isBehind = true;
       return;
@@ -849,14 +850,17 @@ class Feed {
     this.log = frame.log;
     this.isBehind = false;
     this.shown?.clear();
-    if (this.length >= QUEUED) {
-      this.#queue = []; // the view that they would build is dropped anyway
-      this.#taken = 0;
-    }
+    if (this.length >= QUEUED) this.clear(); // the view that they would build is dropped anyway
     this.#put(frame);
     if (this.run !== null && frame.from >= this.runSeq) {
       this.end(new RunwireError("log_reset", "The run's events are older than what the server replays; its messages are in the thread over HTTP."));
     }
+  }
+
+  /** Forget what is queued. */
+  clear() {
+    this.#queue = [];
+    this.#taken = 0;
   }
 
   /** Nothing more comes; what is queued may still be taken. */
@@ -920,9 +924,11 @@ class Session {
 
   lost() {
     this.welcome = null;
-    const again = [...this.#inFlight.values(), ...this.#waiting].filter((pending) => !pending.isOurs);
+    const pendings = [...this.#inFlight.values(), ...this.#waiting];
     this.#inFlight.clear();
-    this.#waiting = again;
+    this.#waiting = pendings.filter(({ isOurs, frame }) => !isOurs && frame.op !== "refresh");
+    // The next hello has a token of its own, perhaps a fresher one.
+    for (const { frame, resolve } of pendings) if (frame.op === "refresh") resolve({ expires_at: null });
     for (const thread of this.#threads.values()) {
       thread.cursor.disconnect();
       clearTimeout(thread.timer);
@@ -950,15 +956,18 @@ class Session {
 
   /** Send a command, now or when there is a socket and room; settles with the reply's data. */
   command(frame, signal = null) {
-    return new Promise((resolve, reject) => {
+    let forget;
+    const done = new Promise((resolve, reject) => {
       signal?.throwIfAborted();
       if (this.#waiting.length >= COMMANDS) throw new RunwireError("unavailable", `${COMMANDS} commands wait for the server; wait for their replies.`);
       const pending = { frame, resolve, reject, isOurs: false };
       if (!this.#fits(pending)) return;
       this.#waiting.push(pending);
-      signal?.addEventListener("abort", () => this.#forget(pending, signal.reason), { once: true });
+      forget = () => this.#forget(pending, signal.reason);
+      signal?.addEventListener("abort", forget);
       this.flush();
     });
+    return signal ? done.finally(() => signal.removeEventListener("abort", forget)) : done;
   }
 
   open(feed) {
@@ -1063,7 +1072,8 @@ class Session {
 
   #follow(thread, frame) {
     const actions = thread.cursor.receive(frame);
-    const isGap = frame.op === "event" || frame.op === "position";
+    // What is asked for because of what the server said: it may say so for ever. Not after our own unsubscribe.
+    const isGap = frame.op !== "unsubscribed" || frame.id === null;
     this.#act(thread, actions, isGap);
     if (frame.op === "subscribed" && !thread.cursor.isAsking) {
       Object.assign(thread, { isFollowed: true, before: null });
@@ -1074,7 +1084,7 @@ class Session {
       thread.isFollowed = false;
       if (frame.id === thread.leaving) thread.leaving = null;
     }
-    if (frame.op !== "event" || thread.feeds.some((feed) => feed.isBehind || feed.isEnded)) this.#settle(thread, isGap);
+    if (frame.op !== "event" || thread.feeds.some((feed) => feed.isBehind || feed.isEnded)) this.#settle(thread, isGap && frame.op !== "subscribed");
     this.flush();
   }
 
@@ -1164,10 +1174,29 @@ function endAll(feeds, error) {
 
 const OPEN_MS = 15000; // for socket and welcome
 const STEADY_MS = 5000; // a socket that lived so long was a good one
-const TOKEN_MS = 30000; // for the caller's own function: what it asks may be a network that swallows everything
+const NETWORK_MS = 30000; // for a token or a snapshot: a network may swallow everything
 const TOKEN_RETRY_MS = 5000;
 const REFRESH_EARLY_MS = 60000; // before the token's end, or a quarter of what is left if that is less
 const TIMER_MAX_MS = 2 ** 31 - 1;
+
+/** Wait for what may never come; rejects after `NETWORK_MS`, and `act` is told by its signal. */
+async function inTime(act) {
+  const abort = new AbortController();
+  let timer;
+  const late = new Promise((_resolve, reject) => {
+    timer = setTimeout(() => {
+      const error = new RunwireError("unavailable", `It did not come within ${NETWORK_MS / 1000} s.`);
+      abort.abort(error);
+      reject(error);
+    }, NETWORK_MS);
+    timer.unref?.(); // no reason for Node to stay
+  });
+  try {
+    return await Promise.race([act(abort.signal), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
 
 /** Keep one socket open until it is closed or the server says stop. There is never a second one. */
 class Link {
@@ -1178,9 +1207,11 @@ class Link {
   #attempt = 0;
   #openedAt = 0;
   #notBefore = 0; // the server asked not to be tried before
+  #afterMs = 0;
   #triedAt = 0;
   #bye = null;
   #needsFresh = false;
+  #isFresh = false; // the token of this socket was asked for as a fresh one
   #isRefreshing = false;
   #wasOffline = false;
   #life = { at: 0, ms: OPEN_MS };
@@ -1220,15 +1251,17 @@ class Link {
     const wait = Math.max(this.#notBefore, this.#triedAt + 1000) - Date.now();
     clearTimeout(this.#timers.reconnect);
     // A clock that was set back must not hold us up.
-    this.#timers.reconnect = setTimeout(() => this.#open(), Math.min(Math.max(0, wait), 60000));
+    this.#timers.reconnect = setTimeout(() => this.#open(), Math.min(Math.max(0, wait), Math.max(1000, this.#afterMs), TIMER_MAX_MS));
   }
 
   /** Bring a fresh token in band; resolves to `{expires_at}` once the server took it. */
   async refresh(token) {
-    const fresh = token ?? (await this.#token(true));
+    const fresh = token ?? (await inTime(() => this.#options.token({ fresh: true })));
     if (this.state.name !== "live") return { expires_at: null }; // the next hello has it
+    if (fresh === null || fresh === undefined) throw new RunwireError("unauthenticated", "There is no token.");
+    const generation = this.#generation;
     const answer = await this.#session.command({ op: "refresh", id: this.#session.nextId(), token: fresh });
-    this.#refreshInTime(answer?.expires_at ?? null);
+    if (generation === this.#generation) this.#refreshInTime(answer?.expires_at ?? null);
     return answer;
   }
 
@@ -1241,32 +1274,20 @@ class Link {
     this.#show({ name: this.#attempt ? "reconnecting" : "connecting" });
     let token;
     try {
-      token = await this.#token(this.#needsFresh);
+      token = await inTime(() => this.#options.token({ fresh: this.#needsFresh }));
     } catch (error) {
       if (generation === this.#generation) this.#lost({ code: 1006, reason: `No token could be had: ${error.message}` });
       return;
     }
     if (generation !== this.#generation || this.isClosed) return;
     if (token === null || token === undefined) return this.#stop("expired", { code: 4501, reason: "There is no token." });
+    this.#isFresh = this.#needsFresh;
     this.#needsFresh = false;
     try {
       this.#connect(token);
     } catch (error) {
       this.#options.report(error);
       this.#stop("stopped", { code: null, reason: error.message });
-    }
-  }
-
-  /** Ask the caller for a token; one that does not come in time counts as none for now. */
-  async #token(fresh) {
-    let timer;
-    const late = new Promise((_resolve, reject) => {
-      timer = setTimeout(() => reject(new RunwireError("unavailable", `It did not come within ${TOKEN_MS / 1000} s.`)), TOKEN_MS);
-    });
-    try {
-      return await Promise.race([this.#options.token({ fresh }), late]);
-    } finally {
-      clearTimeout(timer);
     }
   }
 
@@ -1320,7 +1341,7 @@ class Link {
     this.#timers.life = setInterval(() => this.check(), Math.min(5000, Math.max(50, this.#life.ms / 8)));
     this.#refreshInTime(frame.expires_at ?? null);
     this.#show({ name: "live" });
-    this.#session.opened(frame);
+    if (!this.isClosed) this.#session.opened(frame); // the caller may have closed the client meanwhile
   }
 
   #notice(frame) {
@@ -1347,15 +1368,19 @@ class Link {
     const isBare = code === 1006 || code === 1005; // the close frame may be lost where the bye was not
     const end = { code: bye && isBare ? bye.code : code, reason: bye?.reason || reason || null };
     if (this.#openedAt && Date.now() - this.#openedAt >= STEADY_MS) this.#attempt = 0;
+    this.#openedAt = 0;
     this.#drop();
     this.#session.lost();
-    const action = afterClose(end.code);
+    // A token that was taken for a valid one (a laptop slept, a clock is wrong) does not end the session: a fresh one says.
+    const isStale = end.code === 4501 && this.#options.canRefresh && !this.#isFresh;
+    const action = isStale ? "refresh" : afterClose(end.code);
     if (action === "stop") return this.#stop(end.code === 4501 || end.code === 4507 ? "expired" : "stopped", end);
     this.#needsFresh ||= action === "refresh";
     this.#attempt += 1;
-    const afterS = bye?.after_s ?? 0;
+    const afterS = Math.max(0, bye?.after_s ?? 0);
     const delay = reconnectDelay(this.#attempt, { random: this.#options.random(), afterS });
-    this.#notBefore = Date.now() + afterS * 1000;
+    this.#afterMs = afterS * 1000;
+    this.#notBefore = Date.now() + this.#afterMs;
     this.#timers.reconnect = setTimeout(() => this.#open(), Math.min(delay, TIMER_MAX_MS));
     return this.#show({ name: "reconnecting", retryAt: Date.now() + delay, ...end });
   }
@@ -1401,7 +1426,7 @@ class Link {
     this.#isRefreshing = true;
     const generation = this.#generation;
     try {
-      const token = await this.#token(true);
+      const token = await inTime(() => this.#options.token({ fresh: true }));
       if (generation !== this.#generation) return;
       if (token === null || token === undefined) return this.#stop("expired", { code: 4501, reason: "The session is over." });
       await this.refresh(token);
@@ -1581,7 +1606,8 @@ class Reader {
   subscribe(onItems, onEnd = () => {}) {
     this.#take();
     let hasEnded = false;
-    this.#deliver = () => {
+    const deliver = () => {
+      if (this.#deliver === null) return; // closed since this call was asked for
       const items = [];
       let position = null;
       for (let item = this.#feed.take(); item !== undefined; item = this.#feed.take()) {
@@ -1595,14 +1621,15 @@ class Reader {
         this.#host.guard(() => onEnd(this.#feed.error));
       }
     };
-    this.#feed.overflow = this.#deliver;
-    if (this.#feed.length || this.#feed.isEnded) this.#host.notifier.call(this.#deliver);
+    this.#deliver = this.#feed.overflow = deliver;
+    if (this.#feed.length || this.#feed.isEnded) this.#host.notifier.call(deliver);
     return () => this.close();
   }
 
-  /** Read no more. */
+  /** Read no more: what is queued is not given out. */
   close() {
     this.#deliver = null;
+    this.#feed.clear();
     this.#feed.end();
     this.#host.session.close(this.#feed);
   }
@@ -1815,30 +1842,39 @@ class Client {
 
   /** Take the snapshot, over as many tries as it needs, then follow the thread from its seq. */
   async #load(feed, live) {
+    let fresh = false;
     for (let attempt = 1; !feed.isEnded && !this.#link.isClosed; attempt += 1) {
-      const answer = await this.#get(`v1/threads/${encodeURIComponent(feed.thread)}`);
+      const answer = await this.#get(`v1/threads/${encodeURIComponent(feed.thread)}`, fresh);
+      if (feed.isEnded) return undefined;
       if (answer.body) {
         const { body } = answer;
-        live.state = feed.shown = ThreadView.fromSnapshot(body);
+        try {
+          live.state = feed.shown = ThreadView.fromSnapshot(body);
+        } catch {
+          return feed.end(new RunwireError("bad_frame", "The server's snapshot cannot be read."));
+        }
         feed.last = body.seq;
         feed.log = body.log;
         feed.wake();
         return this.#follow(feed);
       }
       if (answer.error) return feed.end(answer.error);
-      await new Promise((resolve) => { setTimeout(resolve, reconnectDelay(attempt + 1, { random: this.#random() })); });
+      fresh = answer.status === 401;
+      await new Promise((resolve) => { setTimeout(resolve, reconnectDelay(attempt + 1, { random: this.#random() })).unref?.(); });
     }
     return feed.end(new RunwireError("closed", "The client is closed."));
   }
 
-  /** Ask for JSON: `{body}`, `{error}` if it never will be had, `{}` if not now. */
-  async #get(path) {
+  /** Ask for JSON: `{body}`, `{error}` if it never will be had, `{status}` or nothing if not now. */
+  async #get(path, fresh) {
     try {
-      const token = await this.#tokenOf(false);
-      const answer = await fetch(new URL(path, this.#host.root), { headers: { Authorization: `Bearer ${token}` } });
-      if (answer.ok) return { body: await answer.json() };
-      if (answer.status >= 500 || answer.status === 429 || answer.status === 401) return {};
-      return { error: refusal({ code: "not_found", message: "There is no such thread, or it is not yours.", ...(await answer.json().catch(() => ({}))) }) };
+      return await inTime(async (signal) => {
+        const token = await this.#tokenOf(fresh);
+        const answer = await fetch(new URL(path, this.#host.root), { headers: { Authorization: `Bearer ${token}` }, signal });
+        if (answer.ok) return { body: await answer.json() };
+        if (answer.status >= 500 || answer.status === 429 || answer.status === 401) return { status: answer.status };
+        return { error: refusal({ code: "not_found", message: "There is no such thread, or it is not yours.", ...(await answer.json().catch(() => ({}))) }) };
+      });
     } catch (error) {
       this.#report(error);
       return {};

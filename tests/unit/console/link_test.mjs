@@ -569,3 +569,150 @@ test("closing ends readers and sockets, and is idempotent", async () => {
   assert.equal(states.at(-1).name, "closed");
   assert.equal(states.filter(({ name }) => name === "closed").length, 1);
 });
+
+test("tokens that cannot be had are asked for ever more slowly, however long the last connection lived", async () => {
+  let isDown = false;
+  const { client, states } = await live({ token: undefined, getToken: () => { if (isDown) throw new Error("down"); return "t"; } });
+  await tick(10000);
+  isDown = true;
+  FakeSocket.last.die();
+  const waits = [];
+  for (let attempt = 0; attempt < 5; attempt += 1) {
+    waits.push(states.at(-1).retryAt - Date.now());
+    await tick(waits.at(-1));
+  }
+  assert.deepEqual(waits, [200, 400, 800, 1600, 3200]);
+  client.close();
+});
+
+test("a token that is refused though it was held to be valid is replaced once, then the session is over", async () => {
+  const asked = [];
+  const { states } = await begin({ token: undefined, getToken: ({ fresh }) => { asked.push(fresh); return `t${asked.length}`; } });
+  FakeSocket.last.die(4501); // a laptop has slept longer than the token lived
+  await tick(200);
+  assert.deepEqual(asked, [false, true]);
+  FakeSocket.last.welcome();
+  assert.equal(states.at(-1).name, "live");
+  FakeSocket.last.die(4501);
+  await tick(1000);
+  assert.deepEqual([asked.length, states.at(-1).name], [2, "expired"], "that one was fresh");
+});
+
+test("a refresh is not repeated on the next socket, whose hello has a token of its own", async () => {
+  const { client } = await live();
+  const refreshing = client.refresh("older");
+  await settle();
+  assert.equal(FakeSocket.last.commands("refresh").length, 1);
+  FakeSocket.last.die();
+  assert.deepEqual(await refreshing, { expires_at: null });
+  await tick(200);
+  FakeSocket.last.welcome();
+  assert.equal(FakeSocket.last.commands("refresh").length, 0);
+  client.close();
+});
+
+test("a signal that ends many commands holds none of those that are done", async () => {
+  const { client } = await live();
+  let held = 0;
+  const signal = { throwIfAborted() {}, addEventListener: () => { held += 1; }, removeEventListener: () => { held -= 1; } };
+  const done = client.cancel("run_1", { signal });
+  await settle();
+  FakeSocket.last.say({ op: "reply", id: FakeSocket.last.commands("cancel")[0].id, ok: true, data: {} });
+  await done;
+  const waiting = client.cancel("run_2", { signal });
+  await settle();
+  client.close();
+  await assert.rejects(waiting, { code: "closed" });
+  assert.equal(held, 0);
+});
+
+test("who has stopped reading is not called any more, and gets nothing of what was queued", async () => {
+  const { client } = await live();
+  const calls = [];
+  const stop = client.events("th_1").subscribe((items) => calls.push(items.length), () => calls.push("end"));
+  const reader = client.events("th_1");
+  const iterated = [];
+  const reading = (async () => { for await (const item of reader) { iterated.push(item.seq); reader.close(); } })();
+  subscribe(FakeSocket.last);
+  subscribe(FakeSocket.last); // for the second reader, which came before the answer
+  FakeSocket.last.say(event(1), event(2));
+  stop();
+  await reading;
+  await tick(1000);
+  client.close();
+  await tick(1000);
+  assert.deepEqual([calls, iterated], [[], [1]]);
+});
+
+test("a server that ends each subscription as soon as it began is not asked as fast as it answers", async () => {
+  const { client } = await live();
+  client.view("th_1");
+  const socket = FakeSocket.last;
+  for (let round = 0; round < 200; round += 1) {
+    socket.say(answer(socket.commands("subscribe").at(-1)), { op: "unsubscribed", id: null, thread: "th_1", reason: "of_a_newer_server" });
+  }
+  const asked = socket.commands("subscribe").length;
+  assert.ok(asked > 1 && asked <= 7, `at once: ${asked}`);
+  client.close();
+});
+
+test("a wait of minutes that the server asked for is not cut short by a tab that is shown", async () => {
+  const { client } = await live();
+  FakeSocket.last.say({ op: "bye", code: 4029, reconnect: true, after_s: 300, reason: "Slower." });
+  FakeSocket.last.die();
+  client.reconnectNow();
+  await tick(299_000);
+  assert.equal(FakeSocket.all.length, 1);
+  await tick(1000);
+  assert.equal(FakeSocket.all.length, 2);
+  client.close();
+});
+
+/** Answer what the client asks for over HTTP; returns what was asked with. */
+function overHttp(t, ...answers) {
+  const asked = [];
+  const real = globalThis.fetch;
+  t.after(() => { globalThis.fetch = real; });
+  globalThis.fetch = (url, options) => {
+    asked.push(options);
+    const next = answers.shift();
+    return next === undefined ? new Promise((_, reject) => options.signal?.addEventListener("abort", () => reject(options.signal.reason))) : Promise.resolve(next);
+  };
+  return asked;
+}
+const json = (body, status = 200) => ({ ok: status < 400, status, json: async () => body });
+const SNAPSHOT = { thread: "th_1", title: null, log: "k1", seq: 4, messages: [], runs: [] };
+
+test("a snapshot that is refused for its token is asked for with a fresh one", async (t) => {
+  const asked = overHttp(t, json({}, 401), json(SNAPSHOT));
+  const { client } = await live({ token: undefined, getToken: ({ fresh }) => (fresh ? "fresh" : "stale") });
+  const view = client.view("th_1", { from: "snapshot" });
+  await settle();
+  await tick(2000);
+  assert.deepEqual(asked.map(({ headers }) => headers.Authorization), ["Bearer stale", "Bearer fresh"]);
+  assert.deepEqual(view.position, { log: "k1", seq: 4 });
+  client.close();
+});
+
+test("a snapshot that a dead network swallows is asked for again", async (t) => {
+  const asked = overHttp(t, undefined, json(SNAPSHOT));
+  const { client } = await live();
+  const view = client.view("th_1", { from: "snapshot" });
+  await settle();
+  for (let second = 0; second < 40; second += 1) {
+    FakeSocket.last.say({ op: "ping" });
+    await tick(1000);
+  }
+  assert.equal(asked.length, 2);
+  assert.deepEqual(view.position, { log: "k1", seq: 4 });
+  client.close();
+});
+
+test("a snapshot that cannot be read ends the view with a reason, and no rejection goes unhandled", async (t) => {
+  overHttp(t, json({ messages: [{}] }));
+  const { client } = await live();
+  const view = client.view("th_1", { from: "snapshot" });
+  await settle();
+  assert.equal(view.error.code, "bad_frame");
+  client.close();
+});
