@@ -11,13 +11,14 @@ import hashlib
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, pairwise
-from typing import BinaryIO, Final, Literal
+from typing import Annotated, Any, BinaryIO, Final, Literal
 
 import msgspec
 
 from runwire.errors import ProtocolError
+from runwire.protocol.events import TERMINAL_TYPES
 from runwire.protocol.ids import ID_PATTERN
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 FORMAT: Final = 1
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # that every database has room for
+
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024  # the longest holds one segment, pinned history or stored value
 
 
@@ -55,7 +58,7 @@ class Header(_Line, frozen=True, tag="export"):
     format: int  # another number than FORMAT is another format
     release: str  # of Runwire that wrote it
     log: str  # the history it was taken of; who imports it begins another
-    created_at: int  # ms UTC, like all times
+    created_at: _Whole  # ms UTC, like all times
     user: str | None  # the name of the only user in it; None: everybody
     counts: Mapping[str, int]  # how many lines of each kind follow
 
@@ -66,10 +69,10 @@ class Account(_Line, frozen=True, tag="account"):
     user: str
     name: str
     status: Literal["active", "disabled"]
-    epoch: int
+    epoch: _Whole
     roles: list[str]
     password_hash: str | None  # argon2id
-    created_at: int
+    created_at: _Whole
 
 
 class ApiKey(_Line, frozen=True, tag="api_key"):
@@ -79,9 +82,9 @@ class ApiKey(_Line, frozen=True, tag="api_key"):
     user: str
     secret_hash: str  # SHA-256, hexadecimal
     label: str
-    created_at: int
-    expires_at: int | None
-    revoked_at: int | None
+    created_at: _Whole
+    expires_at: _Whole | None
+    revoked_at: _Whole | None
     reason: str | None
 
 
@@ -91,7 +94,7 @@ class User(_Line, frozen=True, tag="user"):
     user: str
     iss: str
     sub: str
-    created_at: int
+    created_at: _Whole
 
 
 class Thread(_Line, frozen=True, tag="thread"):
@@ -100,10 +103,10 @@ class Thread(_Line, frozen=True, tag="thread"):
     thread: str
     user: str
     title: str | None
-    head: int
-    floor: int
-    created_at: int
-    updated_at: int
+    head: _Whole
+    floor: _Whole
+    created_at: _Whole
+    updated_at: _Whole
 
 
 class Run(_Line, frozen=True, tag="run"):
@@ -113,31 +116,31 @@ class Run(_Line, frozen=True, tag="run"):
     thread: str
     agent: str
     message: str
-    after: int
-    seq: int
+    after: _Whole
+    seq: _Whole
     status: Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
-    attempt: int
-    ordinal: int
+    attempt: _Whole
+    ordinal: _Whole
     handed_over: str | None
     cancel_by: str | None
     cancel_reason: str | None
     error: str | None  # JSON
-    started_seq: int | None
-    terminal_seq: int | None
+    started_seq: _Whole | None
+    terminal_seq: _Whole | None
     idempotency_key: str | None
     fingerprint: str | None
-    created_at: int
-    ended_at: int | None
-    compacted_at: int | None
+    created_at: _Whole
+    ended_at: _Whole | None
+    compacted_at: _Whole | None
     pinned: str | None  # what a replay reads again: JSON
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An event of a segment."""
 
-    seq: int
+    seq: _Whole
     type: str
-    ts: int
+    ts: _Whole
     data: msgspec.Raw
     scope: str
 
@@ -147,10 +150,10 @@ class Segment(_Line, frozen=True, tag="segment"):
 
     thread: str
     run: str
-    first_seq: int
-    last_seq: int
-    attempt: int
-    ordinal: int | None
+    first_seq: _Whole
+    last_seq: _Whole
+    attempt: _Whole
+    ordinal: _Whole | None
     events: list[Event]  # seq ascending
 
 
@@ -177,6 +180,10 @@ _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Header | Account | ApiKey | User | Thread | Run | Segment | Blob | End)
 _LINE: Final = re.compile(rb'\{"crc":"([0-9a-f]{8})",(.*)\n', re.DOTALL)
 _ID: Final = re.compile(ID_PATTERN)
+_NAME: Final = re.compile(r"[\w.@+-]{1,128}")
+_PASSWORD_HASH: Final = re.compile(r"\$argon2id\$(?:v=\d+\$)?m=(\d{1,7}),t=(\d{1,3}),p=(\d{1,2})\$[!-~]{1,512}")
+_HASH_MEMORY_KIB: Final = 1_048_576  # who signs in spends what the hash says
+_ROLES: Final = 64
 _PLACE: Final = {kind: place for place, kind in enumerate(KINDS)}
 
 
@@ -259,6 +266,8 @@ def _decoded(line: bytes, number: int) -> Header | Record | End:
         record: Header | Record | End = _decoder.decode(b"{" + found[2])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"Line {number}: {error}.") from error
+    except RecursionError:
+        raise Damaged(f"Line {number}: it is nested too deeply.") from None
     _check(record, number)
     return record
 
@@ -268,16 +277,65 @@ def _check(record: Header | Record | End, number: int) -> None:
     if isinstance(record, Header):
         if record.format != FORMAT:
             raise Damaged(f"The export has format {record.format}; this release reads {FORMAT}: upgrade Runwire.")
-    elif isinstance(record, Segment):
-        seqs = [event.seq for event in record.events]
-        is_within = not seqs or (record.first_seq <= seqs[0] and seqs[-1] <= record.last_seq)
-        is_rising = all(before < seq for before, seq in pairwise(seqs))
-        if not (1 <= record.first_seq <= record.last_seq and is_within and is_rising):
-            raise Damaged(f"Line {number}: the seqs of its events do not fit.")
-    for name in ("user", "key", "thread", "run", "message"):
+        return
+    for name in ("user", "key", "thread", "run", "message", "ref"):
         ident = getattr(record, name, None)
-        if not isinstance(record, Header) and ident is not None and not _ID.match(ident):
+        if ident is not None and not _ID.fullmatch(ident):
             raise Damaged(f"Line {number}: `{name}` is no id.")
+    check = _FAULTS.get(type(record))
+    fault = check(record) if check else None
+    if fault is not None:
+        raise Damaged(f"Line {number}: {fault}.")
+
+
+def _fault_of_account(account: Account) -> str | None:
+    if not _NAME.fullmatch(account.name):
+        return "`name` is no name of a user"
+    if len(account.roles) > _ROLES or not all(_ID.fullmatch(role) for role in account.roles):
+        return "`roles` are none"
+    if account.password_hash is not None:
+        found = _PASSWORD_HASH.fullmatch(account.password_hash)
+        if found is None or int(found[1]) > _HASH_MEMORY_KIB or int(found[2]) > 100:
+            return "`password_hash` is no argon2id hash, or costs too much to check"
+    return None
+
+
+def _fault_of_run(run: Run) -> str | None:
+    is_over = run.status in ("completed", "failed", "cancelled")
+    if (run.terminal_seq is not None, run.ended_at is not None) != (is_over, is_over):
+        return "its end does not fit its status"
+    if not all(text is None or _is_json(text, dict[str, Any]) for text in (run.error, run.pinned)):
+        return "`error` or `pinned` is no JSON object"
+    return None
+
+
+def _fault_of_segment(segment: Segment) -> str | None:
+    seqs = [event.seq for event in segment.events]
+    is_within = not seqs or (segment.first_seq <= seqs[0] and seqs[-1] <= segment.last_seq)
+    is_rising = all(before < seq for before, seq in pairwise(seqs))
+    if not (1 <= segment.first_seq <= segment.last_seq and is_within and is_rising):
+        return "the seqs of its events do not fit"
+    if not all(_ID.fullmatch(event.type) and bytes(event.data).startswith(b"{") for event in segment.events):
+        return "an event has no type, or its data is no JSON object"
+    ends = [event.seq for event in segment.events if event.type in TERMINAL_TYPES]
+    return None if ends in ([], [segment.last_seq]) else "a run goes on after its end"
+
+
+_FAULTS: Final[Mapping[type[Any], Callable[[Any], str | None]]] = {
+    Account: _fault_of_account,
+    Thread: lambda thread: None if thread.floor <= thread.head else "its floor lies above its head",
+    Run: _fault_of_run,
+    Segment: _fault_of_segment,
+    Blob: lambda blob: None if _is_json(blob.data, msgspec.Raw) else "its data is no JSON",
+}
+
+
+def _is_json(text: str, kind: Any) -> bool:
+    try:
+        msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
 
 
 def _check_end(end: End, number: int, header: Header | None, counts: Counter[str], sha256: str) -> None:

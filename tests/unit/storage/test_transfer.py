@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typing_extensions import Buffer
 
 import runwire.storage.schema_auth  # noqa: F401  # its tables join the same metadata
-from runwire.errors import Conflict, NotFound, ProtocolError
+from runwire.errors import ConfigurationError, Conflict, NotFound, ProtocolError, Unavailable
 from runwire.protocol.events import AgentCompleted, AgentStarted, AgentThinking, emitted
 from runwire.storage.base import Batch, IncomingMessage, RunEnd
 from runwire.storage.schema import metadata
 from runwire.storage.sqlite.archives import export_file, import_file
+from runwire.storage.sqlite.backup import back_up_file
+from runwire.storage.sqlite.copies import _seal, adopt
+from runwire.storage.sqlite.prepare import prepare
 from runwire.storage.sqlite.storage import SqliteStorage
 from runwire.storage.transfer import KINDS, Damaged, read_export
 
 REF = "blob_" + "5f" * 16
+HASH = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2g"
 PINNED = b'{"history":["\xc3\xa4\\n"]}'
 
 
@@ -32,7 +38,7 @@ async def source(tmp_path: Path) -> Path:
     """A database that has one of everything: ended, running and queued runs, a deleted thread, disabled people."""
     path = tmp_path / "source" / "runwire.db"
     storage = await SqliteStorage.open(path)
-    ann = await storage.auth.create_user("ann", roles=("user", "operator"), password_hash="$argon2id$x")
+    ann = await storage.auth.create_user("ann", roles=("user", "operator"), password_hash=HASH)
     bob = await storage.auth.create_user("bob")
     await storage.auth.create_key(ann.user, key="key_1", secret_hash=b"\x01" * 32, label="ci", ttl_s=60)
     await storage.auth.create_key(bob.user, key="key_2", secret_hash=b"\x02" * 32)
@@ -114,7 +120,7 @@ async def test_what_goes_round_is_the_same(source: Path, tmp_path: Path) -> None
     assert ann is not None
     assert bob is not None
     assert (bob.status, bob.epoch, ann.roles) == ("disabled", 2, ("operator", "user"))
-    assert await after.auth.password_hash(ann.user) == "$argon2id$x"
+    assert await after.auth.password_hash(ann.user) == HASH
     assert [key.revoked_at is None for key in await after.auth.list_keys(bob.user)] == [False]
     for user in (ann.user, bob.user):
         assert await after.threads.list(user) == await before.threads.list(user)
@@ -229,7 +235,7 @@ DAMAGES: dict[str, tuple[Callable[[list[bytes]], bytes], str]] = {
         lambda lines: b"".join(lines).replace(b"first of bob", b"First of bob"),
         r"Line \d+: it is not what",
     ),
-    "a line missing": (without(8), r"Line \d+: (lines are missing|this \w+ names something)"),
+    "a line missing": (without(8), r"lines are missing|this \w+ names something|not where it says"),
     "a line doubled": (lambda lines: b"".join([*lines[:3], *lines[2:]]), r"Line 4: the database refuses it"),
     "two lines swapped": (
         lambda lines: b"".join([*lines[:1], lines[2], lines[1], *lines[3:]]),
@@ -285,6 +291,107 @@ def test_damage_is_named_and_leaves_nothing(source: Path, tmp_path: Path, name: 
         imported(tmp_path, damaged)
     assert [file.name for file in (tmp_path / "target").iterdir()] == ["runwire.db.lock"]
     imported(tmp_path, text)  # and the way is free
+
+
+def changed(kind: str, **members: object) -> Callable[[list[dict[str, Any]]], None]:
+    """Give what changes members of the first line of a kind."""
+
+    def change(records: list[dict[str, Any]]) -> None:
+        next(record for record in records if record["kind"] == kind).update(members)
+
+    return change
+
+
+def two_ends(records: list[dict[str, Any]]) -> None:
+    events = next(r["events"] for r in records if r["kind"] == "segment" and len(r["events"]) > 1)
+    events[-2] |= {"type": "agent_completed", "data": events[-1]["data"]}
+
+
+def no_start(records: list[dict[str, Any]]) -> None:
+    events = next(r["events"] for r in records if r["kind"] == "segment" and len(r["events"]) > 1)
+    del events[0]
+
+
+# What an export never has, sealed as if it were one: somebody may have written it by hand.
+CRAFTED: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str]] = {
+    "an id with a line end": (changed("thread", thread="th_1\n"), r"`thread` is no id"),
+    "a ref that is a path": (changed("blob", ref="../x"), r"`ref` is no id"),
+    "a floor above the head": (changed("thread", floor=99), r"its floor lies above"),
+    "a negative number": (changed("run", attempt=-1), r">= 0"),
+    "a number for no database": (changed("run", attempt=2**63), r"<= 9223372036854775807"),
+    "an error that is no JSON": (changed("run", error="{nope"), r"no JSON object"),
+    "a pinned value that is no JSON": (changed("run", pinned="[]"), r"no JSON object"),
+    "a large value that is no JSON": (changed("blob", data="{nope"), r"its data is no JSON"),
+    "an end without a time": (changed("run", ended_at=None), r"its end does not fit"),
+    "a message elsewhere": (changed("run", seq=3), r"of run run_\w+ is not where it says"),
+    "an end elsewhere": (changed("run", terminal_seq=2), r"of run run_\w+ is not where it says"),
+    "two ends": (two_ends, r"a run goes on after its end"),
+    "no start": (no_start, r"of run run_\w+ is not where it says"),
+    "a name for a terminal": (changed("account", name="ann\x1b[2J"), r"`name` is no name"),
+    "a password that costs 4 GiB": (
+        changed("account", password_hash=HASH.replace("m=65536", "m=4194304")),
+        r"costs too much",
+    ),
+    "a password of another kind": (changed("account", password_hash="$2b$12$x"), r"no argon2id hash"),
+    "data that is no object": (
+        changed("segment", events=[{"seq": 1, "type": "custom", "ts": 1, "data": 5, "scope": ""}]),
+        r"no JSON object",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_what_no_export_has_is_refused_however_well_it_is_sealed(source: Path, tmp_path: Path, name: str) -> None:
+    craft, sentence = CRAFTED[name]
+    records = [json.loads(line) for line in exported(source).splitlines()]
+    craft(records)
+    with pytest.raises(Damaged, match=sentence):
+        imported(tmp_path, resealed([written(record) for record in records]))
+
+
+def written(record: dict[str, Any]) -> bytes:
+    body = json.dumps(record, separators=(",", ":")).replace(f'{{"crc":"{record["crc"]}",', "", 1).encode()
+    return b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body)
+
+
+def test_a_line_that_is_nested_without_end_is_refused(source: Path, tmp_path: Path) -> None:
+    lines = exported(source).splitlines(keepends=True)
+    at = next(n for n, line in enumerate(lines) if b'"kind":"segment"' in line)
+    deep = b"[" * 100_000 + b"]" * 100_000
+    body = lines[at][len(b'{"crc":"00000000",') : -1].replace(b'"data":{', b'"data":{"deep":' + deep + b",", 1)
+    lines[at] = b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body)
+    with pytest.raises(Damaged, match="nested too deeply"):
+        imported(tmp_path, b"".join(lines))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "CREATE TRIGGER spy AFTER INSERT ON auth_key BEGIN UPDATE thread SET title = hex(new.secret_hash); END",
+        "CREATE VIEW spy AS SELECT 1",
+    ],
+)
+def test_a_backup_with_code_in_it_is_refused(source: Path, tmp_path: Path, code: str) -> None:
+    back_up_file(source, tmp_path / "backup.db")
+    adopt(tmp_path / "backup.db")
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as connection:
+        connection.execute(code)
+        connection.execute("UPDATE meta SET log = 'x'")
+        connection.commit()
+    with pytest.raises(ProtocolError, match="code of its own"):
+        import_file(tmp_path / "new" / "runwire.db", tmp_path / "backup.db")
+    # Sealed, and put in the place of a data file by hand.
+    _seal(tmp_path / "backup.db")
+    with pytest.raises(ConfigurationError, match="code of its own"):
+        prepare(tmp_path / "backup.db")
+
+
+def test_a_pipe_is_no_file_to_import(source: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    held = os.open(tmp_path / "pipe", os.O_RDWR)  # or opening it would wait for somebody who writes
+    with pytest.raises(Unavailable, match="is a pipe"):
+        import_file(tmp_path / "new" / "runwire.db", tmp_path / "pipe")
+    os.close(held)
 
 
 def test_every_byte_that_is_cut_off_is_missed(source: Path) -> None:

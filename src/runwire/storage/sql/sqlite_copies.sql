@@ -20,6 +20,10 @@ PRAGMA secure_delete = ON
 -- name: integrity
 PRAGMA integrity_check(1)
 
+-- What a database of ours never has, and what would run whenever somebody reads or writes.
+-- name: foreign_code
+SELECT type || ' ' || name FROM sqlite_schema WHERE type IN ('trigger', 'view') OR sql LIKE 'CREATE VIRTUAL %' LIMIT 1
+
 -- name: log
 SELECT log FROM meta WHERE key = 1
 

@@ -116,3 +116,17 @@ GROUP BY t.key
 HAVING coalesce(max(s.last_seq), t.floor) <> t.head OR coalesce(min(s.first_seq), t.floor + 1) > t.floor + 1
   OR sum(s.before IS NOT NULL AND s.first_seq > t.floor + 1 AND s.first_seq <> s.before + 1) > 0
 LIMIT 1
+
+-- Where a run says that its events lie, they lie: its message, its start and its end, if retention left them.
+-- name: misplaced
+SELECT r.id FROM run r JOIN thread t ON t.key = r.thread_key
+WHERE r.seq > t.floor AND NOT EXISTS (
+    SELECT 1 FROM segment s WHERE s.thread_key = t.key AND s.first_seq = r.seq AND s.run_key = r.key)
+  OR r.terminal_seq > t.floor AND NOT EXISTS (
+    SELECT 1 FROM segment s WHERE s.run_key = r.key AND (s.flags & 2) <> 0 AND s.last_seq = r.terminal_seq)
+  OR r.started_seq > t.floor AND NOT EXISTS (
+    SELECT 1 FROM segment s
+    WHERE s.run_key = r.key AND (s.flags & 1) <> 0 AND r.started_seq BETWEEN s.first_seq AND s.last_seq)
+  OR (r.terminal_seq IS NULL AND EXISTS (SELECT 1 FROM segment s WHERE s.run_key = r.key AND (s.flags & 2) <> 0))
+  OR (r.started_seq IS NULL AND EXISTS (SELECT 1 FROM segment s WHERE s.run_key = r.key AND (s.flags & 1) <> 0))
+LIMIT 1

@@ -17,7 +17,7 @@ from runwire.storage.migrations import REVISIONS
 from runwire.storage.placing import sync, unwritable
 from runwire.storage.sql import load
 from runwire.storage.sqlite.backup import reading
-from runwire.storage.sqlite.copies import Progress, adopt, mark, tables_of
+from runwire.storage.sqlite.copies import Progress, adopt, foreign_code, mark, tables_of
 from runwire.storage.sqlite.lock import OwnerLock
 from runwire.storage.sqlite.transfer import count, dump, fill
 from runwire.storage.transfer import FORMAT, Header, read_export, write_export
@@ -137,6 +137,8 @@ def _opened(source: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise Unavailable(f"{source} cannot be read ({error.strerror}).", field="FILE") from error
     with file:
+        if not file.seekable():
+            raise Unavailable(f"{source} is a pipe: write it to a file, and import that.", field="FILE")
         yield file
 
 
@@ -208,6 +210,8 @@ def _check_backup(part: Path, source: Path, *, is_sealed: bool) -> str:
     with closing(sqlite3.connect(part, isolation_level=None)) as connection:
         if "alembic_version" not in tables_of(connection):
             raise ProtocolError(f"{source} is a database, but not one of Runwire.")
+        if (code := foreign_code(connection)) is not None:
+            raise ProtocolError(f"{source} is no backup of Runwire: it has code of its own ({code}).")
         revision: str = connection.execute(_SQL["revision"]).fetchone()[0]
         if revision not in REVISIONS:
             raise ProtocolError(f"{source} is of a newer release (revision {revision}): upgrade Runwire.")

@@ -24,7 +24,7 @@ from runwire.storage.base_upkeep import BackedUp
 from runwire.storage.placing import placed, unwritable
 from runwire.storage.sql import load
 
-__all__ = ["Progress", "adopt", "begin_history", "copy_database", "mark", "tables_of"]
+__all__ = ["Progress", "adopt", "begin_history", "copy_database", "foreign_code", "mark", "tables_of"]
 
 Progress = Callable[[int, int], None]  # (done, in all); what it raises ends the work
 
@@ -138,6 +138,12 @@ def begin_history(connection: sqlite3.Connection) -> None:
 def _forget_secrets(connection: sqlite3.Connection) -> None:
     for table in tables_of(connection).intersection(_SECRETS):  # an older revision may not have them all
         connection.execute(_COPY_SQL[_SECRETS[table]])
+
+
+def foreign_code(connection: sqlite3.Connection) -> str | None:
+    """Name a trigger, view or virtual table, of which a database of ours has none; ask before any other statement."""
+    row = connection.execute(_COPY_SQL["foreign_code"]).fetchone()
+    return None if row is None else ascii(row[0])
 
 
 def tables_of(connection: sqlite3.Connection) -> set[str]:

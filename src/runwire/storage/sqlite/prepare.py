@@ -13,7 +13,7 @@ import msgspec
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.storage.migrations import REVISIONS
 from runwire.storage.sql import load
-from runwire.storage.sqlite.copies import adopt, begin_history, copy_database
+from runwire.storage.sqlite.copies import adopt, begin_history, copy_database, foreign_code
 from runwire.storage.sqlite.lock import OwnerLock
 
 __all__ = ["Prepared", "connect_reader", "prepare"]
@@ -79,11 +79,13 @@ def _open(path: Path, lock: OwnerLock) -> Prepared:
     try:
         # Before SQLite does it: the log and index beside the file take over its mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        adopt(path)
+        is_copy = adopt(path)
     except OSError as error:
         raise ConfigurationError([f"{path} cannot be opened: {error.strerror}."]) from error
     connection = _connect_writer(path)
     try:
+        if is_copy:
+            _refuse_code(path, connection)
         _migrate(path, connection)
         begin_history(connection)
         connection.execute(_SQL["make_meta"], (secrets.token_hex(6),))
@@ -106,6 +108,12 @@ def _connect_writer(path: Path) -> sqlite3.Connection:
     for setting in ("synchronous", "foreign_keys", "cache_size", "journal_size_limit"):
         connection.execute(_SQL[setting]).fetchall()
     return connection
+
+
+def _refuse_code(path: Path, connection: sqlite3.Connection) -> None:
+    code = foreign_code(connection)
+    if code is not None:
+        raise ConfigurationError([f"{path} is no backup of Runwire: it has code of its own ({code})."])
 
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:

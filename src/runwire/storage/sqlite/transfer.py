@@ -135,6 +135,9 @@ def fill(connection: sqlite3.Connection, lines: Iterable[tuple[int, Header | Rec
     gap = connection.execute(_SQL["gaps"]).fetchone()
     if gap is not None:
         raise Damaged(f"The events of thread {gap[0]} have a gap, or do not end at its head.")
+    misplaced = connection.execute(_SQL["misplaced"]).fetchone()
+    if misplaced is not None:
+        raise Damaged(f"The message, start or end of run {misplaced[0]} is not where it says.")
     return counts
 
 
