@@ -238,3 +238,29 @@ test("anchors are those of the guide's links", () => {
   assert.equal(slug("What `kill -9` looks like"), "what-kill--9-looks-like");
   assert.equal(slug("ctx.tool"), "ctxtool");
 });
+
+test("no line of a text, however long and odd, stops the page", () => {
+  const spaces = " ".repeat(60000);
+  const before = performance.now();
+  for (const line of [`# a${spaces}b`, `# ${"#".repeat(60000)}x`, `-${spaces}x`, `|\n${spaces}x`, `${spaces}x`]) assert.equal(splitBlocks(line).length, 1);
+  const ms = performance.now() - before;
+  assert.ok(ms < 2000, `${ms} ms`); // it was 20 s
+});
+
+test("a thread of thousands of runs, and a run of thousands of calls, are made into rows while they grow", () => {
+  const rows = begin();
+  const before = performance.now();
+  for (let n = 0; n < 2000; n += 1) {
+    play(rows, "user_message", { message: `u${n}`, content: "x" }, `run_${n}`);
+    play(rows, "message_completed", { message: `m${n}`, content: "y" }, `run_${n}`);
+  }
+  assert.equal(rows.rows.length, 4000);
+  for (let n = 0; n < 5000; n += 1) play(rows, "tool_executing", { call: `c${n}`, step: "s", try: 1, name: "n", args: {} });
+  play(rows, "message_started", { message: "m" });
+  for (let n = 0; n < 20; n += 1) {
+    play(rows, "text_delta", { message: "m", offset: n, text: "x" });
+    assert.equal(rows.rows.length, 9001);
+  }
+  const ms = performance.now() - before;
+  assert.ok(ms < 5000, `${ms} ms`);
+});

@@ -168,6 +168,9 @@ class Page {
 
   #applied(event) {
     this.events.push(event);
+    if (this.events.length > EVENTS_HELD + EVENTS_SHOWN) {
+      this.eventsDrawn = Math.max(0, this.eventsDrawn - this.events.splice(0, EVENTS_SHOWN).length);
+    }
     if (this.catchUp) {
       this.catchUp.count += 1;
       clearTimeout(this.catchUp.timer);
@@ -315,8 +318,8 @@ class Page {
   }
 
   #nameThread(event) {
-    const row = this.rows.rows.find((found) => found.kind === "user");
-    if (row?.seq === event.seq) this.threads.name(this.live.thread, event.data.content);
+    const { value: first } = this.live.state.messages.values().next();
+    if (first?.seq === event.seq) this.threads.name(this.live.thread, event.data.content);
   }
 
   async #loadEarlier() {
@@ -386,11 +389,6 @@ class Page {
 
   #drawEvents() {
     const list = at("events-list");
-    const tooMany = this.events.length - EVENTS_HELD;
-    if (tooMany > 0) {
-      this.events.splice(0, tooMany);
-      this.eventsDrawn = Math.max(0, this.eventsDrawn - tooMany);
-    }
     const from = Math.max(this.eventsDrawn, this.events.length - EVENTS_SHOWN);
     const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_BOTTOM_PX;
     for (const event of this.events.slice(from)) {
@@ -465,8 +463,9 @@ class Page {
 
   #announceAnswer(event) {
     // Words of a stream are no live region; the whole answer is said once.
+    if (this.catchUp) return;
     const message = this.rows.rows.findLast((row) => row.run === event.run && row.kind === "message");
-    if (message && !this.catchUp) at("announce").textContent = `Answer: ${message.text}`;
+    if (message) at("announce").textContent = `Answer: ${message.text}`;
   }
 
   #linkTo(href) {

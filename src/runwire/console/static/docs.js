@@ -1,6 +1,6 @@
 // A page of the documentation, from its Markdown.
 
-import { renderBlock, safeLink, splitBlocks } from "./markdown.js";
+import { renderBlock, safeLink, slug, splitBlocks } from "./markdown.js";
 
 const root = new URL(".", import.meta.url);
 const docs = new URL("docs/", root);
@@ -45,6 +45,7 @@ const article = document.getElementById("text");
 for (const block of splitBlocks(text ?? folder() ?? missing())) {
   article.append(renderBlock(block, link));
 }
+for (const heading of article.querySelectorAll("h2, h3, h4, h5, h6")) heading.id = slug(heading.textContent);
 const title = article.querySelector("h2")?.textContent;
 if (title) document.title = `${title} · Runwire`;
 nav.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });

@@ -6,6 +6,11 @@ const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const RULE = /^\s*([-*_])(\s*\1){2,}\s*$/;
 const TABLE_RULE = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 
+// Of what nobody writes by hand only the text is shown: patterns that go back over a line of 60,000 signs, or quotes in
+// quotes as deep, would stop the page.
+const MAX_LINE = 2000;
+const MAX_DEPTH = 8;
+
 /** Split a text into its blocks; streaming changes only the last one. */
 export function splitBlocks(text) {
   const blocks = [];
@@ -16,7 +21,8 @@ export function splitBlocks(text) {
     lines = [];
   };
   for (const line of text.split("\n")) {
-    const mark = FENCE.exec(line);
+    const isPlain = line.length > MAX_LINE;
+    const mark = isPlain ? null : FENCE.exec(line);
     if (fence) {
       lines.push(line);
       if (mark && mark[1].startsWith(fence) && line.trim() === mark[1]) {
@@ -29,12 +35,12 @@ export function splitBlocks(text) {
       lines.push(line);
     } else if (!line.trim()) {
       close();
-    } else if (HEADING.test(line) || RULE.test(line)) {
+    } else if (!isPlain && (HEADING.test(line) || RULE.test(line))) {
       close();
       lines.push(line);
       close();
     } else {
-      if (lines.length === 1 && ITEM.test(line) && !ITEM.test(lines[0]) && !line.startsWith(" ")) close();
+      if (lines.length === 1 && !isPlain && ITEM.test(line) && !ITEM.test(lines[0]) && !line.startsWith(" ")) close();
       lines.push(line);
     }
   }
@@ -43,10 +49,11 @@ export function splitBlocks(text) {
 }
 
 /** Render one block. `link(href)` maps a link's address to the one to show, or null for none. */
-export function renderBlock(block, link) {
+export function renderBlock(block, link, depth = 0) {
   const lines = block.split("\n");
-  const fence = FENCE.exec(lines[0]);
-  if (fence) return codeBlock(lines, fence);
+  const fence = lines[0].length > MAX_LINE ? null : FENCE.exec(lines[0]);
+  if (fence) return codeBlock(lines, fence); // whose lines may be of any length
+  if (depth === MAX_DEPTH || lines.some((line) => line.length > MAX_LINE)) return inlined("p", lines.join(" "), link);
   const heading = HEADING.exec(lines[0]);
   if (heading && lines.length === 1) return headingBlock(heading, link);
   if (RULE.test(lines[0]) && lines.length === 1) return document.createElement("hr");
@@ -55,7 +62,7 @@ export function renderBlock(block, link) {
   if (lines.every((line) => line.startsWith(">"))) {
     const quote = document.createElement("blockquote");
     const inner = lines.map((line) => line.replace(/^>\s?/, "")).join("\n");
-    for (const part of splitBlocks(inner)) quote.append(renderBlock(part, link));
+    for (const part of splitBlocks(inner)) quote.append(renderBlock(part, link, depth + 1));
     return quote;
   }
   return inlined("p", lines.join(" "), link);
@@ -71,7 +78,7 @@ export function safeLink(href, base) {
   }
 }
 
-/** The anchor of a heading, as the guide's links have it. */
+/** The anchor of a heading in the documentation, as its links have it. */
 export function slug(title) {
   return title.toLowerCase().replace(/[`*]/g, "").replace(/[^\p{L}\p{N}_\- ]/gu, "").replaceAll(" ", "-");
 }
@@ -101,9 +108,8 @@ function codeBlock(lines, fence) {
 
 function headingBlock([, marks, title], link) {
   // The page has its own h1: an answer's headings begin below it.
-  const element = inlined(`h${Math.min(marks.length + 1, 6)}`, title, link);
-  element.id = slug(title);
-  return element;
+  // No id: an answer with the heading "Message" would be found in place of the message field.
+  return inlined(`h${Math.min(marks.length + 1, 6)}`, title, link);
 }
 
 function list(lines, link) {
@@ -124,7 +130,7 @@ function list(lines, link) {
     close();
     const indent = match[1].length;
     while (open.length > 1 && indent < open.at(-1).indent) open.pop();
-    if (item && indent > open.at(-1).indent + 1) {
+    if (item && indent > open.at(-1).indent + 1 && open.length < MAX_DEPTH) {
       const nested = document.createElement(/\d/.test(match[2]) ? "ol" : "ul");
       item.append(nested);
       open.push({ indent, element: nested });
@@ -182,7 +188,7 @@ function inlined(tag, text, link) {
 
 // `code`, **strong**, *emphasis*, [text](address) and bare addresses; everything else is text.
 const SPAN = /(`+)(.+?)\1(?!`)|\*\*(?=\S)(.+?\S?)\*\*|(?<![\w*])[*_](?=\S)([^*_]+?)[*_](?![\w*])|!?\[([^\]]*)\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)|https?:\/\/[^\s<>()[\]`"']*[^\s<>()[\]`"'.,;:!?]/g;
-const MAX_INLINE = 20000; // a paragraph longer than this is shown as plain text
+const MAX_INLINE = 10000; // a paragraph longer than this is shown as plain text
 
 function inline(text, link) {
   if (text.length > MAX_INLINE) return [document.createTextNode(text)];

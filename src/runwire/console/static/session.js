@@ -11,7 +11,7 @@ export class Session {
   /** @param {URL} root address of the server */
   constructor(root) {
     this.root = root;
-    this.held = read();
+    this.held = recall(STORE);
     this.refreshing = null;
   }
 
@@ -29,6 +29,7 @@ export class Session {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
+      signal: AbortSignal.timeout(ANSWER_MS),
     }).catch(() => null);
     if (answer === null) throw new SignInFailed("The server does not answer. Is it running?");
     if (!answer.ok) {
@@ -50,12 +51,13 @@ export class Session {
       await fetch(new URL("auth/sessions/current", this.root), {
         method: "DELETE",
         headers: { Authorization: `Bearer ${token}` },
+        signal: AbortSignal.timeout(ANSWER_MS),
       }).catch(() => null);
   }
 
   forget() {
     this.held = null;
-    sessionStorage.removeItem(STORE);
+    keep(STORE, null);
   }
 
   /**
@@ -72,11 +74,6 @@ export class Session {
   refresh() {
     this.refreshing ??= this.#refresh().finally(() => { this.refreshing = null; });
     return this.refreshing;
-  }
-
-  /** Milliseconds until the token should be refreshed. */
-  get refreshInMs() {
-    return this.held ? Math.max(1000, this.held.expiresAt - Date.now() - Math.min(EARLY_MS, this.held.lifeMs / 4)) : Infinity;
   }
 
   /** Ask the server for JSON as this user; null if it is not to be had. */
@@ -112,7 +109,7 @@ export class Session {
       lifeMs,
       user: answer.user ?? this.held?.user ?? null,
     };
-    sessionStorage.setItem(STORE, JSON.stringify(this.held));
+    keep(STORE, this.held);
   }
 }
 
@@ -126,9 +123,20 @@ export function takeLink() {
   return link;
 }
 
-function read() {
+/** Keep something for this tab; null forgets it. Where that is full or forbidden it is kept for the life of the page only. */
+export function keep(name, value) {
   try {
-    return JSON.parse(sessionStorage.getItem(STORE));
+    if (value === null) sessionStorage.removeItem(name);
+    else sessionStorage.setItem(name, JSON.stringify(value));
+  } catch {
+    // Nothing that is kept is needed before the next reload.
+  }
+}
+
+/** What was kept under this name; null: nothing. */
+export function recall(name) {
+  try {
+    return JSON.parse(sessionStorage.getItem(name));
   } catch {
     return null;
   }

@@ -1,5 +1,6 @@
 // The list of threads: names come from the server's titles, else from each thread's first message.
 
+import { keep, recall } from "./session.js";
 import { make } from "./timeline.js";
 import { titleOf } from "./view.js";
 
@@ -14,7 +15,7 @@ export class Threads {
   constructor(list, get) {
     this.list = list;
     this.get = get;
-    this.titles = read();
+    this.titles = recall(STORE) ?? {};
     this.current = null;
     this.wanted = []; // threads in sight whose first message is not known
     this.sight = new IntersectionObserver((entries) => this.#seen(entries), { root: list });
@@ -40,7 +41,7 @@ export class Threads {
     const title = titleOf(content);
     if (!title || this.titles[thread]) return;
     this.titles[thread] = title;
-    sessionStorage.setItem(STORE, JSON.stringify(this.titles));
+    keep(STORE, this.titles);
     const anchor = this.#anchor(thread);
     if (anchor?.dataset.nameless) show(anchor, title);
   }
@@ -48,7 +49,7 @@ export class Threads {
   /** Forget everything: somebody else may sign in. */
   clear() {
     this.titles = {};
-    sessionStorage.removeItem(STORE);
+    keep(STORE, null);
     this.#draw([]);
   }
 
@@ -95,12 +96,4 @@ export class Threads {
 function show(anchor, name) {
   anchor.textContent = anchor.title = name;
   delete anchor.dataset.nameless;
-}
-
-function read() {
-  try {
-    return JSON.parse(sessionStorage.getItem(STORE)) ?? {};
-  } catch {
-    return {};
-  }
 }

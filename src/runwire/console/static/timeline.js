@@ -159,8 +159,10 @@ function messageRow({ element, body }, services) {
     if (!row.isOpen && row.isComplete === false) foot.append(make("span", { class: "cut", text: "The run ended inside this message." }));
     if (row.reference && whole === null) {
       foot.append(more(`Show all (${row.reference.bytes} bytes)`, async () => {
-        whole = contentText(await services.blob(row.reference.$ref));
-        update(row);
+        const content = await services.blob(row.reference.$ref);
+        if (content === null) return false;
+        whole = contentText(content);
+        return update(row);
       }));
     }
     if (!row.isOpen && row.text) foot.append(copyButton(() => whole ?? row.text));
@@ -210,17 +212,21 @@ function value(label, content, services) {
   };
   if (isReference(content)) {
     pre.textContent = `${content.head}…`;
-    box.append(more(`Show all (${content.bytes} bytes)`, async () => show(await services.blob(content.$ref))));
+    box.append(more(`Show all (${content.bytes} bytes)`, async () => {
+      const whole = await services.blob(content.$ref);
+      return whole === null ? false : show(whole);
+    }));
   } else show(content);
   return box;
 }
 
+/** A button that goes once it has done its work; if `act` returns false (no network), it may be tried again. */
 function more(label, act) {
   const button = make("button", { type: "button", class: "more", text: label });
   button.addEventListener("click", async () => {
     button.disabled = true;
-    await act();
-    button.remove();
+    if ((await act()) === false) button.disabled = false;
+    else button.remove();
   });
   return button;
 }

@@ -85,8 +85,12 @@ export class Rows {
 
   /** All rows, in the order in which they are shown. */
   get rows() {
-    for (const run of this.#changed) this.#rows.set(run, this.#rowsOf(run));
-    this.#changed.clear();
+    if (this.#changed.size) {
+      const messages = new Map([...this.#changed].map((run) => [run, []]));
+      for (const message of this.state.messages.values()) messages.get(message.run)?.push(message);
+      for (const [run, of] of messages) this.#rows.set(run, this.#rowsOf(run, of));
+      this.#changed.clear();
+    }
     const isAsked = (run) => this.#facts.get(run)?.asked !== undefined;
     const later = [...this.state.runs.keys()].filter((run) => !this.#older.has(run));
     // A run whose message this view never saw was asked for before every one that was seen.
@@ -164,12 +168,12 @@ export class Rows {
     if (run.status in ENDED) this.#stopping.delete(id);
   }
 
-  #rowsOf(id) {
+  #rowsOf(id, messages) {
     const run = this.state.runs.get(id);
     if (!run) return [];
     const facts = this.#facts.get(id) ?? { startedAt: null, marks: new Map(), notes: [] };
     const made = [
-      ...this.#messages(run),
+      ...messages.map((message) => this.#said(message, run)),
       ...startRow(run),
       ...[...run.thinking.values()].map((thought) => thinkingRow(thought, run, facts)),
       ...toolRows(run),
@@ -178,22 +182,17 @@ export class Rows {
     ];
     if (run.isEnded) made.push(endRow(run, facts, made.some((row) => row.kind === "message")));
     // What began before this view did has no mark: it stands first.
-    const placed = made.map((row) => ({ ...row, run: id, seq: facts.marks.get(row.key)?.seq ?? row.seq ?? 0 }));
-    const rows = placed.sort((a, b) => a.seq - b.seq).map((row) => this.#kept(row));
+    for (const row of made) Object.assign(row, { run: id, seq: facts.marks.get(row.key)?.seq ?? row.seq ?? 0 });
+    const rows = made.sort((a, b) => a.seq - b.seq).map((row) => this.#kept(row));
     const kept = new Set(rows);
     for (const row of this.#rows.get(id) ?? []) if (!kept.has(row)) this.#byKey.delete(row.key);
     return rows;
   }
 
-  #messages(run) {
+  #said(message, run) {
+    const row = said({ role: message.role, content: message.content, complete: message.complete, isOpen: !message.complete && !run.isEnded });
     const waiting = run.status !== "queued" ? "" : this.#stopping.has(run.id) ? "stopping" : "turn";
-    const rows = [];
-    for (const message of this.state.messages.values()) {
-      if (message.run !== run.id) continue;
-      const row = said({ role: message.role, content: message.content, complete: message.complete, isOpen: !message.complete && !run.isEnded });
-      rows.push({ key: `m:${message.id}`, seq: message.seq, ...row, ...(row.kind === "user" ? { waiting } : {}) });
-    }
-    return rows;
+    return { key: `m:${message.id}`, seq: message.seq, ...row, ...(row.kind === "user" ? { waiting } : {}) };
   }
 
   /** The row as it was made first, changed in place; `rev` moves if something differs. */
@@ -204,12 +203,12 @@ export class Rows {
       this.#byKey.set(made.key, first);
       return first;
     }
-    const names = new Set([...Object.keys(row), ...Object.keys(made)]);
-    names.delete("rev");
-    if ([...names].some((name) => !Object.is(row[name], made[name]))) {
-      for (const name of names) row[name] = made[name];
-      row.rev += 1;
-    }
+    const names = Object.keys(made);
+    const isSame = names.length === Object.keys(row).length - 1 && names.every((name) => Object.is(row[name], made[name]));
+    if (isSame) return row; // all but `rev`
+    const { rev } = row;
+    for (const name of Object.keys(row)) delete row[name];
+    Object.assign(row, made, { rev: rev + 1 });
     return row;
   }
 }
