@@ -1,4 +1,4 @@
-"""What an agent, a server or a browser may do to the page: odd answers, a full store, a large value without a network."""
+"""What may happen to the page: odd answers, a full store, a large value without a network, a reload before a send."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, Route, WebSocketRoute, expect
 
 from runwire.testing.server import ServerProcess
 
-AGENT = '''
+AGENT = """
 async def odd(ctx, message):
     if message == "headings":
         yield "# Message\\n\\n## Stop\\n\\n## Timeline\\n\\n" + ">" * 60_000 + "\\n\\n# a" + " " * 30_000 + "b"
@@ -20,7 +20,7 @@ async def odd(ctx, message):
         yield "word " * 20_000
     else:
         yield "said: " + message
-'''
+"""
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
 
@@ -88,3 +88,32 @@ async def test_a_large_answer_that_cannot_be_had_now_may_be_asked_for_again(page
     await more.click()
     await expect(more).to_have_count(0)
     assert len(await answer.locator(".prose").inner_text()) > 99_000
+
+
+async def test_a_message_that_waits_for_the_connection_survives_a_reload_and_is_sent_once(
+    page: Page, server: ServerProcess
+) -> None:
+    is_away = False
+
+    async def pass_on(socket: WebSocketRoute) -> None:
+        if is_away:
+            await socket.close(code=4013)
+        else:
+            socket.connect_to_server()
+
+    await page.route_web_socket("**/v1/ws", pass_on)
+    await page.goto(server.sign_in_link)
+    await _ask(page, "one", 1)
+    is_away = True
+    await page.reload()
+    await expect(page.locator("#status")).to_have_attribute("data-state", "reconnecting")
+    await page.locator("textarea").fill("two")
+    await page.locator("textarea").press("Enter")
+    await expect(page.locator("#pending")).to_contain_text("Waits for the connection")
+    is_away = False
+    await page.reload()
+    await expect(page.locator(".row-message").last).to_contain_text("said: two", timeout=20_000)
+    await expect(page.locator("#pending li")).to_have_count(0)
+    await page.reload()
+    await expect(page.locator(".row-end")).to_have_count(2)
+    assert await page.locator(".row-user .said").all_inner_texts() == ["one", "two"]

@@ -2,7 +2,7 @@
 
 import { safeLink } from "./markdown.js";
 import { ThreadView, connect } from "./runwire.js";
-import { Session, SignInFailed, takeLink } from "./session.js";
+import { Session, SignInFailed, keep, recall, takeLink } from "./session.js";
 import { Threads } from "./threads.js";
 import { Timeline, make } from "./timeline.js";
 import { Rows, stopHint } from "./view.js";
@@ -11,6 +11,7 @@ const link = takeLink(); // before anything else: a link in the address could be
 const root = new URL(".", document.baseURI);
 const at = (id) => document.getElementById(id);
 
+const UNSENT = "runwire.unsent";
 const CAUGHT_UP_MS = 4000;
 const QUIET_MS = 700; // a catch-up is over when nothing came for this long: the last seqs may be in no view
 const NEAR_BOTTOM_PX = 96;
@@ -44,7 +45,8 @@ class Page {
     });
     this.threads = new Threads(at("threads"), (path) => this.session.get(path));
     this.events = []; // raw events of the thread, as they were applied
-    this.pending = new Set(); // sends that are not acknowledged, or not yet in the view
+    // Sends that are not acknowledged, or not yet in the view; those from before a reload too, with their keys.
+    this.pending = new Set((recall(UNSENT) ?? []).map((item) => ({ ...item, shown: null, message: null, isInFlight: false })));
     this.shown = 0; // number of this view: a thread, or a new one that has no id yet
     this.catchUp = null;
     this.olderThan = null; // seq before which there are messages that are not shown
@@ -85,7 +87,6 @@ class Page {
     if (this.lastUser && this.lastUser !== this.session.user) {
       history.replaceState(null, "", location.pathname);
       this.threads.clear();
-      this.pending.clear(); // somebody else's words
     }
     this.lastUser = this.session.user;
     this.#connect();
@@ -93,7 +94,13 @@ class Page {
     // What was typed before the sign-in was through belongs to this view: it is not begun anew for nothing.
     if (thread !== (this.live?.thread ?? null)) this.#show(thread);
     else if (thread !== null) this.#follow(thread); // the connection that it was followed over has ended
-    for (const item of this.pending) this.#resend(item);
+    for (const item of this.pending) {
+      item.shown ??= item.thread === thread ? this.shown : -1;
+      item.user ??= this.session.user;
+      if (item.user === this.session.user) this.#resend(item);
+      else this.pending.delete(item); // somebody else's words
+    }
+    this.#keepUnsent();
     this.#drawSoon();
     this.#loadAgents();
     this.threads.load();
@@ -122,6 +129,7 @@ class Page {
     this.#show(null);
     this.threads.clear();
     this.pending.clear();
+    this.#keepUnsent();
     this.#askToSignIn();
   }
 
@@ -215,9 +223,10 @@ class Page {
 
   #send(text) {
     const item = {
-      key: randomKey(), text, thread: this.live?.thread ?? null, shown: this.shown, agent: at("agent").value || null, message: null, isInFlight: false,
+      key: randomKey(), text, thread: this.live?.thread ?? null, shown: this.shown, agent: at("agent").value || null, user: this.session.user, message: null, isInFlight: false,
     };
     this.pending.add(item);
+    this.#keepUnsent();
     this.sticks = true;
     this.#tell("");
     this.#resend(item);
@@ -243,9 +252,16 @@ class Page {
       if (!at("message").value) this.#write(item.text);
     } finally {
       item.isInFlight = false;
+      this.#keepUnsent();
       for (const other of this.pending) this.#resend(other);
       this.#drawSoon();
     }
+  }
+
+  /** A reload while the connection is away loses no words. */
+  #keepUnsent() {
+    const unsent = [...this.pending].filter(({ message }) => message === null);
+    keep(UNSENT, unsent.length ? unsent.map(({ key, text, thread, agent, user }) => ({ key, text, thread, agent, user })) : null);
   }
 
   #stored(item, { thread, message }) {
