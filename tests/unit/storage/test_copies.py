@@ -22,7 +22,7 @@ from runwire.storage.migrations.upgrade import upgrade
 from runwire.storage.placing import placed
 from runwire.storage.sqlite.archives import import_file
 from runwire.storage.sqlite.backup import back_up_file
-from runwire.storage.sqlite.copies import STEP_PAGES, copy_database
+from runwire.storage.sqlite.copies import copy_database
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.storage import SqliteStorage
 
@@ -84,10 +84,29 @@ async def test_a_copy_has_no_secret_that_signs_in_not_even_in_free_pages(tmp_pat
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_copy_has_nothing_that_was_deleted(tmp_path: Path) -> None:
+    storage = await used(tmp_path / "runwire.db")
+
+    def write_and_delete(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA secure_delete = OFF")  # as most builds of SQLite have it
+        connection.execute("UPDATE thread SET title = 'canary-in-a-row' || printf('%.*c', 500, 'x')")
+        connection.executemany(_FILL, [(f"canary-in-a-page-{n}",) for n in range(50)])
+
+    await storage.database.write(write_and_delete)
+    await storage.database.write(lambda c: c.execute("DELETE FROM user WHERE id LIKE 'canary%'"))
+    await storage.database.write(lambda c: c.execute("UPDATE thread SET title = NULL"))
+    await storage.upkeep.backup(tmp_path / "copy")
+    await storage.close()
+    before, after = (tmp_path / "runwire.db").read_bytes(), (tmp_path / "copy").read_bytes()
+    for canary in (b"canary-in-a-row", b"canary-in-a-page"):
+        assert canary in before
+        assert canary not in after
+
+
 async def test_a_copy_is_of_one_moment_however_long_it_takes(tmp_path: Path) -> None:
     database = await SqliteDatabase.open(tmp_path / "runwire.db")
     path, steps = tmp_path / "runwire.db", 0
-    filler = [("th_" + str(n), 1, "x" * 4_000) for n in range(3 * STEP_PAGES)]
+    filler = [("th_" + str(n), 1, "x" * 4_000) for n in range(768)]
 
     def fill(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO user (key, id, iss, sub, created_at) VALUES (1, 'u', 'i', 's', 0)")

@@ -1,6 +1,13 @@
 -- What is done to a copy of a data file, so that whoever opens it goes on as another history. Each may look at a whole
 -- table: it is done once, beside nobody.
 
+-- Unlike a copy of pages it has no free ones, and so nothing that was deleted.
+-- name: copy_into
+VACUUM INTO ?1
+
+-- name: pages
+PRAGMA page_count
+
 -- name: quick_journal
 PRAGMA journal_mode = MEMORY
 

@@ -28,7 +28,7 @@ __all__ = ["Progress", "adopt", "begin_history", "copy_database", "foreign_code"
 
 Progress = Callable[[int, int], None]  # (done, in all); what it raises ends the work
 
-STEP_PAGES: Final = 256  # 1 MiB; between two steps the copy may be called off
+STEP_INSTRUCTIONS: Final = 1_000  # of SQLite's machine, ms at most; between two steps the copy may be called off
 SYNC_EVERY_PAGES: Final = 8_192  # 32 MiB: one great flush at the end would hold up the commits of a server beside it
 _CHUNK: Final = 1 << 20
 _SEAL: Final = re.compile(rb"\nrunwire-backup 1 sha256:([0-9a-f]{64}) bytes:([0-9]{20})\n")
@@ -52,9 +52,9 @@ def copy_database(
     """Copy a database as it is at one moment, while others write to it; blocks.
 
     Args:
-        source: a connection in autocommit; it holds a read transaction meanwhile, which holds up no writer.
+        source: a connection in autocommit; it reads in one transaction meanwhile, which holds up no writer.
         target: where the copy shall stand, whole or not at all.
-        progress: called after each MiB.
+        progress: called every few ms.
         replaces: whether a file of this name gives way.
 
     Raises:
@@ -80,31 +80,44 @@ class _TargetError(Exception):
 
 
 def _copy(source: sqlite3.Connection, part: Path, progress: Progress | None) -> str:
-    source.execute(_SQL["begin_read"])
-    try:
-        # The transaction begins with the first read; until it ends, every step below sees this moment.
-        row = source.execute(_COPY_SQL["log"]).fetchone()
-        with closing(sqlite3.connect(part, isolation_level=None)) as copy, part.open("rb") as file:
-            copy.execute(_COPY_SQL["no_sync"])
-            synced = 0
+    """Write every row anew: what was deleted is in no copy, neither in free pages nor between the rows."""
+    (page_bytes,), (pages,), (free,) = (
+        source.execute(block).fetchone() for block in (_SQL["page_size"], _COPY_SQL["pages"], _SQL["free_pages"])
+    )
+    failure: list[BaseException] = []
+    with part.open("rb") as file:
+        synced = 0
 
-            def step(_status: int, remaining: int, total: int) -> None:
-                nonlocal synced
-                if total - remaining - synced >= SYNC_EVERY_PAGES:
-                    os.fsync(file.fileno())
-                    synced = total - remaining
-                if progress is not None:
-                    progress(total - remaining, total)
-
+        def step() -> int:
+            """Look after the copy while SQLite makes it; anything but 0 ends that."""
+            nonlocal synced
             try:
-                source.backup(copy, pages=STEP_PAGES, progress=step)
-            except sqlite3.Error as error:
-                if error.sqlite_errorname.startswith(_TARGET_FAULTS):
-                    raise _TargetError(str(error)) from error
-                raise
-    finally:
-        source.execute(_SQL["rollback"])
+                done = os.fstat(file.fileno()).st_size // page_bytes
+                if done - synced >= SYNC_EVERY_PAGES:
+                    os.fsync(file.fileno())
+                    synced = done
+                if progress is not None:
+                    progress(min(done, pages - free), pages - free)
+            except BaseException as error:  # through SQLite it would not come
+                failure.append(error)
+                return 1
+            return 0
+
+        source.set_progress_handler(step, STEP_INSTRUCTIONS)
+        try:
+            # One statement, and so one moment.
+            source.execute(_COPY_SQL["copy_into"], (str(part.absolute()),))
+        except sqlite3.Error as error:
+            if failure:
+                raise failure[0] from None
+            if error.sqlite_errorname.startswith(_TARGET_FAULTS):
+                raise _TargetError(str(error)) from error
+            raise
+        finally:
+            source.set_progress_handler(None, 0)
     try:
+        with closing(sqlite3.connect(part)) as copy:
+            row = copy.execute(_COPY_SQL["log"]).fetchone()
         mark(part)
     except sqlite3.Error as error:
         raise _TargetError(str(error)) from error
