@@ -61,36 +61,36 @@ class _Listener:
     def __init__(self, hear: Callable[[BusMessage], None], loop: asyncio.AbstractEventLoop) -> None:
         self._hear = hear
         self._loop = loop
-        self._unheard: deque[BusMessage] = deque()
-        self._lock = threading.Lock()
+        self._thread = threading.get_ident()  # the loop's own
+        self._unheard: deque[BusMessage] = deque()  # of itself safe between threads
         self._is_awake = False  # a call of `_deliver` is scheduled: no second wake-up is needed
         self._is_stopped = False
 
     def put(self, message: BusMessage) -> None:
-        with self._lock:
-            if self._is_stopped or len(self._unheard) >= MAX_UNHEARD:
-                return
-            self._unheard.append(message)
-            if self._is_awake:
-                return
+        # Without a lock: publishers that meet here exceed the limit by one message each, or wake the loop twice.
+        if self._is_stopped or len(self._unheard) >= MAX_UNHEARD:
+            return
+        self._unheard.append(message)  # before the flag is read, which `_deliver` clears before it looks
+        if not self._is_awake:
             self._is_awake = True
-        self._wake()
+            self._wake()
 
     def stop(self) -> None:
-        with self._lock:
-            self._is_stopped = True
-            self._unheard.clear()
+        self._is_stopped = True
 
     def _wake(self) -> None:
+        # From within the loop nobody has to be woken, which takes system calls.
+        is_within = threading.get_ident() == self._thread
+        call = self._loop.call_soon if is_within else self._loop.call_soon_threadsafe
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            call(self._deliver)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self.stop()
 
     def _deliver(self) -> None:
-        # Cleared before the queue is taken: a message that comes now wakes again.
-        with self._lock:
-            self._is_awake = False
-            unheard, self._unheard = self._unheard, deque()
-        while unheard and not self._is_stopped:
-            self._hear(unheard.popleft())
+        self._is_awake = False
+        # What is published from here on has woken the loop again.
+        for _ in range(len(self._unheard)):
+            if self._is_stopped:
+                return
+            self._hear(self._unheard.popleft())
