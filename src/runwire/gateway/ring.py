@@ -14,38 +14,52 @@ from runwire.storage.base import Head
 
 __all__ = ["Budget", "Entry", "Ring"]
 
-_VIEWS: Final[tuple[View, ...]] = ("all", "lifecycle")
 # Memory besides the data itself, measured: an event with its ids and objects, a frame with its names and ids.
-_EVENT_BYTES: Final = 700
-_FRAME_BYTES: Final = 350
+_EVENT_BYTES: Final = 450
+_FRAME_BYTES: Final = 250
+# Per type: whether view `all` has it, and `lifecycle`. What is unknown is in both, opaque.
+_IN_VIEWS: Final = {
+    str(kind): (events.view_has("all", kind), events.view_has("lifecycle", kind)) for kind in events.EventType
+}
+_IN_BOTH: Final = (True, True)
+_BEGINS_OR_ENDS_RUN: Final = frozenset({str(events.EventType.USER_MESSAGE), *map(str, events.TERMINAL_TYPES)})
 
 
 class Entry(msgspec.Struct, gc=False):
     """An event in a ring, with its frame per view, encoded when first asked for."""
 
     event: StoredEvent
-    prevs: dict[View, int | None]  # of each view that has it, the seq before it there; None: not known
-    encoded: dict[View, bytes]  # frames for who has just read that one
+    in_all: bool
+    in_lifecycle: bool
+    prev_all: int | None  # seq before it in view `all`; None: not known
+    prev_lifecycle: int | None
+    encoded_all: bytes | None = None  # frame for who has just read the event before it
+    encoded_lifecycle: bytes | None = None
 
     @property
     def size_bytes(self) -> int:
         """Return how much memory it takes. The frames count from the start: when they come, nobody looks at limits."""
         size = len(self.event.data)
         # The segment that the data is a part of was encoded into a buffer half as large again.
-        return _EVENT_BYTES + size * 3 // 2 + len(self.prevs) * (_FRAME_BYTES + size)
+        return _EVENT_BYTES + size * 3 // 2 + (self.in_all + self.in_lifecycle) * (_FRAME_BYTES + size)
 
     def is_in(self, view: View) -> bool:
         """Return whether the event is in the view."""
-        return view in self.prevs
+        return self.in_all if view == "all" else self.in_lifecycle
 
-    def frame(self, thread: str, view: View, prev: int) -> bytes:
-        """Return the event's frame; the same bytes for all whose last event was the one before it."""
-        if self.prevs[view] != prev:
+    def frame(self, thread: str, view: View, prev: int, *, keep: bool = True) -> bytes:
+        """Return the event's frame; if kept, the same bytes for all whose last event was the one before it."""
+        is_all = view == "all"
+        if not keep or (self.prev_all if is_all else self.prev_lifecycle) != prev:
             return frames.encode_event(thread, self.event, prev)
-        encoded = self.encoded.get(view)
+        encoded = self.encoded_all if is_all else self.encoded_lifecycle
         if encoded is None:
             # Copied: the encoder's own buffer is larger than what it holds, and this stays.
-            encoded = self.encoded[view] = bytes(memoryview(frames.encode_event(thread, self.event, prev)))
+            encoded = bytes(memoryview(frames.encode_event(thread, self.event, prev)))
+            if is_all:
+                self.encoded_all = encoded
+            else:
+                self.encoded_lifecycle = encoded
         return encoded
 
 
@@ -77,7 +91,8 @@ class Ring:
         self.listeners: set[Callable[[], None]] = set()
         self.size_bytes = 0  # memory that the events here take
         self._entries: list[Entry] = []
-        self._last: dict[View, int | None] = dict.fromkeys(_VIEWS)  # last seq of each view; None: not known
+        self._last_all: int | None = None  # last seq in view `all`; None: not known
+        self._last_lifecycle: int | None = None
         self._limit_events = limit_events
         self._limit_bytes = limit_bytes
 
@@ -107,7 +122,7 @@ class Ring:
         self.activity = None  # a run may have begun or ended in between
         self._entries.clear()
         self.size_bytes = 0
-        self._last = dict.fromkeys(_VIEWS, 0 if at == 0 else None)
+        self._last_all = self._last_lifecycle = 0 if at == 0 else None
 
     def extend(self, stored: Iterable[StoredEvent], *, through: int) -> None:
         """Take events that continue the ring; those already here are skipped."""
@@ -131,36 +146,47 @@ class Ring:
 
     def after(self, seq: int) -> Sequence[Entry]:
         """Return the entries after this seq, which must not be before `start`."""
-        return self._entries[bisect_right(self._entries, seq, key=lambda entry: entry.event.seq) :]
+        return self._entries[self._index_after(seq) :]
 
     def last_before(self, seq: int, view: View) -> int | None:
         """Return the seq of the view's last event up to this one; None: the log knows."""
         if not self.start <= seq <= self.through:
             return None
-        at = bisect_right(self._entries, seq, key=lambda entry: entry.event.seq)
-        for entry in reversed(self._entries[:at]):
+        for entry in reversed(self._entries[: self._index_after(seq)]):
             if entry.is_in(view):
                 return entry.event.seq
         return 0 if self.start == 0 else None
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether several subscriptions read it: a frame is then worth keeping."""
+        return len(self.listeners) > 1
 
     def wake(self) -> None:
         """Tell all listeners to look."""
         for listener in tuple(self.listeners):
             listener()
 
+    def _index_after(self, seq: int) -> int:
+        # Without a hole up to the end, which is the rule, the distance to the end says where; it is proven by a look.
+        entries = self._entries
+        at = len(entries) - (self.through - seq)
+        if 0 <= at < len(entries) and entries[at].event.seq == seq + 1:
+            return at
+        return bisect_right(entries, seq, key=lambda entry: entry.event.seq)
+
     def _append(self, event: StoredEvent) -> None:
-        prevs: dict[View, int | None] = {}
-        for view in _VIEWS:
-            if events.view_has(view, event.type):
-                prevs[view] = self._last[view]
-                self._last[view] = event.seq
-        entry = Entry(event, prevs, {})
+        in_all, in_lifecycle = _IN_VIEWS.get(event.type, _IN_BOTH)
+        entry = Entry(event, in_all, in_lifecycle, self._last_all, self._last_lifecycle)
+        if in_all:
+            self._last_all = event.seq
+        if in_lifecycle:
+            self._last_lifecycle = event.seq
         self._entries.append(entry)
         self.size_bytes += entry.size_bytes
-        if event.type == events.EventType.USER_MESSAGE:
-            self.activity = True
-        elif event.type in events.TERMINAL_TYPES:
-            self.activity = None  # another one may be queued
+        if event.type in _BEGINS_OR_ENDS_RUN:
+            # At an end it is not known: another run may be queued.
+            self.activity = True if event.type == events.EventType.USER_MESSAGE else None
 
     def _trim(self) -> None:
         if len(self._entries) <= self._limit_events and self.size_bytes <= self._limit_bytes:

@@ -6,9 +6,11 @@ Live, resume, second tab, SSE and long poll are this one thing with another star
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
+
+import msgspec
 
 from runwire.errors import NotFound
 from runwire.gateway.ring import Ring
@@ -22,14 +24,13 @@ __all__ = ["Opened", "Subscription", "Subscriptions", "Taken"]
 _PAGE_EVENTS: Final = 500  # of one read of the log
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
     """What comes next in a subscription. Nothing has happened until `Subscription.advance` is given it."""
 
     through: int  # the cursor after it
     position: int  # seq of the last event of this view up to there
-    events: list[StoredEvent] = field(default_factory=list)  # of this view, in order
-    encoded: list[bytes] = field(default_factory=list)  # their frames
+    events: list[StoredEvent] = []  # of this view, in order
+    encoded: list[bytes] = []  # their frames
     reset: frames.Reset | None = None  # the history is not to be had: what follows begins after its `from`
     is_deleted: bool = False  # the thread is gone: nothing follows
 
@@ -69,6 +70,15 @@ class Subscription:
         """Return whether `take` has something now."""
         ring = self._ring
         return ring.is_deleted or ring.log != self.log or self._sent_seq < ring.through
+
+    def take_kept(self, *, size_bytes: int) -> Taken | None:
+        """Return what `take` would if the ring has it, as a rule, and nothing is to be waited for; else None."""
+        ring = self._ring
+        if self._last_seq is None or ring.is_deleted or ring.log != self.log:
+            return None
+        if not ring.start <= self._sent_seq < ring.through:
+            return None
+        return self._take_from_ring(size_bytes, self._last_seq)
 
     async def take(self, *, size_bytes: int) -> Taken | None:
         """Return what comes next, about so many bytes of it; None: nothing yet.
@@ -140,15 +150,17 @@ class Subscription:
         through, size = self._sent_seq, 0
         shown: list[StoredEvent] = []
         encoded: list[bytes] = []
+        thread, view, is_shared = self.thread, self.view, self._ring.is_shared
         for entry in self._ring.after(self._sent_seq):
             if size >= size_bytes:
                 return Taken(through=through, position=position, events=shown, encoded=encoded)
-            through = entry.event.seq
-            if entry.is_in(self.view):
-                frame = entry.frame(self.thread, self.view, position)
+            event = entry.event
+            through = event.seq
+            if entry.is_in(view):
+                frame = entry.frame(thread, view, position, keep=is_shared)
                 position = through
                 size += len(frame)
-                shown.append(entry.event)
+                shown.append(event)
                 encoded.append(frame)
         return Taken(through=self._ring.through, position=position, events=shown, encoded=encoded)
 
