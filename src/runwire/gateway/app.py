@@ -20,11 +20,11 @@ from runwire.gateway.metrics import Metrics
 from runwire.gateway.request import Callers, method_refused, problem_response
 from runwire.gateway.routes_runs import RunRoutes
 from runwire.gateway.routes_threads import ThreadRoutes
+from runwire.gateway.socket_services import SocketServices
 from runwire.gateway.sse import StreamSettings
 from runwire.gateway.subscription import Subscriptions
 from runwire.gateway.tail import Tail, TailSettings
 from runwire.gateway.upgrade import Asgi, Upgrades, header, refuse
-from runwire.gateway.websocket import SocketServices
 from runwire.protocol.connection import ConnectionSettings
 from runwire.storage.base import Bus, Storage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
@@ -29,6 +30,7 @@ _SEND_BUFFER_BYTES: Final = 1_048_576  # a socket that is owed more is aborted: 
 # message; a message of 64 KiB has room for as many fragments of 64 bytes.
 _IDLE_FRAMES: Final = 1_000
 _VERSION: Final = "Sec-WebSocket-Version"
+_WHOLE_TEXT: Final = 0x81  # RFC 6455 §5.2: FIN and the opcode of text; what a server sends is not masked
 
 
 class SocketTransport(Protocol):
@@ -124,8 +126,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.buffered_amount() + len(message) > _SEND_BUFFER_BYTES:
             self.transport.abort()
             return
-        self.conn.send_text(message)
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        # Not through `conn`, whose frames are objects: what it has to say of its own (pongs, closes) has been written.
+        self.transport.write(_text_head(len(message)) + message)
 
     def close(self, code: int, reason: str, *, abort_after_s: float) -> None:
         """Send a close frame and wait for the peer's, but not for long."""
@@ -227,3 +229,12 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
+
+
+def _text_head(size_bytes: int) -> bytes:
+    """Return the head of a text message in one frame, without compression (RFC 6455 §5.2)."""
+    if size_bytes < 126:
+        return struct.pack("!BB", _WHOLE_TEXT, size_bytes)
+    if size_bytes < 65_536:
+        return struct.pack("!BBH", _WHOLE_TEXT, 126, size_bytes)
+    return struct.pack("!BBQ", _WHOLE_TEXT, 127, size_bytes)

@@ -14,7 +14,8 @@ import msgspec
 from runwire.errors import ProtocolError, RunwireError
 from runwire.gateway.problem import problem
 from runwire.gateway.socket_protocol import EXTENSION, SocketTransport
-from runwire.gateway.websocket import Prove, Receive, Socket, SocketServices
+from runwire.gateway.socket_services import SocketServices
+from runwire.gateway.websocket import Prove, Receive, Socket
 from runwire.protocol import frames
 from runwire.protocol.codes import CloseCode, ErrorCode
 from runwire.protocol.connection import Connection, ConnectionSettings

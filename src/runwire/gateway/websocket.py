@@ -1,14 +1,14 @@
 """One socket: the shell around `protocol.connection.Connection`. Feed, take, write; no protocol decisions.
 
-One task reads, one writes, and each command runs in its own, so that a slow command delays neither
-events nor `cancel`. The writer alone touches the transport: what one turn has becomes one message.
+One task reads, each command runs in its own, and so does a read of the log, so that nothing slow delays
+events or `cancel`. Turns alone touch the transport: one is a plain call of the event loop, taken after
+whatever stirs the socket, and what it finds becomes one message.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -16,18 +16,17 @@ import structlog
 
 from runwire.auth.identity import Identity
 from runwire.errors import ProtocolError, RunwireError, Unavailable
+from runwire.gateway.alarm import Alarm
 from runwire.gateway.clock import wall_ms
-from runwire.gateway.commands import Commands
-from runwire.gateway.identities import Identities
-from runwire.gateway.live import Live, Patience
-from runwire.gateway.metrics import Metrics
+from runwire.gateway.live import Patience
 from runwire.gateway.socket_protocol import SocketTransport
-from runwire.gateway.subscription import Subscription, Subscriptions, Taken
+from runwire.gateway.socket_services import SocketServices
+from runwire.gateway.subscription import Subscription, Taken
 from runwire.protocol import frames
 from runwire.protocol.codes import CloseCode, ErrorCode
 from runwire.protocol.connection import Connection
 
-__all__ = ["Prove", "Receive", "Socket", "SocketServices"]
+__all__ = ["Prove", "Receive", "Socket"]
 
 Prove = Callable[[], Awaitable[Identity]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -38,18 +37,6 @@ _SAMPLE_S: Final = 0.5  # while bytes are unsent, they are looked at so often
 _RETRY_S: Final = 0.25  # after the database did not answer
 _PROVE_S: Final = 10.0  # to decide an identity, then 4013
 _CLOSE_REASON_BYTES: Final = 120  # a close frame has room for 123 (RFC 6455 §5.5)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SocketServices:
-    """What all sockets of a node share."""
-
-    identities: Identities  # who somebody is
-    commands: Commands  # what may be asked for
-    subscriptions: Subscriptions  # what is listened to
-    live: Live  # who is connected
-    metrics: Metrics  # figures
-    abort_s: float  # after a close, the peer has so long to answer
 
 
 class Socket:
@@ -74,16 +61,18 @@ class Socket:
         self._identity: Identity | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._woken: dict[str, None] = {}  # threads that may have something new, in the order they were woken
-        self._wake = asyncio.Event()
-        self._may_read = asyncio.Event()
-        self._may_read.set()
+        self._tasks = asyncio.TaskGroup()
+        self._may_read: asyncio.Event | None = None  # while reading is stopped: set when it goes on
         self._is_gone = False
+        self._is_stirred = False  # a turn is about to be taken
+        self._reading: asyncio.Task[None] | None = None  # the log, for one thread at a time
         self._retry_at_s = 0.0
         self._patience = Patience()
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
-        self._timer: asyncio.TimerHandle | None = None
-        transport.on_drained(self._wake.set)
+        self._alarm = Alarm(self._loop, self._stir)
+        self._over: asyncio.Future[None] = self._loop.create_future()  # of the last turn
+        transport.on_drained(self._stir)
 
     @property
     def identity(self) -> Identity:
@@ -110,28 +99,30 @@ class Socket:
         if self._connection.is_greeting:
             self._greet()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._tasks:
                 if prove:
-                    group.create_task(self._sign_in(prove, group))
-                reader = group.create_task(self._read(group))
+                    self._tasks.create_task(self._sign_in(prove))
+                reader = self._tasks.create_task(self._read())
+                self._stir()
                 try:
-                    await self._write()
+                    await self._over
                 finally:
                     reader.cancel()
+                    if self._reading:
+                        self._reading.cancel()
                 self._hang_up()
                 # Commands that run are not cut off: what a `send` has stored must still be announced.
         except Exception as error:  # top of a connection
             _log.exception("socket_failed", connection=self._connection.connection, error=type(error).__name__)
             self._connection.close(CloseCode.INTERNAL, "Something went wrong here; come back.")
-            self._flush()
+            self._flush(self._clock())
             self._hang_up()
         finally:
             self._services.live.greeted(self)
             self._services.live.discard(self)
             for subscription in self._subscriptions.values():
                 self._services.subscriptions.close(subscription)
-            if self._timer:
-                self._timer.cancel()
+            self._alarm.cancel()
 
     def _greet(self) -> None:
         try:
@@ -150,9 +141,11 @@ class Socket:
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _read(self, group: asyncio.TaskGroup) -> None:
+    async def _read(self) -> None:
         while True:
-            await self._may_read.wait()
+            while not self._connection.wants_input:  # its turns say when it does again
+                self._may_read = asyncio.Event()
+                await self._may_read.wait()
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self._is_gone = True
@@ -166,13 +159,11 @@ class Socket:
                 self._services.live.greeted(self)
             credential = self._connection.take_credential()
             if credential is not None:
-                group.create_task(self._sign_in(partial(self._services.identities.authenticate, credential), group))
-            self._start_commands(group)
+                self._tasks.create_task(self._sign_in(partial(self._services.identities.authenticate, credential)))
+            self._start_commands()
             self._stir()
-            if not self._connection.wants_input:
-                self._may_read.clear()  # not only in the writer's turn: several messages may have arrived at once
 
-    async def _sign_in(self, prove: Prove, group: asyncio.TaskGroup) -> None:
+    async def _sign_in(self, prove: Prove) -> None:
         connection = self._connection
         try:
             async with asyncio.timeout(_PROVE_S):
@@ -183,7 +174,7 @@ class Socket:
             connection.close(CloseCode.UNAUTHENTICATED, error.message)
         else:
             self._welcome(identity)
-            self._start_commands(group)
+            self._start_commands()
         self._stir()
 
     def _welcome(self, identity: Identity) -> None:
@@ -204,11 +195,11 @@ class Socket:
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_commands(self, group: asyncio.TaskGroup) -> None:
+    def _start_commands(self) -> None:
         for command in self._connection.take_commands():
-            group.create_task(self._run_command(command, group))
+            self._tasks.create_task(self._run_command(command))
 
-    async def _run_command(self, command: frames.Command, group: asyncio.TaskGroup) -> None:
+    async def _run_command(self, command: frames.Command) -> None:
         outcome = "ok"
         try:
             if self._check_standing():
@@ -219,7 +210,7 @@ class Socket:
         self._services.metrics.commands.labels(op=command.__struct_config__.tag, code=outcome).inc()
         if isinstance(command, frames.Send) and command.thread:
             self._listen_to(command.thread)  # its events were held back until the reply
-        self._start_commands(group)
+        self._start_commands()
         self._stir()
 
     async def _do(self, command: frames.Command) -> None:
@@ -301,59 +292,79 @@ class Socket:
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _stir(self) -> None:
-        """Have the writer take a turn; who has ended, or is gone, waits for no read of the log."""
-        self._wake.set()
-        if self._connection.is_closed or self._is_gone:
-            self._patience.cut()
+        """Have a turn taken, soon: what has come until then is seen in it."""
+        if not self._is_stirred:
+            self._is_stirred = True
+            self._loop.call_soon(self._turn)
 
     def _listen_to(self, thread: str) -> None:
         """Look into a thread in the next turn."""
         self._woken[thread] = None
-        self._wake.set()
+        self._stir()
 
     def _drop(self, thread: str) -> None:
         subscription = self._subscriptions.pop(thread, None)
         if subscription:
             self._services.subscriptions.close(subscription)
 
-    async def _write(self) -> None:
-        connection = self._connection
-        while not self._is_gone:
-            # Arm before looking: what comes while this turn looks is seen in the next one.
-            self._wake.clear()
-            now_s = self._clock()
-            connection.unsent(self._transport.buffered_amount(), now_s=now_s)
-            connection.tick(now_s)
-            if now_s >= self._retry_at_s:
-                await self._pull()
-            self._check_standing()  # last before the bytes leave
-            self._flush()
-            if connection.is_closed:
-                return
-            if connection.wants_input:
-                self._may_read.set()
-            else:
-                self._may_read.clear()
-            await self._rest()
+    def _turn(self) -> None:
+        # Arm before looking: what comes while this turn looks is seen in the next one.
+        self._is_stirred = False
+        if self._over.done():
+            return
+        try:
+            if self._write():
+                self._over.set_result(None)
+        except Exception as error:  # top of a connection: `run` reports it
+            self._over.set_exception(error)
 
-    async def _pull(self) -> None:
+    def _write(self) -> bool:
+        """Look at everything and write what there is; return whether the connection is over."""
+        if self._is_gone:
+            return True
+        connection, now_s = self._connection, self._clock()
+        connection.unsent(self._transport.buffered_amount(), now_s=now_s)
+        connection.tick(now_s)
+        self._pull(now_s)
+        self._check_standing()  # last before the bytes leave
+        self._flush(now_s)
+        if connection.is_closed:
+            return True
+        if self._may_read and connection.wants_input:
+            self._may_read.set()
+            self._may_read = None
+        self._rest(now_s)
+        return False
+
+    def _pull(self, now_s: float) -> None:
         """Fetch what listened-to threads have, in turns, until enough is queued."""
         connection = self._connection
-        while self._woken and connection.may_pull:
+        while self._woken and connection.may_pull and not self._reading and now_s >= self._retry_at_s:
             thread = next(iter(self._woken))
             del self._woken[thread]
             subscription = self._subscriptions.get(thread)
-            if subscription is None or not connection.may_deliver(thread):
+            if subscription is None or not subscription.has_more or not connection.may_deliver(thread):
                 continue
-            try:
-                taken = await self._patience.read(subscription.take(size_bytes=_TAKE_BYTES))
-            except Unavailable:
-                self._woken[thread] = None
-                self._retry_at_s = self._clock() + _RETRY_S
-                return
-            # While that read the log, the subscription may have been replaced, or a send may have begun.
-            if taken and self._subscriptions.get(thread) is subscription and connection.may_deliver(thread):
+            taken = subscription.take_kept(size_bytes=_TAKE_BYTES)
+            if taken:
                 self._deliver(subscription, taken)
+            else:
+                self._reading = self._tasks.create_task(self._read_log(subscription))
+
+    async def _read_log(self, subscription: Subscription) -> None:
+        """Fetch what a thread has from the log. Until that is done or given up, nothing else is pulled."""
+        thread = subscription.thread
+        try:
+            taken = await self._patience.read(subscription.take(size_bytes=_TAKE_BYTES))
+        except Unavailable:
+            self._woken[thread] = None
+            self._retry_at_s = self._clock() + _RETRY_S
+        else:
+            # Meanwhile the subscription may have been replaced, or a send may have begun.
+            if taken and self._subscriptions.get(thread) is subscription and self._connection.may_deliver(thread):
+                self._deliver(subscription, taken)
+        self._reading = None
+        self._stir()
 
     def _deliver(self, subscription: Subscription, taken: Taken) -> None:
         thread = subscription.thread
@@ -369,35 +380,25 @@ class Socket:
         if subscription.has_more:
             self._woken[thread] = None  # behind the others
 
-    def _flush(self) -> None:
-        connection, metrics = self._connection, self._services.metrics
+    def _flush(self, now_s: float) -> None:
+        connection, transport, sent = self._connection, self._transport, self._services.metrics.sent
         while (message := connection.take_message()) is not None:
-            self._transport.write(message)
-            connection.unsent(self._transport.buffered_amount(), now_s=self._clock())
-            metrics.messages.inc()
-            metrics.sent.inc(len(message))
+            transport.write(message)
+            connection.unsent(transport.buffered_amount(), now_s=now_s)
+            sent.messages += 1
+            sent.size_bytes += len(message)
 
-    async def _rest(self) -> None:
-        """Wait until there may be something to do."""
-        now_s = self._clock()
+    def _rest(self, now_s: float) -> None:
+        """Have the next turn taken when there may be something to do."""
         at_s = self._connection.next_tick_s
         if self._transport.buffered_amount():
             at_s = min(at_s, now_s + _SAMPLE_S)
-        if self._woken and self._connection.may_pull:
+        if self._woken and self._connection.may_pull and not self._reading:
             if now_s >= self._retry_at_s:
-                await asyncio.sleep(0)  # one turn is done; others have theirs
+                self._stir()  # one turn is done; others have theirs
                 return
             at_s = min(at_s, self._retry_at_s)
-        self._wake_at(at_s, now_s)
-        await self._wake.wait()
-
-    def _wake_at(self, at_s: float, now_s: float) -> None:
-        # A timer that comes too early is left alone: most turns need no timer of their own.
-        if self._timer and now_s < self._timer.when() <= at_s and not self._timer.cancelled():
-            return
-        if self._timer:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(at_s, self._wake.set) if at_s < float("inf") else None
+        self._alarm.set(at_s, now_s=now_s)
 
 
 def _expires_in_s(identity: Identity) -> float | None:

@@ -89,7 +89,7 @@ class Connection:
         self._credential: str | None = None
         self._held: list[frames.ClientFrame | Refused] = []
         self._held_bytes = 0
-        self._queued: deque[bytes] = deque()
+        self._queued: list[bytes] = []
         self._queued_bytes = 0
         self._ready: list[Command] = []
         self._lanes: dict[str, deque[Command]] = {}  # thread -> commands naming it; the first one runs
@@ -436,11 +436,15 @@ class Connection:
         """
         if not self._queued or (self._unsent > self.settings.unsent_bytes and not self.is_closed):
             return None
-        batch = [self._queued.popleft()]
-        size = len(batch[0]) + 2
-        while self._queued and size + len(self._queued[0]) + 1 <= self.settings.batch_bytes:
-            size += len(self._queued[0]) + 1
-            batch.append(self._queued.popleft())
+        if self._queued_bytes + len(self._queued) + 1 <= self.settings.batch_bytes:  # mostly: one message holds all
+            batch, self._queued, self._queued_bytes = self._queued, [], 0
+            return frames.join(batch)
+        size, count = len(self._queued[0]) + 2, 1
+        while count < len(self._queued) and size + len(self._queued[count]) + 1 <= self.settings.batch_bytes:
+            size += len(self._queued[count]) + 1
+            count += 1
+        batch = self._queued[:count]
+        del self._queued[:count]
         self._queued_bytes -= sum(map(len, batch))
         return frames.join(batch)
 
