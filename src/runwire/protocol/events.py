@@ -376,7 +376,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     scope: str
 
 
-_encoder: Final = msgspec.json.Encoder()
+_encode: Final = msgspec.json.Encoder().encode
 _packed_decoder: Final = msgspec.json.Decoder(list[_Packed])
 
 
@@ -386,7 +386,7 @@ def emitted(data: EventData, *, ts: int, scope: str = "") -> EmittedEvent:
     Raises:
         TypeError, msgspec.EncodeError: a value that is not JSON; agent code is guarded in `agents.payload`.
     """
-    return EmittedEvent(type=_TYPE_OF[type(data)], ts=ts, data=msgspec.Raw(_encoder.encode(data)), scope=scope)
+    return EmittedEvent(type=_TYPE_OF[type(data)], ts=ts, data=msgspec.Raw(_encode(data)), scope=scope)
 
 
 class HasData(Protocol):
@@ -411,12 +411,12 @@ def decode_data(event: HasData) -> Any:
 
 def pack(events: Sequence[EmittedEvent]) -> bytes:
     """Pack a segment's events; the k-th gets offset k."""
-    return _encoder.encode([(at, e.type, e.ts, e.data, e.scope) for at, e in enumerate(events)])  # as `_Packed`
+    return _encode([(at, e.type, e.ts, e.data, e.scope) for at, e in enumerate(events)])  # as `_Packed`
 
 
 def pack_stored(events: Iterable[StoredEvent], *, first_seq: int) -> bytes:
     """Pack events that have their seqs, so that `unpack` gives them back with the same first seq."""
-    return _encoder.encode([(e.seq - first_seq, e.type, e.ts, e.data, e.scope) for e in events])
+    return _encode([(e.seq - first_seq, e.type, e.ts, e.data, e.scope) for e in events])
 
 
 def unpack(packed: bytes, *, first_seq: int, run: str, attempt: int) -> Iterable[StoredEvent]:

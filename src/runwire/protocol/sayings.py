@@ -109,15 +109,18 @@ def same_words(one: EventData | None, other: EventData | None) -> bool:
 
 def deltas(saying: Saying, text: str) -> list[EventData]:
     """Append text to a message or stream and return its deltas; none for no text."""
-    told: list[EventData] = []
-    for start in range(0, len(text), DELTA_CODE_POINTS):
-        piece, offset = text[start : start + DELTA_CODE_POINTS], saying.length
-        if saying.kind is Kind.MESSAGE:
-            told.append(TextDelta(message=saying.id, offset=offset, text=piece))
-        else:
-            told.append(ThinkingDelta(thinking=saying.id, offset=offset, text=piece))
-        saying.put(offset, piece)
-    return told
+    if 0 < len(text) <= DELTA_CODE_POINTS:  # most are a word
+        return [_delta(saying, text)]
+    pieces = [text[start : start + DELTA_CODE_POINTS] for start in range(0, len(text), DELTA_CODE_POINTS)]
+    return [_delta(saying, piece) for piece in pieces]
+
+
+def _delta(saying: Saying, piece: str) -> EventData:
+    offset = saying.length
+    saying.put(offset, piece)
+    if saying.kind is Kind.MESSAGE:
+        return TextDelta(message=saying.id, offset=offset, text=piece)
+    return ThinkingDelta(thinking=saying.id, offset=offset, text=piece)
 
 
 def completion(saying: Saying, *, complete: bool = True) -> EventData:

@@ -125,7 +125,6 @@ class Buffer:
         self._pinned: bytes | None = None
         self._end: RunEnd | None = None
         self._closing = 0  # the last so many entries must share a batch with the terminal event
-        self._is_noted = False  # the outbox will ask by itself, without being told again
         self._is_closed = False
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
@@ -174,8 +173,7 @@ class Buffer:
                 self._pinned = pinned
             if end is not None:
                 self._end, self._closing = end, self._put - before
-            is_news = not self._is_noted and self._note()
-        if is_news:
+        if entries:
             self._outbox.notify(self)
 
     async def room(self) -> None:
@@ -209,7 +207,6 @@ class Buffer:
     def freeze(self) -> Batch | None:
         """Return the batch to send now; the same one until it is settled."""
         with self._lock:
-            self._is_noted = False
             if self._frozen is None and self._pending:
                 self._frozen = self._next_batch()
             return self._frozen
@@ -225,20 +222,14 @@ class Buffer:
                 self._committed += len(batch.events)
                 self._bytes -= self._frozen_bytes
                 waiters, self._waiters = self._waiters, []
-                is_news = self._note()
+                has_more = bool(self._pending)
         if not isinstance(outcome, _TAKEN):
             self.close()
             self._on_lost(outcome)
             return
         _wake(waiters)
-        if is_news:
+        if has_more:
             self._outbox.notify(self)
-
-    def _note(self) -> bool:
-        """Return whether the outbox must be told that something is pending: once, until it asks."""
-        is_news = bool(self._pending) and not self._is_noted
-        self._is_noted = self._is_noted or is_news
-        return is_news
 
     def _add(self, entry: _Entry) -> None:
         self._bytes += entry.size_bytes
@@ -318,6 +309,8 @@ class Outbox:
 
     def notify(self, buffer: Buffer) -> None:
         """Learn that a buffer has something to send. Any thread may call."""
+        if buffer in self._dirty:  # it will be asked, and only after this: what was put before goes with that
+            return
         with self._lock:
             self._dirty[buffer] = None
             if self._is_waking:
@@ -388,9 +381,11 @@ def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) 
             entries.append(_open(data, data.thinking, ts=ts, scope=emit.scope))
         else:
             event = emitted(data, ts=ts, scope=emit.scope)
-            if len(event.data) > MAX_FIELD_BYTES:
+            size = len(event.data)
+            if size > MAX_FIELD_BYTES:
                 event, blobs = _put_aside(event, data, blobs or {})
-            entry = _Entry(event, len(event.data) + _EVENT_BYTES)
+                size = len(event.data)
+            entry = _Entry(event, size + _EVENT_BYTES)
             if blobs:
                 entry.blobs = blobs
                 entry.size_bytes += sum(map(len, blobs.values()))
