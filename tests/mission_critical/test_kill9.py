@@ -55,8 +55,11 @@ class Lives:
 
     def _steps(self, n: int) -> float:
         client, sent = self._runs[n]
-        types = [event["type"] for event in client.events.get(sent["thread"], ())]
-        return float("inf") if "agent_completed" in types else types.count("tool_completed")
+        events = client.events.get(sent["thread"], ())
+        if any(event["type"] == "agent_completed" for event in events):
+            return float("inf")
+        # A try that a takeover closes is no step done.
+        return sum(event["type"] == "tool_completed" and event["data"]["final"] for event in events)
 
 
 @pytest.mark.timeout(150)
