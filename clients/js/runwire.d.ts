@@ -43,7 +43,8 @@ export interface ConnectOptions {
   token?: string;
   /**
    * Return a token that is valid for a while; `fresh`: the last one ends soon or did, bring another. Null: the session
-   * is over. Throw (or reject) where none can be had now: it is asked again.
+   * is over. Throw (or reject) where none can be had now: it is asked again. The session is over, too, where the server
+   * refuses a fresh one; any other that it refuses is replaced first.
    */
   getToken?: (asked: { fresh: boolean }) => string | null | Promise<string | null>;
   /** `name/version`, for the server's log. */
@@ -130,7 +131,7 @@ export interface Reader extends AsyncIterable<ReaderItem> {
   [Symbol.asyncIterator](): AsyncGenerator<ReaderItem, void, undefined>;
   /** Call back at most once per animation frame, or at once when 4,096 items wait. Returns what ends it. */
   subscribe(onItems: (items: ReaderItem[]) => void, onEnd?: (error: RunwireError | null) => void): () => void;
-  /** Read no more. */
+  /** Read no more: what is queued is not given out, and nobody is called any more. */
   close(): void;
 }
 
