@@ -22,6 +22,7 @@ from runwire.storage.base import Storage
 __all__ = ["Opened", "Subscription", "Subscriptions", "Taken"]
 
 _PAGE_EVENTS: Final = 500  # of one read of the log
+_FIRST_EVENTS: Final = 50  # of a subscription's first one: who waits for a history sees that it begins
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +60,7 @@ class Subscription:
         self._sent_seq = position
         self._last_seq: int | None = None if position else 0  # of this view up to `_sent_seq`; None: not looked up yet
         self._bare_from = position  # while it is looked up: after this seq there is none
+        self._page_events = _FIRST_EVENTS
 
     @property
     def through(self) -> int:
@@ -165,9 +167,8 @@ class Subscription:
         return Taken(through=self._ring.through, position=position, events=shown, encoded=encoded)
 
     async def _take_from_log(self, size_bytes: int, position: int) -> Taken:
-        page = await self._storage.events.read(
-            self.thread, after=self._sent_seq, limit=_PAGE_EVENTS, size_bytes=size_bytes
-        )
+        limit, self._page_events = self._page_events, _PAGE_EVENTS
+        page = await self._storage.events.read(self.thread, after=self._sent_seq, limit=limit, size_bytes=size_bytes)
         if page.log != self.log:
             return await self._reset(log=page.log, reason="log_changed")
         if page.floor > self._sent_seq:

@@ -451,6 +451,24 @@ async def test_a_thread_that_is_deleted_while_its_reader_looks_back_is_gone() ->
         assert taken.is_deleted
 
 
+async def test_a_history_begins_with_a_small_page_and_goes_on_with_large_ones() -> None:
+    async with tailing(bus=DeafBus()) as place:
+        sent = await place.send()
+        claim = await place.worker.claim(sent.run)
+        for _ in range(20):
+            await place.worker.append(claim, [note() for _ in range(25)])
+        subscription = await place.open(sent.thread, after=0)
+        sizes = []
+        while subscription.through < 501:
+            taken = await subscription.take(size_bytes=1 << 20)
+            assert taken is not None
+            subscription.advance(taken)
+            sizes.append(len(taken.events))
+        assert sum(sizes) == 501
+        assert sizes[0] <= 75  # 50, and the segment that they end in
+        assert len(sizes) == 2
+
+
 async def test_an_event_is_encoded_once_per_view() -> None:
     ring = ring_of(note(), delta(), note())
     first, second, third = ring.after(0)
