@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
 import msgspec
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidHeader
 from websockets.frames import Frame
@@ -106,6 +107,12 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         """Hand the transport to the app."""
         cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = self
         await super().run_asgi()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Answer the upgrade; its head is then forgotten, for a socket may live for hours."""
+        await super().send(message)
+        if self.handshake_complete:
+            self.request = self.response = None  # type: ignore[assignment]  # nothing of the base class asks again
 
     def resume_writing(self) -> None:
         """Pass on that the reader has read."""

@@ -61,6 +61,7 @@ class Upgrades:
         is_known = not offered or frames.SUBPROTOCOL in offered
         await send({"type": "websocket.accept", "subprotocol": frames.SUBPROTOCOL if offered and is_known else None})
         prove = self._prove(scope, query, offered, origin) if is_known else None
+        scope["headers"] = []  # all is taken from them, and a socket may live for hours
         connection = Connection(
             connection=new_id("cn"),
             server=self.server,
