@@ -59,7 +59,7 @@ class Lives:
         if any(event["type"] == "agent_completed" for event in events):
             return float("inf")
         # A try that a takeover closes is no step done.
-        return sum(event["type"] == "tool_completed" and bool(event["data"]["final"]) for event in events)
+        return len([event for event in events if event["type"] == "tool_completed" and event["data"]["final"]])
 
 
 @pytest.mark.timeout(150)
