@@ -34,6 +34,7 @@ BASELINES: Final = {
     "U": "bare uvicorn (uvloop), one constant frame per event",
 }
 _RUN_EVENTS: Final = 3  # of a run beside what its agent says: user_message, agent_started, agent_completed
+_MESSAGE_EVENTS: Final = 2  # of a run that streams text: message_started, message_completed
 _LOAD_S: Final = 300.0
 PASSWORD: Final = "correct horse battery staple"  # of the first user of every server of the bench
 _INSTALL_S: Final = 120.0
@@ -175,7 +176,7 @@ class Stand:
     ) -> Result:
         """Have an agent per connection say so many events, in answer to each of so many sends.
 
-        Runwire's three events of the run itself count among `events`.
+        Runwire's three events of the run itself, and the two around a message, count among `events`.
 
         Raises:
             Faulty: another number of events came.
@@ -185,7 +186,7 @@ class Stand:
         result = self.load(
             server,
             connections=connections,
-            command=command(events - _RUN_EVENTS if is_ours else events, pause_s=agent_pause_s, kind=kind),
+            command=command(events - _own_events(kind) if is_ours else events, pause_s=agent_pause_s, kind=kind),
             sends=sends,
             events=events,
             end='"type":"agent_completed"' if is_merged else '"op":"event"',
@@ -237,6 +238,11 @@ class Stand:
         config.write_text(_SETTINGS, encoding="utf-8")
         words = ["-m", "runwire", "serve", "bench.servers.agents:agents", "--port", "0", "--data-dir", str(data)]
         return [sys.executable, *words, "--config", str(config)]
+
+
+def _own_events(kind: Kind) -> int:
+    """Return how many events of a Runwire run are not its agent's."""
+    return _RUN_EVENTS + (_MESSAGE_EVENTS if kind == "text" else 0)
 
 
 def command(events: int, *, pause_s: float, kind: Kind) -> str:
