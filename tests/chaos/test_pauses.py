@@ -104,6 +104,8 @@ async def _sleep_and_wake(server: ChaosServer, *, pause_s: float, wakes_first: s
     everything = [*clients, server.pid] if wakes_first == "clients" else [server.pid, *clients]
     for pid in everything:
         os.kill(pid, signal.SIGSTOP)
+    begun = [e for e in server.effects(sent["run"]) if e["phase"] == "begun"]
+    assert len(begun) < 12, "it fell asleep only after its run: nothing would be shown"
     await asyncio.sleep(pause_s)
     for pid in everything:
         os.kill(pid, signal.SIGCONT)

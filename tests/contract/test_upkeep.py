@@ -479,14 +479,8 @@ async def test_each_write_takes_whole_streams(sqlite_adapter: SqliteAdapter, mon
     whole_and_sound(sqlite_adapter)
 
 
-@pytest.mark.parametrize("survived", range(6))
-async def test_killed_compaction_is_finished_by_the_next(
-    sqlite_adapter: SqliteAdapter, monkeypatch: pytest.MonkeyPatch, survived: int
-) -> None:
-    monkeypatch.setattr(sqlite_upkeep, "WRITE_PIECES", 1)
-    storage = sqlite_adapter.storage
-    claims = await talk(storage, 3)
-    before = await whole(storage, claims[0].thread)
+def dies_after(storage: Any, survived: int) -> None:
+    """Have the process end at the write after so many."""
     writes = 0
 
     async def die() -> None:
@@ -496,6 +490,17 @@ async def test_killed_compaction_is_finished_by_the_next(
             raise Killed
 
     after_each_write(storage, die)
+
+
+@pytest.mark.parametrize("survived", range(6))
+async def test_killed_compaction_is_finished_by_the_next(
+    sqlite_adapter: SqliteAdapter, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    monkeypatch.setattr(sqlite_upkeep, "WRITE_PIECES", 1)
+    storage = sqlite_adapter.storage
+    claims = await talk(storage, 3)
+    before = await whole(storage, claims[0].thread)
+    dies_after(storage, survived)
     with pytest.raises(Killed):
         await compact(storage)
     await sqlite_adapter.crash()
@@ -514,15 +519,7 @@ async def test_killed_trim_shows_nothing_below_the_floor_and_is_finished_by_the_
     storage = sqlite_adapter.storage
     claims = await talk(storage, 4)
     before = await whole(storage, claims[0].thread)
-    writes = 0
-
-    async def die() -> None:
-        nonlocal writes
-        writes += 1
-        if writes > survived:
-            raise Killed
-
-    after_each_write(storage, die)
+    dies_after(storage, survived)
     with pytest.raises(Killed):
         await trim(storage)
     await sqlite_adapter.crash()
