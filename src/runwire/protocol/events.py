@@ -121,6 +121,7 @@ class UserMessage(EventData, frozen=True):
     message: str
     content: Any  # str | [{"type": "text", "text": str}, …]
     metadata: dict[str, Any] | None = None
+    retry_of: str | None = None  # the ended run whose message this is again
 
 
 class AgentStarted(EventData, frozen=True):

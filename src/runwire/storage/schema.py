@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["Whole", "blob", "meta", "metadata", "pinned", "run", "segment", "thread", "user"]
+__all__ = ["Whole", "blob", "meta", "metadata", "pinned", "run", "segment", "thread", "user", "wait"]
 
 metadata: Final = MetaData(
     naming_convention={
@@ -47,8 +47,8 @@ def _whole(name: str, *arguments: Any, null: bool = False, zero: bool = False) -
     return Column(name, Whole, *arguments, nullable=null, server_default=text("0") if zero else None)
 
 
-def _text(name: str, *, null: bool = False) -> Column[str]:
-    return Column(name, Text, nullable=null)
+def _text(name: str, *, null: bool = False, zero: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=null, server_default=text("''") if zero else None)
 
 
 meta: Final = Table(
@@ -121,6 +121,12 @@ run: Final = Table(
     _whole("created_at"),
     _whole("ended_at", null=True),
     _whole("compacted_at", null=True),  # its deltas were looked at, and what was complete is gone
+    _whole(
+        "lease_until", null=True
+    ),  # ms of the database's clock; only where owners have leases. In no index: it moves
+    _text("lost", zero=True),  # the attempts whose worker was lost, "1,3,4,"
+    _whole("woken_at", null=True),  # since when a parked run is to be claimed: it was answered, or called off
+    Column("closing", LargeBinary, nullable=True),  # of a parked run: what ends it, should it be cancelled; packed
     UniqueConstraint("id"),
     CheckConstraint("status IN ('queued', 'running', 'waiting', 'completed', 'failed', 'cancelled')", name="status"),
     CheckConstraint(
@@ -142,6 +148,8 @@ _ACTIVE: Final = text("status IN ('running', 'waiting')")
 Index("run_queued", run.c.user_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 Index("run_queued_of_thread", run.c.thread_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 Index("run_running", run.c.user_key, run.c.key, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
+_WOKEN: Final = text("status = 'waiting' AND woken_at IS NOT NULL")
+Index("run_woken", run.c.user_key, run.c.key, sqlite_where=_WOKEN, postgresql_where=_WOKEN)
 # At most one active run per thread is the database's promise, not the code's.
 Index("run_one_active", run.c.thread_key, unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
 
@@ -174,6 +182,24 @@ _TERMINAL: Final = text("(flags & 2) <> 0")
 # Exactly one start and one terminal per run are the database's promise.
 Index("segment_one_start", segment.c.run_key, unique=True, sqlite_where=_STARTED, postgresql_where=_STARTED)
 Index("segment_one_terminal", segment.c.run_key, unique=True, sqlite_where=_TERMINAL, postgresql_where=_TERMINAL)
+
+wait: Final = Table(
+    "wait",  # what runs wait, or waited, for
+    metadata,
+    _key(),
+    _whole("run_key", ForeignKey("run.key")),
+    _text("id"),
+    _text("kind"),
+    _whole("due_at", null=True),  # ms UTC
+    _text("by", null=True),  # a user's id, "timer", or "ended" with its run; NULL: it is open
+    Column("value", LargeBinary, nullable=True),  # of an answer, JSON
+    UniqueConstraint("id"),
+    CheckConstraint("kind IN ('approval', 'input', 'timer')", name="kind"),
+    Index("wait_of_run", "run_key"),
+    sqlite_strict=True,
+)
+_DUE: Final = text('"by" IS NULL AND due_at IS NOT NULL')
+Index("wait_due", wait.c.due_at, sqlite_where=_DUE, postgresql_where=_DUE)
 
 blob: Final = Table(
     "blob",  # large values that `$ref` in events names
