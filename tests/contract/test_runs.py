@@ -140,7 +140,7 @@ async def test_interrupt_ends_queued_runs_and_asks_the_running_one(storage: Stor
         (last.run, "user_message", 6),
     ]
     assert [row.status for row in await storage.runs.list("usr_ada")] == ["queued", "cancelled", "cancelled", "running"]
-    (signal,) = await storage.runs.signals("w1")
+    (signal,) = await storage.runs.signals("w1", {claim.run: 1})
     assert signal.cancel == CancelRequest(by="policy", reason="interrupt")
     assert await storage.runs.claim("w1", agents=[], limit=10, user_limit=10) == []
     await append(storage, claim, started(), completed(), ordinal=0, end=COMPLETED)
@@ -267,14 +267,15 @@ async def test_cancelling_a_queued_run_ends_it_in_that_write(storage: Storage) -
 async def test_cancelling_a_running_run_asks_its_holder(storage: Storage) -> None:
     await send(storage)
     claim = await claim_one(storage)
-    assert await storage.runs.signals("w1") == []
+    assert await storage.runs.signals("w1", {claim.run: 1}) == []
     result = await storage.runs.cancel("usr_ada", claim.run, BY_USER)
     assert (result.status, result.committed) == ("running", ())
     await storage.runs.cancel(None, claim.run, CancelRequest(by="revoked"))  # the first request stands
-    assert await storage.runs.signals("w1") == [Signal(run=claim.run, attempt=1, cancel=BY_USER)]
-    assert await storage.runs.signals("w2") == []
+    assert await storage.runs.signals("w1", {claim.run: 1}) == [Signal(run=claim.run, attempt=1, cancel=BY_USER)]
+    (lost,) = await storage.runs.signals("w2", {claim.run: 1})
+    assert lost.is_lost
     await append(storage, claim, started(), completed(), ordinal=0, end=COMPLETED)
-    assert await storage.runs.signals("w1") == []
+    assert await storage.runs.signals("w1", {claim.run: 1}) == [Signal(run=claim.run, attempt=1, is_lost=True)]
     assert (await storage.runs.cancel("usr_ada", claim.run, BY_USER)).status == "completed"
 
 

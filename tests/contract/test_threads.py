@@ -57,7 +57,7 @@ async def test_deleting_a_thread_stops_its_runs(storage: Storage) -> None:
     queued = await send(storage, sent.thread)
     elsewhere = await send(storage)
     assert await storage.threads.delete("usr_ada", sent.thread) == [sent.run]
-    (signal,) = await storage.runs.signals("w1")
+    (signal,) = await storage.runs.signals("w1", {claim.run: 1})
     assert (signal.run, signal.cancel is not None) == (sent.run, True)
     with pytest.raises(NotFound):
         await storage.threads.get("usr_ada", sent.thread)

@@ -220,7 +220,8 @@ class Worker:
             self._wake_signals.clear()  # armed before looking
             held = {run.claim.run: run for run in self._runs if run.is_held}
             if held:
-                for signal in await self._storage.runs.signals(self._name):
+                attempts = {run: one.claim.attempt for run, one in held.items()}
+                for signal in await self._storage.runs.signals(self._name, attempts):
                     run = held.get(signal.run)
                     if run is None:
                         continue

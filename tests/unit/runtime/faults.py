@@ -79,6 +79,10 @@ class FaultyStorage:
     def log(self) -> str:
         return self._inner.log
 
+    @property
+    def lease_s(self) -> float:
+        return self._inner.lease_s
+
     async def ping(self) -> None:
         await self._inner.ping()
 

@@ -7,10 +7,21 @@ from collections.abc import Mapping, Sequence
 
 from runwire.errors import NotFound
 from runwire.protocol.events import StoredEvent, unpack
-from runwire.storage.base import AlreadyStored, Batch, Fenced, Head, Outcome, Page, Stored, Unstorable
+from runwire.storage.base import (
+    AlreadyStored,
+    Batch,
+    Committed,
+    Fenced,
+    Head,
+    Outcome,
+    Overtaken,
+    Page,
+    Stored,
+    Unstorable,
+)
 from runwire.storage.batches import FLAG_STARTED, Frozen, distinct, freeze
 from runwire.storage.clock import now_ms
-from runwire.storage.memory.state import UNFINISHED, Run, Segment, State
+from runwire.storage.memory.state import UNFINISHED, Run, Segment, State, Wait
 
 __all__ = ["MemoryEventLog"]
 
@@ -94,17 +105,30 @@ class MemoryEventLog:
             return _refusal(run, one)
         if one.flags & FLAG_STARTED and run.started_seq is not None:
             return Unstorable(reason="the run has started already")
+        if any(opened.wait in self._state.waits for opened in batch.waits):
+            return Unstorable(reason="there is such a wait already")
+        if any(run.waits[wait].by not in (None, "ended") for wait in batch.closes if wait in run.waits):
+            return Overtaken()
         run.ordinal += one.size
         committed = self._state.extend(run, one.packed, one.size, ordinal=batch.ordinal)
+        self._keep_beside(run, one, committed)
+        return Stored(committed=committed)
+
+    def _keep_beside(self, run: Run, one: Frozen, committed: Committed) -> None:
+        """Store what comes with a batch: pinned values, blobs, waits, the run's start and its end."""
+        batch = one.batch
         run.pinned = run.pinned if run.pinned is not None else batch.pinned
         run.blobs = {**batch.blobs, **run.blobs}
+        for opened in batch.waits:
+            wait = Wait(id=opened.wait, run=run, kind=opened.kind, due_at=opened.due_at)
+            run.waits[wait.id] = self._state.waits[wait.id] = wait
+        for closed in batch.closes:
+            if closed in run.waits:
+                run.waits[closed].by = "ended"
         if one.flags & FLAG_STARTED:
             run.started_seq = committed.first_seq
         if batch.end is not None:
-            run.status, run.error = batch.end.status, batch.end.error
-            run.terminal_seq, run.ended_at = committed.last_seq, now_ms()
-            run.owner = run.worker = None
-        return Stored(committed=committed)
+            run.end(batch.end.status, seq=committed.last_seq, now=now_ms(), error=batch.end.error)
 
 
 def _refusal(run: Run, one: Frozen) -> Outcome:

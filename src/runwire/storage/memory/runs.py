@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import builtins
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
 
 from runwire.errors import Conflict, NotFound
-from runwire.protocol.events import UserMessage, emitted, pack
+from runwire.protocol.events import EmittedEvent, UserMessage, emitted, pack
 from runwire.protocol.ids import new_id
+from runwire.storage.answers import check_answer, check_repeated, encoded, no_wait, resumed
 from runwire.storage.base import (
+    Answer,
+    Answered,
     Cancelled,
     CancelRequest,
     Claim,
@@ -22,11 +27,12 @@ from runwire.storage.base import (
     Signal,
 )
 from runwire.storage.clock import now_ms
-from runwire.storage.memory.state import UNFINISHED, Run, State, Thread
+from runwire.storage.memory.state import UNFINISHED, Run, State, Thread, Wait
 
 __all__ = ["MemoryRuns"]
 
-_INTERRUPTED = CancelRequest(by="policy", reason="interrupt")
+_INTERRUPTED: Final = CancelRequest(by="policy", reason="interrupt")
+_LOST_KEPT: Final = 64  # attempts that a claim tells of
 
 
 class MemoryRuns:
@@ -38,7 +44,7 @@ class MemoryRuns:
     async def send(self, message: IncomingMessage) -> Sent:
         """Store a message and its run in one write; see `Runs.send`."""
         id_, now = new_id("msg"), now_ms()
-        data = UserMessage(message=id_, content=message.content, metadata=message.metadata)
+        data = UserMessage(message=id_, content=message.content, metadata=message.metadata, retry_of=message.retry_of)
         packed = pack([emitted(data, ts=now)])
         state = self._state
         with state.lock:
@@ -74,8 +80,9 @@ class MemoryRuns:
         limit: int,
         user_limit: int,
         holding: Collection[str] | None = None,
+        take_lost: bool = True,
     ) -> builtins.list[Claim]:
-        """Take runs, lost ones first; see `Runs.claim`."""
+        """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`. Without leases none can run out."""
         state = self._state
 
         def is_lost(run: Run) -> bool:
@@ -86,31 +93,74 @@ class MemoryRuns:
         with state.lock:
             lost = [run for run in state.runs.values() if run.status == "running" and is_lost(run)]
             claims = [self._claim(run, worker) for run in lost[:limit]]
-            for run in self._in_turn(user_limit)[: limit - len(claims)]:
-                state.turn += 1
-                state.user(run.user).turn = state.turn
-                claims.append(self._claim(run, worker))
+            # Each after those before it were taken: they count against their users' limits.
+            for waiting in (self._woken, self._queued):
+                for run in self._in_turn(waiting(), user_limit)[: limit - len(claims)]:
+                    state.turn += 1
+                    state.user(run.user).turn = state.turn
+                    claims.append(self._claim(run, worker))
             return claims
+
+    async def renew(self, worker: str, held: Mapping[str, int]) -> None:
+        """Do nothing: there are no leases."""
 
     async def release(self, run: str, attempt: int, *, reason: Literal["drained", "deploy", "worker_lost"]) -> None:
         """Give a run back at once; see `Runs.release`."""
         with self._state.lock:
             found = self._state.runs.get(run)
-            held = (attempt, "running", self._state.incarnation)
-            if found is not None and (found.attempt, found.status, found.owner) == held:
-                found.owner = found.worker = None
+            if found is None or not self._is_held(found, attempt):
+                return
+            found.owner = found.worker = None
+            if reason == "worker_lost":
+                found.lost = (*found.lost, attempt)
+            else:
                 found.handed_over = reason
 
-    async def signals(self, worker: str) -> builtins.list[Signal]:
-        """Report this worker's runs that were cancelled."""
+    async def park(
+        self, run: str, attempt: int, *, ordinal: int, waits: Collection[str], closing: Sequence[EmittedEvent]
+    ) -> bool:
+        """Put a run aside that waits for people or times; see `Runs.park`."""
+        packed = pack(closing)
         with self._state.lock:
-            return [
-                Signal(run=run.id, attempt=run.attempt, cancel=run.cancel)
-                for run in self._state.runs.values()
-                if run.status == "running"
-                and (run.owner, run.worker) == (self._state.incarnation, worker)
-                and run.cancel is not None
+            found = self._state.runs.get(run)
+            if found is None or not self._is_held(found, attempt) or found.ordinal != ordinal:
+                return found is not None and (found.status, found.attempt) == ("waiting", attempt)
+            found.status, found.closing = "waiting", packed
+            found.owner = found.worker = None
+            open_waits = {wait.id for wait in found.waits.values() if wait.by is None}
+            # Also without waits, or with one that nobody can answer: it would lie there for good.
+            if found.cancel is not None or not waits or not open_waits.issuperset(waits):
+                found.wake(now_ms())
+            return True
+
+    async def signals(self, worker: str, held: Mapping[str, int], waits: Collection[str] = ()) -> builtins.list[Signal]:
+        """Report what this worker must learn of its runs; see `Runs.signals`."""
+        with self._state.lock:
+            signals = [self._signal(worker, run, attempt, waits) for run, attempt in held.items()]
+        return [one for one in signals if one.is_lost or one.cancel is not None or one.answers]
+
+    async def answer(self, user: str, run: str, wait: str, value: Any) -> Answered:
+        """Answer a wait of this user's run; see `Runs.answer`."""
+        with self._state.lock:
+            found = self._state.run_of(user, run).waits.get(wait)
+            if found is None:
+                raise no_wait()
+            check_answer(found.kind, value)
+            if found.by is None:
+                return self._resume(found, value, by=user)
+            check_repeated(user, value, by=found.by, stored=found.value)
+            return _answered(found, None)
+
+    async def fire_timers(self, *, limit: int = 100) -> builtins.list[Answered]:
+        """Resume waits whose time has come; see `Runs.fire_timers`."""
+        with self._state.lock:
+            now = now_ms()
+            due = [
+                (wait.due_at, wait)
+                for wait in self._state.waits.values()
+                if wait.by is None and wait.due_at is not None and wait.due_at <= now
             ]
+            return [self._resume(wait, None, by="timer") for _, wait in sorted(due, key=lambda one: one[0])[:limit]]
 
     async def cancel(self, user: str | None, run: str, request: CancelRequest) -> Cancelled:
         """Ask a run to end; see `Runs.cancel`."""
@@ -188,20 +238,62 @@ class MemoryRuns:
             self._state.user(message.user).keys[message.key] = run
         return run
 
-    def _in_turn(self, user_limit: int) -> builtins.list[Run]:
-        """Return the queued runs that may start, users in turn, who was served longest ago first."""
+    def _is_held(self, run: Run, attempt: int) -> bool:
+        return (run.attempt, run.status, run.owner) == (attempt, "running", self._state.incarnation)
+
+    def _signal(self, worker: str, run: str, attempt: int, waits: Collection[str]) -> Signal:
+        found = self._state.runs.get(run)
+        if found is None:
+            return Signal(run=run, attempt=attempt, is_lost=True)
+        if not self._is_held(found, attempt) or found.worker != worker:
+            return Signal(run=run, attempt=found.attempt, is_lost=True)
+        closed = [found.waits[wait] for wait in waits if wait in found.waits]
+        answers = tuple(
+            Answer(wait=wait.id, value=None if wait.value is None else msgspec.json.decode(wait.value), by=wait.by)
+            for wait in closed
+            if wait.by is not None
+        )
+        return Signal(run=run, attempt=attempt, cancel=found.cancel, answers=answers)
+
+    def _resume(self, wait: Wait, value: Any, *, by: str) -> Answered:
+        """Close an open wait and say so in the log."""
+        now, run = now_ms(), wait.run
+        packed = resumed(wait.id, value, by=by, now=now)
+        wait.by, wait.value = by, None if by == "timer" else encoded(value)
+        run.wake(now)
+        return _answered(wait, self._state.extend(run, packed, 1, ordinal=None))
+
+    def _woken(self) -> builtins.list[Run]:
+        """Return the parked runs that were answered, those that were first answered first."""
+        woken = [(run.woken_at, run.place, run) for run in self._state.runs.values() if run.woken_at is not None]
+        return [run for *_, run in sorted(woken, key=lambda one: one[:2])]
+
+    def _queued(self) -> builtins.list[Run]:
+        """Return the queued runs that are next in their threads, oldest first."""
+        runs = self._state.runs.values()
+        return [
+            run
+            for run in runs
+            if run.status == "queued" and next(one for one in run.thread.runs if one.status in UNFINISHED) is run
+        ]
+
+    def _in_turn(self, waiting: Sequence[Run], user_limit: int) -> builtins.list[Run]:
+        """Return those that may start, users in turn, who was served longest ago first."""
         active = Counter(run.user for run in self._state.runs.values() if run.status == "running")
         place: Counter[str] = Counter()
         candidates: builtins.list[tuple[int, int, int, Run]] = []
-        for run in self._state.runs.values():
-            first = next((one for one in run.thread.runs if one.status in UNFINISHED), None)
-            if run.status == "queued" and first is run and active[run.user] + place[run.user] < user_limit:
+        for rank, run in enumerate(waiting):
+            if active[run.user] + place[run.user] < user_limit:
                 place[run.user] += 1
-                candidates.append((place[run.user], self._state.user(run.user).turn, run.place, run))
+                candidates.append((place[run.user], self._state.user(run.user).turn, rank, run))
         return [run for *_, run in sorted(candidates, key=lambda one: one[:3])]
 
     def _claim(self, run: Run, worker: str) -> Claim:
+        if run.status == "running" and run.owner not in (None, self._state.incarnation):
+            run.lost = (*run.lost, run.attempt)[-_LOST_KEPT:]
+        is_resumed = run.status == "waiting"
         run.status, run.owner, run.worker = "running", self._state.incarnation, worker
+        run.woken_at = run.closing = None
         run.attempt += 1
         handed_over, run.handed_over = run.handed_over, None
         return Claim(
@@ -216,6 +308,8 @@ class MemoryRuns:
             pinned=run.pinned,
             cancel=run.cancel,
             handed_over=handed_over,
+            is_resumed=is_resumed,
+            lost=run.lost,
         )
 
     def _cancel(self, run: Run, request: CancelRequest) -> Cancelled:
@@ -236,6 +330,13 @@ def _sent(
         is_new=is_new,
         committed=committed,
         stop=stop,
+    )
+
+
+def _answered(wait: Wait, committed: Committed | None) -> Answered:
+    run = wait.run
+    return Answered(
+        run=run.id, thread=run.thread.id, wait=wait.id, committed=committed, is_parked=run.status == "waiting"
     )
 
 

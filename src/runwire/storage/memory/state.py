@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from runwire.errors import NotFound
 from runwire.protocol.events import AgentCancelled, emitted, pack
-from runwire.storage.base import CancelRequest, Committed, RunStatus
+from runwire.storage.base import CancelRequest, Committed, RunStatus, WaitKind
+from runwire.storage.batches import packed_size
 from runwire.storage.clock import now_ms
 from runwire.storage.memory.auth import MemoryAuthStore
 
-__all__ = ["UNFINISHED", "Run", "Segment", "State", "Thread", "User"]
+__all__ = ["UNFINISHED", "Run", "Segment", "State", "Thread", "User", "Wait"]
 
 UNFINISHED: frozenset[RunStatus] = frozenset({"queued", "running", "waiting"})
 
@@ -89,6 +90,40 @@ class Run:
     is_compacted: bool = False
     pinned: bytes | None = None
     blobs: dict[str, bytes] = field(default_factory=dict)
+    lost: tuple[int, ...] = ()  # attempts whose worker was lost
+    waits: dict[str, Wait] = field(default_factory=dict)
+    woken_at: int | None = None  # since when it is to be claimed, parked as it is
+    closing: bytes | None = None  # of a parked run: what ends it, should it be cancelled
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nobody holds it or is about to: whoever calls it off ends it."""
+        return self.status == "queued" or (self.status == "waiting" and self.woken_at is None)
+
+    def wake(self, now: int) -> None:
+        """Have a parked run claimed."""
+        if self.status == "waiting" and self.woken_at is None:
+            self.woken_at = now
+
+    def end(self, status: RunStatus, *, seq: int, now: int, error: dict[str, Any] | None = None) -> None:
+        """Enter what its terminal event says, in the same write."""
+        self.status, self.error = status, error
+        self.terminal_seq, self.ended_at = seq, now
+        self.owner = self.worker = self.woken_at = self.closing = None
+        for wait in self.waits.values():
+            wait.by = wait.by or "ended"
+
+
+@dataclass(slots=True, kw_only=True)
+class Wait:
+    """What a run waits, or waited, for."""
+
+    id: str
+    run: Run
+    kind: WaitKind
+    due_at: int | None
+    by: str | None = None  # a user's id, "timer", or "ended" with its run; None: it is open
+    value: bytes | None = None  # of an answer, JSON
 
 
 class State:
@@ -103,6 +138,7 @@ class State:
         self.users: dict[str, User] = {}
         self.threads: dict[str, Thread] = {}
         self.runs: dict[str, Run] = {}
+        self.waits: dict[str, Wait] = {}
         self.auth = MemoryAuthStore()  # has its own lock
 
     def user(self, user: str) -> User:
@@ -149,15 +185,17 @@ class State:
         )
 
     def call_off(self, runs: Iterable[Run], request: CancelRequest) -> list[Committed]:
-        """End runs that are queued or parked, in order, and flag those that are running."""
+        """End runs that are queued or parked, in order, and flag those that somebody holds or is about to claim."""
         now = now_ms()
         packed = pack([emitted(AgentCancelled(by=request.by, reason=request.reason), ts=now)])
         all_committed: list[Committed] = []
         for run in runs:
             run.cancel = run.cancel or request
-            if run.status in ("queued", "waiting"):
-                committed = self.extend(run, packed, 1, ordinal=None)
-                run.status, run.terminal_seq, run.ended_at = "cancelled", committed.last_seq, now
-                run.owner = run.worker = None
-                all_committed.append(committed)
+            if not run.is_idle:
+                continue
+            if run.closing is not None and (size := packed_size(run.closing)):
+                all_committed.append(self.extend(run, run.closing, size, ordinal=None))
+            committed = self.extend(run, packed, 1, ordinal=None)
+            run.end("cancelled", seq=committed.last_seq, now=now)
+            all_committed.append(committed)
         return all_committed

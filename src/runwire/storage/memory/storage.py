@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from runwire.errors import Unavailable
@@ -41,6 +42,11 @@ class MemoryStorage:
     def restarted(self) -> MemoryStorage:
         """Return the same data as a new process would find it: every running run has lost its owner."""
         return MemoryStorage(self._state)
+
+    @property
+    def lease_s(self) -> float:
+        """Endless: this process owns the database until another opens it."""
+        return math.inf
 
     async def ping(self) -> None:
         """Prove that the database answers. Raises Unavailable."""

@@ -94,6 +94,8 @@ class MemoryUpkeep:
         thread.runs = thread.runs[len(runs) :]
         for run in runs:
             del self._state.runs[run.id]
+            for wait in run.waits:
+                del self._state.waits[wait]
             if run.key is not None:
                 del self._state.users[run.user].keys[run.key]
         blobs = [data for run in runs for data in run.blobs.values()]

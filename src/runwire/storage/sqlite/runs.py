@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
 from runwire.errors import Conflict, NotFound, Unavailable
-from runwire.protocol.events import UserMessage, emitted, pack
+from runwire.protocol.events import EmittedEvent, UserMessage, emitted, pack
 from runwire.protocol.ids import new_id
 from runwire.storage.base import (
+    Answered,
     Cancelled,
     CancelledBy,
     CancelRequest,
@@ -62,6 +63,7 @@ class SqliteRuns:
         limit: int,
         user_limit: int,
         holding: Collection[str] | None = None,
+        take_lost: bool = True,
     ) -> builtins.list[Claim]:
         """Take runs, lost ones first; see `Runs.claim`. Which agents a worker has decides nothing here."""
         owner = self._database.incarnation
@@ -88,7 +90,16 @@ class SqliteRuns:
         values = (run, attempt, self._database.incarnation, reason)
         await self._database.write(lambda connection: connection.execute(_SQL["release_run"], values).rowcount)
 
-    async def signals(self, worker: str) -> builtins.list[Signal]:
+    async def renew(self, worker: str, held: Mapping[str, int]) -> None:
+        """Do nothing: there are no leases."""
+
+    async def park(
+        self, run: str, attempt: int, *, ordinal: int, waits: Collection[str], closing: Sequence[EmittedEvent]
+    ) -> bool:
+        """Put a run aside that waits for people or times; see `Runs.park`."""
+        raise NotImplementedError
+
+    async def signals(self, worker: str, held: Mapping[str, int], waits: Collection[str] = ()) -> builtins.list[Signal]:
         """Report this worker's runs that were cancelled; nobody else can take a run while this process lives."""
         values = (self._database.incarnation, worker)
         rows = await self._database.read(lambda connection: connection.execute(_SQL["signals"], values).fetchall())
@@ -96,6 +107,14 @@ class SqliteRuns:
             Signal(run=run, attempt=attempt, cancel=CancelRequest(by=by, reason=reason))
             for run, attempt, by, reason in rows
         ]
+
+    async def answer(self, user: str, run: str, wait: str, value: Any) -> Answered:
+        """Answer a wait of this user's run; see `Runs.answer`."""
+        raise NotImplementedError
+
+    async def fire_timers(self, *, limit: int = 100) -> builtins.list[Answered]:
+        """Resume waits whose time has come; see `Runs.fire_timers`."""
+        raise NotImplementedError
 
     async def cancel(self, user: str | None, run: str, request: CancelRequest) -> Cancelled:
         """Ask a run to end; see `Runs.cancel`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +43,11 @@ class SqliteStorage:
     def log(self) -> str:
         """Identity of the database's history."""
         return self.database.log
+
+    @property
+    def lease_s(self) -> float:
+        """Endless: this process owns the database until another opens it."""
+        return math.inf
 
     async def ping(self) -> None:
         """Prove that the writer can write, or could less than a second ago. Raises Unavailable."""
