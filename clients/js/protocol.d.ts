@@ -256,6 +256,7 @@ export interface SubagentStarted {
   span: string;
   agent: string;
   parent?: string | null;
+  input?: unknown;
 }
 
 /** Ask for a thread's events after a position. */
@@ -358,6 +359,7 @@ export interface UserMessage {
   message: string;
   content: Content | Ref;
   metadata?: Record<string, unknown> | null;
+  retry_of?: string | null;
 }
 
 /** The connection is signed in. */

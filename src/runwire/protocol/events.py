@@ -277,6 +277,7 @@ class SubagentStarted(EventData, frozen=True):
     span: str
     agent: str
     parent: str | None = None
+    input: Any = None  # what it was given
 
 
 class SubagentCompleted(EventData, frozen=True):

@@ -11,7 +11,9 @@ from runwire.protocol.journal import Journal
 __all__ = ["lost_attempts_without_progress"]
 
 
-def lost_attempts_without_progress(logged: Sequence[StoredEvent], attempt: int, *, handed_over: bool = False) -> int:
+def lost_attempts_without_progress(
+    logged: Sequence[StoredEvent], attempt: int, lost: Sequence[int] | None = None, *, handed_over: bool = False
+) -> int:
     """Count the attempts just before `attempt` that were lost and got the run nowhere.
 
     An attempt got somewhere if it completed a step, or left more sayings or more text standing than every
@@ -20,6 +22,7 @@ def lost_attempts_without_progress(logged: Sequence[StoredEvent], attempt: int, 
     Args:
         logged: every stored event of the run, in order.
         attempt: the one that now begins, from 1.
+        lost: the attempts whose worker was lost (`Claim.lost`).
         handed_over: whether the attempt before it was handed over; the log does not say so yet.
     """
     journal, best = Journal(), (0, 0, 0)
@@ -34,6 +37,8 @@ def lost_attempts_without_progress(logged: Sequence[StoredEvent], attempt: int, 
             useful.add(number)
         best = (max(left[0], best[0]), max(left[1], best[1]), max(left[2], best[2]))
     since = max(number for number in useful if number < attempt)
+    if lost is not None:
+        return sum(since < number < attempt for number in lost)
     return sum(number not in given_back for number in range(since + 1, attempt))
 
 

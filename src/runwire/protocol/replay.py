@@ -26,6 +26,7 @@ import msgspec
 from runwire.errors import RunFailed
 from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import (
+    AgentResumed,
     AgentRetrying,
     AgentStarted,
     AgentThinking,
@@ -34,7 +35,10 @@ from runwire.protocol.events import (
     EventError,
     EventType,
     MessageStarted,
+    StepCompleted,
     StoredEvent,
+    SubagentCompleted,
+    SubagentFailed,
     TextDelta,
     ToolCompleted,
     decode_data,
@@ -52,7 +56,18 @@ from runwire.protocol.sayings import (
     superseded,
 )
 
-__all__ = ["TOOL_CANCELLED", "Emit", "Replay", "Step", "closers", "lost_attempts_without_progress", "step_key"]
+__all__ = [
+    "TOOL_CANCELLED",
+    "Emit",
+    "Gather",
+    "Replay",
+    "Span",
+    "Step",
+    "Wait",
+    "closers",
+    "lost_attempts_without_progress",
+    "step_key",
+]
 
 TOOL_CANCELLED: Final = "tool_cancelled"
 """Code of a step that its agent stopped waiting for: in a replay it waits again, until the same limit ends that."""
@@ -76,7 +91,38 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     scope: str  # of what this try says
     emits: list[Emit]  # append and commit these before the step's code is called
-    recorded: ToolCompleted | None = None  # set: do not execute, return (or raise) this
+    kind: Literal["tool", "step"] = "tool"  # shown to people, or internal
+    recorded: ToolCompleted | StepCompleted | None = None  # set: do not execute, return (or raise) this
+    raised: int = 0  # how many tries before this one raised; those that a crash cut off are not counted
+    lost: EventError | None = None  # set: a crash cut off the last try and `on_crash` is "fail"; there is no new one
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """A wait that the agent has begun."""
+
+    key: str
+    id: str
+    kind: Literal["approval", "input", "timer"]
+    due_at: int | None  # ms, UTC; of a wait that is re-entered the logged one
+    emits: list[Emit]
+    recorded: AgentResumed | None = None  # set: it has ended; `by` "ended" is no answer
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """A sub-agent that the agent has begun."""
+
+    key: str
+    id: str
+    scope: str  # of what the sub-agent says
+    emits: list[Emit]
+    recorded: SubagentCompleted | SubagentFailed | None = None  # set: do not execute, return (or raise) this
+
+
+class Gather(msgspec.Struct, frozen=True, kw_only=True):
+    """Branches that the agent has begun; they have no events of their own."""
+
+    scopes: list[str]  # of the branches, in order; `Replay.end_scope` each when it returned or raised
+    emits: list[Emit]  # the end of an open message
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +172,7 @@ class Replay:
 
     # ── the run ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, started: AgentStarted, *, reason: Literal["worker_lost", "drained", "deploy"]) -> list[Emit]:
+    def start(self, started: AgentStarted, *, reason: Literal["worker_lost", "drained", "deploy"] | None) -> list[Emit]:
         """Begin the attempt; call this first.
 
         A try that was cut off is closed, except when a step began inside it: that one is re-entered by
@@ -135,7 +181,9 @@ class Replay:
         if not self._journal.has_started:
             return [Emit(started)]
         cut_off = [each for each in self._journal.open_tries if not self._journal.scope(each.scope).steps]
-        closed = self._close_tries(cut_off, final=False, reason=reason)
+        closed = self._close_tries(cut_off, final=False, reason=reason or "drained")
+        if reason is None:  # resumed after a wait: nothing extra is said
+            return closed
         return [Emit(AgentRetrying(attempt=self._attempt, reason=reason)), *closed]
 
     def end_scope(self, scope: str) -> list[Emit]:
@@ -230,12 +278,24 @@ class Replay:
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def begin_step(self, scope: str, name: str, args: Any) -> Step:
+    def begin_step(
+        self,
+        scope: str,
+        name: str,
+        args: Any,
+        *,
+        kind: Literal["tool", "step"] = "tool",
+        ident: str | None = None,
+        on_crash: Literal["retry", "fail"] = "retry",
+        closes: bool = True,
+    ) -> Step:
         """Begin the scope's next step: recorded, re-entered, tried again, or new.
 
         Raises:
             RunFailed: `nondeterministic_agent`: the journal has another step here. Nothing has changed.
         """
+        if kind != "tool" or ident or on_crash != "retry" or not closes:
+            raise NotImplementedError
         voice = self._voice(scope)
         key = step_key(scope, name, voice.named[name])
         logged = voice.log.steps[voice.begun] if voice.begun < len(voice.log.steps) else None
@@ -279,6 +339,53 @@ class Replay:
             emits += self._take_back_all(ended)
         completed = ended.complete(ok=ok, final=final, result=result, error=error, duration_ms=duration_ms)
         return [*emits, Emit(completed, ended.parent)]
+
+    # ── waits, sub-agents, branches ──────────────────────────────────────────────────────────────────────────
+
+    def begin_wait(
+        self,
+        scope: str,
+        kind: Literal["approval", "input", "timer"],
+        *,
+        prompt: Any = None,
+        call: str | None = None,
+        due_at: int | None = None,
+    ) -> Wait:
+        """Begin the scope's next wait: recorded, re-entered silently, or new."""
+        raise NotImplementedError
+
+    def resume(self, wait: str, value: Any, by: str) -> bool:
+        """Learn how a wait ended while the attempt runs; return False if it is not open."""
+        raise NotImplementedError
+
+    @property
+    def open_waits(self) -> list[str]:
+        """Return the ids of the waits that nothing has ended, re-entered or not, in the order they began."""
+        return []
+
+    def closing(self, *, code: str, message: str) -> list[Emit]:
+        """Return what `close_all` would say, and change nothing: for a run that parks."""
+        raise NotImplementedError
+
+    def begin_span(self, scope: str, agent: str, input: Any) -> Span:
+        """Begin the scope's next sub-agent: recorded, re-entered silently, or new."""
+        raise NotImplementedError
+
+    def end_span(self, span: Span, *, output: Any = None, error: EventError | None = None) -> list[Emit]:
+        """End a sub-agent and its scope; what it said stands."""
+        raise NotImplementedError
+
+    def begin_gather(self, scope: str, count: int) -> Gather:
+        """Begin branches of a scope; each is a scope of its own, which `end_scope` ends."""
+        raise NotImplementedError
+
+    def derive(self, scope: str, what: str) -> str:
+        """Return 64 hex digits that are the same in every attempt and try: the n-th of `what` in the scope."""
+        raise NotImplementedError
+
+    def has_differed(self, scope: str) -> bool:
+        """Return whether the scope, or one around it, has said something else than the log in this attempt."""
+        raise NotImplementedError
 
     # ── saying ───────────────────────────────────────────────────────────────────────────────────────────
 
