@@ -149,7 +149,7 @@ Index("run_queued", run.c.user_key, run.c.key, sqlite_where=_QUEUED, postgresql_
 Index("run_queued_of_thread", run.c.thread_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 Index("run_running", run.c.user_key, run.c.key, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
 _WOKEN: Final = text("status = 'waiting' AND woken_at IS NOT NULL")
-Index("run_woken", run.c.user_key, run.c.key, sqlite_where=_WOKEN, postgresql_where=_WOKEN)
+Index("run_woken", run.c.user_key, run.c.woken_at, run.c.key, sqlite_where=_WOKEN, postgresql_where=_WOKEN)
 # At most one active run per thread is the database's promise, not the code's.
 Index("run_one_active", run.c.thread_key, unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
 

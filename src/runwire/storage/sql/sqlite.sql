@@ -113,8 +113,62 @@ ON CONFLICT DO NOTHING
 UPDATE run SET started_seq = ?2 WHERE key = ?1 AND started_seq IS NULL
 
 -- name: end_run
-UPDATE run SET status = ?2, terminal_seq = ?3, error = ?4, ended_at = ?5, owner = NULL, worker = NULL
+UPDATE run SET status = ?2, terminal_seq = ?3, error = ?4, ended_at = ?5, owner = NULL, worker = NULL,
+  woken_at = NULL, closing = NULL
 WHERE key = ?1 AND terminal_seq IS NULL
+
+-- What a run waits for ----------------------------------------------------------------------------
+
+-- name: add_wait
+INSERT INTO wait (run_key, id, kind, due_at) VALUES (?1, ?2, ?3, ?4)
+
+-- name: close_waits
+UPDATE wait SET "by" = 'ended' WHERE run_key = ?1 AND "by" IS NULL AND id IN (SELECT value FROM json_each(?2))
+
+-- name: end_waits
+UPDATE wait SET "by" = 'ended' WHERE run_key = ?1 AND "by" IS NULL
+
+-- Whether a batch that could be stored closes a wait that was answered meanwhile. ?5 is a JSON array of waits.
+-- name: overtaken
+SELECT 1 FROM run r JOIN wait w ON w.run_key = r.key
+WHERE r.id = ?1 AND r.attempt = ?2 AND r.ordinal = ?3 AND +r.status = 'running' AND r.owner = ?4
+  AND w.id IN (SELECT value FROM json_each(?5)) AND w."by" <> 'ended'
+LIMIT 1
+
+-- Woken at once: if it was called off, if one of its waits (?6) is not open any more, or if it names none: it would lie
+-- there for good.
+-- name: park_run
+UPDATE run SET status = 'waiting', owner = NULL, worker = NULL, closing = ?5,
+  woken_at = CASE WHEN cancel_by IS NOT NULL OR NOT EXISTS (SELECT 1 FROM json_each(?6)) OR EXISTS (
+    SELECT 1 FROM json_each(?6) a
+    WHERE NOT EXISTS (SELECT 1 FROM wait w WHERE w.id = a.value AND w.run_key = run.key AND w."by" IS NULL)
+  ) THEN ?7 END
+WHERE id = ?1 AND attempt = ?2 AND ordinal = ?3 AND +status = 'running' AND owner = ?4
+
+-- name: is_parked
+SELECT 1 FROM run WHERE id = ?1 AND attempt = ?2 AND +status = 'waiting'
+
+-- name: wait_of_user
+SELECT w.key, w.id, r.key, r.id, r.attempt, r.status, t.key, t.id, w.kind, w."by", w.value
+FROM run r JOIN user u ON u.key = r.user_key JOIN thread t ON t.key = r.thread_key
+  LEFT JOIN wait w ON w.id = ?3 AND w.run_key = r.key
+WHERE r.id = ?1 AND u.id = ?2 AND t.deleted_at IS NULL
+
+-- name: due_waits
+SELECT w.key, w.id, r.key, r.id, r.attempt, r.status, t.key, t.id
+FROM wait w INDEXED BY wait_due JOIN run r ON r.key = w.run_key JOIN thread t ON t.key = r.thread_key
+WHERE w."by" IS NULL AND w.due_at <= ?1 ORDER BY w.due_at LIMIT ?2
+
+-- name: resume_wait
+UPDATE wait SET "by" = ?2, value = ?3 WHERE key = ?1 AND "by" IS NULL
+
+-- name: wake_run
+UPDATE run SET woken_at = ?2 WHERE key = ?1 AND status = 'waiting' AND woken_at IS NULL
+
+-- Of these waits those that are not open any more.
+-- name: answers
+SELECT r.id, w.id, w."by", w.value
+FROM json_each(?1) a CROSS JOIN wait w ON w.id = a.value JOIN run r ON r.key = w.run_key WHERE w."by" IS NOT NULL
 
 -- name: thread_bounds
 SELECT key, head, floor FROM thread WHERE id = ?1 AND deleted_at IS NULL
@@ -212,18 +266,18 @@ UPDATE run SET seq = ?2 WHERE key = ?1
 
 -- In two halves, so that each has its partial index: a thread may have thousands of runs that ended.
 -- name: unfinished_of_thread
-SELECT key, id, thread_key, status, attempt FROM run WHERE thread_key = ?1 AND status IN ('running', 'waiting')
+SELECT key, id, thread_key, status, attempt, woken_at, closing FROM run WHERE thread_key = ?1 AND status IN ('running', 'waiting')
 UNION ALL
-SELECT key, id, thread_key, status, attempt FROM run WHERE thread_key = ?1 AND status = 'queued'
+SELECT key, id, thread_key, status, attempt, woken_at, closing FROM run WHERE thread_key = ?1 AND status = 'queued'
 ORDER BY key
 
 -- name: unfinished_of_user
-SELECT r.key, r.id, r.thread_key, r.status, r.attempt, t.id
+SELECT r.key, r.id, r.thread_key, r.status, r.attempt, r.woken_at, r.closing, t.id
 FROM user u JOIN run r ON r.user_key = u.key JOIN thread t ON t.key = r.thread_key
 WHERE u.id = ?1 AND r.status IN ('queued', 'running', 'waiting') ORDER BY r.key
 
 -- name: run_to_cancel
-SELECT r.key, r.id, r.thread_key, r.status, r.attempt, t.id
+SELECT r.key, r.id, r.thread_key, r.status, r.attempt, r.woken_at, r.closing, t.id
 FROM run r JOIN user u ON u.key = r.user_key JOIN thread t ON t.key = r.thread_key
 WHERE r.id = ?1 AND (?2 IS NULL OR (u.id = ?2 AND t.deleted_at IS NULL))
 
@@ -244,20 +298,20 @@ SELECT key FROM run INDEXED BY run_running WHERE status = 'running'
 ORDER BY key LIMIT ?2
 
 -- Users in turn: each one's first candidate before anybody's second, and among these who was served longest ago.
--- `waiting` steps from user to user through the index, and of each at most ?1 runs are looked at, so that one user's
+-- `people` steps from user to user through the index, and of each at most ?1 runs are looked at, so that one user's
 -- thousand queued runs cost nobody else.
 -- name: queued_runs
-WITH RECURSIVE waiting (user_key) AS (
+WITH RECURSIVE people (user_key) AS (
   SELECT min(user_key) FROM run WHERE status = 'queued'
   UNION ALL
-  SELECT (SELECT min(q.user_key) FROM run q WHERE q.status = 'queued' AND q.user_key > waiting.user_key)
-  FROM waiting WHERE waiting.user_key IS NOT NULL
+  SELECT (SELECT min(q.user_key) FROM run q WHERE q.status = 'queued' AND q.user_key > people.user_key)
+  FROM people WHERE people.user_key IS NOT NULL
 )
 SELECT key FROM (
   SELECT r.key, u.turn,
     row_number() OVER (PARTITION BY u.key ORDER BY r.key) AS place,
     (SELECT count(*) FROM run a WHERE a.user_key = u.key AND a.status = 'running') AS active
-  FROM waiting w JOIN user u ON u.key = w.user_key JOIN run r ON r.key IN (
+  FROM people JOIN user u ON u.key = people.user_key JOIN run r ON r.key IN (
     SELECT q.key FROM run q
     WHERE q.user_key = u.key AND q.status = 'queued'
       AND NOT EXISTS (SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
@@ -267,15 +321,38 @@ SELECT key FROM (
 WHERE place + active <= ?1
 ORDER BY place, turn, key LIMIT ?2
 
+-- Parked runs that were answered, or called off since: like the queued ones, but whoever was woken first goes first.
+-- name: woken_runs
+WITH RECURSIVE people (user_key) AS (
+  SELECT min(user_key) FROM run WHERE status = 'waiting' AND woken_at IS NOT NULL
+  UNION ALL
+  SELECT (SELECT min(q.user_key) FROM run q
+    WHERE q.status = 'waiting' AND q.woken_at IS NOT NULL AND q.user_key > people.user_key)
+  FROM people WHERE people.user_key IS NOT NULL
+)
+SELECT key FROM (
+  SELECT r.key, u.turn, r.woken_at,
+    row_number() OVER (PARTITION BY u.key ORDER BY r.woken_at, r.key) AS place,
+    (SELECT count(*) FROM run a WHERE a.user_key = u.key AND a.status = 'running') AS active
+  FROM people JOIN user u ON u.key = people.user_key JOIN run r ON r.key IN (
+    SELECT q.key FROM run q
+    WHERE q.user_key = u.key AND q.status = 'waiting' AND q.woken_at IS NOT NULL
+    ORDER BY q.woken_at, q.key LIMIT ?1)
+)
+WHERE place + active <= ?1
+ORDER BY place, turn, woken_at, key LIMIT ?2
+
 -- name: claimed_run
 SELECT r.id, t.id, u.id, r.agent, r.message, r.attempt + 1, r.ordinal, r.created_at, p.data,
-  r.cancel_by, r.cancel_reason, r.handed_over
+  r.cancel_by, r.cancel_reason, r.handed_over, r.status, r.owner, r.lost
 FROM run r JOIN thread t ON t.key = r.thread_key JOIN user u ON u.key = r.user_key
   LEFT JOIN pinned p ON p.run_key = r.key
 WHERE r.key = ?1
 
 -- name: claim_run
-UPDATE run SET status = 'running', attempt = attempt + 1, owner = ?2, worker = ?3, handed_over = NULL WHERE key = ?1
+UPDATE run SET status = 'running', attempt = attempt + 1, owner = ?2, worker = ?3, handed_over = NULL, lost = ?4,
+  woken_at = NULL, closing = NULL
+WHERE key = ?1
 
 -- name: next_turn
 UPDATE meta SET turn = turn + 1 WHERE key = 1 RETURNING turn
@@ -284,12 +361,19 @@ UPDATE meta SET turn = turn + 1 WHERE key = 1 RETURNING turn
 UPDATE user SET turn = ?2 WHERE key = (SELECT user_key FROM run WHERE key = ?1)
 
 -- name: release_run
-UPDATE run SET owner = NULL, worker = NULL, handed_over = ?4
-WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND owner = ?3
+UPDATE run SET owner = NULL, worker = NULL, handed_over = nullif(?4, 'worker_lost'),
+  lost = CASE ?4 WHEN 'worker_lost' THEN lost || attempt || ',' ELSE lost END
+WHERE id = ?1 AND attempt = ?2 AND +status = 'running' AND owner = ?3
 
+-- ?1 is {run: attempt}. Of those that are still held as they say only what is called off.
 -- name: signals
-SELECT id, attempt, cancel_by, cancel_reason FROM run INDEXED BY run_running
-WHERE status = 'running' AND owner = ?1 AND worker = ?2 AND cancel_by IS NOT NULL ORDER BY key
+SELECT * FROM (
+  SELECT h.key, coalesce(r.attempt, h.value),
+    r.status IS 'running' AND r.owner IS ?2 AND r.worker IS ?3 AND r.attempt IS h.value AS is_held,
+    r.cancel_by, r.cancel_reason
+  FROM json_each(?1) h LEFT JOIN run r ON r.id = h.key
+)
+WHERE NOT is_held OR cancel_by IS NOT NULL
 
 -- name: run_row
 SELECT r.id, t.id, u.id, r.agent, r.status, r.attempt, r.message, r.seq, r.started_seq, r.terminal_seq, r.error,
@@ -373,6 +457,9 @@ DELETE FROM blob WHERE key IN (SELECT value FROM json_each(?1))
 
 -- name: drop_pinned
 DELETE FROM pinned WHERE run_key IN (SELECT value FROM json_each(?1))
+
+-- name: drop_waits
+DELETE FROM wait WHERE run_key IN (SELECT value FROM json_each(?1))
 
 -- name: drop_runs
 DELETE FROM run WHERE key IN (SELECT value FROM json_each(?1))

@@ -13,7 +13,18 @@ import msgspec
 
 from runwire.errors import NotFound
 from runwire.protocol.events import StoredEvent, unpack
-from runwire.storage.base import AlreadyStored, Batch, Committed, Fenced, Head, Outcome, Page, Stored, Unstorable
+from runwire.storage.base import (
+    AlreadyStored,
+    Batch,
+    Committed,
+    Fenced,
+    Head,
+    Outcome,
+    Overtaken,
+    Page,
+    Stored,
+    Unstorable,
+)
 from runwire.storage.batches import FLAG_STARTED, Frozen, distinct, freeze
 from runwire.storage.clock import now_ms
 from runwire.storage.sql import load
@@ -144,7 +155,14 @@ class SqliteEventLog:
         return outcomes
 
     def _store(self, connection: sqlite3.Connection, ready: list[Frozen]) -> list[Outcome]:
-        asked = _text([(one.batch.run, one.batch.attempt, one.batch.ordinal, one.size) for one in ready])
+        overtaken = self._overtaken(connection, ready)
+        asked = _text(
+            [
+                (one.batch.run, one.batch.attempt, one.batch.ordinal, one.size)
+                for one in ready
+                if one.batch.run not in overtaken
+            ]
+        )
         rows = connection.execute(_SQL["take_ordinals"], (asked, self._database.incarnation)).fetchall()
         keys = {run: (thread_key, run_key) for run, run_key, thread_key in rows}
         taken = [one for one in ready if one.batch.run in keys]
@@ -156,7 +174,17 @@ class SqliteEventLog:
         for one, committed in zip(taken, extend(connection, self._database.log, stretches), strict=True):
             _keep_beside(connection, one, keys[committed.run][1], committed)
             stored[committed.run] = Stored(committed=committed)
-        return [stored.get(one.batch.run) or _refusal(connection, one) for one in ready]
+        return [stored.get(one.batch.run) or overtaken.get(one.batch.run) or _refusal(connection, one) for one in ready]
+
+    def _overtaken(self, connection: sqlite3.Connection, ready: list[Frozen]) -> dict[str, Outcome]:
+        """Return the runs whose batch closes a wait that was answered first; few batches close any."""
+        outcomes: dict[str, Outcome] = {}
+        for batch, *_ in ready:
+            if batch.closes:
+                held = (batch.run, batch.attempt, batch.ordinal, self._database.incarnation)
+                if connection.execute(_SQL["overtaken"], (*held, _text(batch.closes))).fetchone():
+                    outcomes[batch.run] = Overtaken()
+        return outcomes
 
 
 def extend(connection: sqlite3.Connection, log: str, stretches: Sequence[Stretch]) -> list[Committed]:
@@ -204,12 +232,18 @@ def _keep_beside(connection: sqlite3.Connection, one: Frozen, run_key: int, comm
         connection.execute(_SQL["pin"], (run_key, batch.pinned))
     if batch.blobs:
         connection.executemany(_SQL["add_blob"], [(run_key, ref, data) for ref, data in batch.blobs.items()])
+    if batch.waits:
+        opened = [(run_key, one.wait, one.kind, one.due_at) for one in batch.waits]
+        connection.executemany(_SQL["add_wait"], opened)
+    if batch.closes:
+        connection.execute(_SQL["close_waits"], (run_key, _text(batch.closes)))
     if one.flags & FLAG_STARTED:
         connection.execute(_SQL["mark_started"], (run_key, committed.first_seq))
     if batch.end is not None:
         error = None if batch.end.error is None else _text(batch.end.error)
         values = (run_key, batch.end.status, committed.last_seq, error, now_ms())
         connection.execute(_SQL["end_run"], values)
+        connection.execute(_SQL["end_waits"], (run_key,))
 
 
 def _refusal(connection: sqlite3.Connection, one: Frozen) -> Outcome:

@@ -13,6 +13,7 @@ from runwire.errors import Conflict, NotFound, Unavailable
 from runwire.protocol.events import EmittedEvent, UserMessage, emitted, pack
 from runwire.protocol.ids import new_id
 from runwire.storage.base import (
+    Answer,
     Answered,
     Cancelled,
     CancelledBy,
@@ -31,11 +32,13 @@ from runwire.storage.sqlite.cancelling import Unfinished, call_off
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.log import Stretch, extend
 from runwire.storage.sqlite.threads import add_thread, find_thread, user_key
+from runwire.storage.sqlite.waiting import Parked, answer, answers, due, fire, park
 
 __all__ = ["SqliteRuns"]
 
 _SQL: Final = load("sqlite.sql")
 _INTERRUPTED: Final = CancelRequest(by="policy", reason="interrupt")
+_LOST_KEPT: Final = 64  # attempts that a claim tells of
 
 
 class SqliteRuns:
@@ -65,7 +68,10 @@ class SqliteRuns:
         holding: Collection[str] | None = None,
         take_lost: bool = True,
     ) -> builtins.list[Claim]:
-        """Take runs, lost ones first; see `Runs.claim`. Which agents a worker has decides nothing here."""
+        """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`.
+
+        Which agents a worker has decides nothing here, and without leases none can run out.
+        """
         owner = self._database.incarnation
         held = None if holding is None else msgspec.json.encode([*holding]).decode()
 
@@ -76,11 +82,12 @@ class SqliteRuns:
                 raise Unavailable("Another server owns this data file now: stop this one.")
             lost = connection.execute(_SQL["lost_runs"], (owner, limit, worker, held)).fetchall()
             claims = [_claim(connection, key, owner=owner, worker=worker) for (key,) in lost]
-            # After the lost ones were taken: they count against their users' limits.
-            for (key,) in connection.execute(_SQL["queued_runs"], (user_limit, limit - len(lost))).fetchall():
-                ((turn,),) = connection.execute(_SQL["next_turn"]).fetchall()
-                connection.execute(_SQL["serve_user"], (key, turn))
-                claims.append(_claim(connection, key, owner=owner, worker=worker))
+            # Each after those before it were taken: they count against their users' limits.
+            for block in ("woken_runs", "queued_runs"):
+                for (key,) in connection.execute(_SQL[block], (user_limit, limit - len(claims))).fetchall():
+                    ((turn,),) = connection.execute(_SQL["next_turn"]).fetchall()
+                    connection.execute(_SQL["serve_user"], (key, turn))
+                    claims.append(_claim(connection, key, owner=owner, worker=worker))
             return claims
 
         return await self._database.write(work)
@@ -97,24 +104,38 @@ class SqliteRuns:
         self, run: str, attempt: int, *, ordinal: int, waits: Collection[str], closing: Sequence[EmittedEvent]
     ) -> bool:
         """Put a run aside that waits for people or times; see `Runs.park`."""
-        raise NotImplementedError
+        one = Parked(run, attempt, ordinal, waits, pack(closing))
+        owner = self._database.incarnation
+        return await self._database.write(lambda connection: park(connection, one, owner=owner))
 
     async def signals(self, worker: str, held: Mapping[str, int], waits: Collection[str] = ()) -> builtins.list[Signal]:
-        """Report this worker's runs that were cancelled; nobody else can take a run while this process lives."""
-        values = (self._database.incarnation, worker)
-        rows = await self._database.read(lambda connection: connection.execute(_SQL["signals"], values).fetchall())
-        return [
-            Signal(run=run, attempt=attempt, cancel=CancelRequest(by=by, reason=reason))
-            for run, attempt, by, reason in rows
-        ]
+        """Report what this worker must learn of its runs; see `Runs.signals`."""
+        values = (msgspec.json.encode(held).decode(), self._database.incarnation, worker)
+
+        def work(connection: sqlite3.Connection) -> builtins.list[Signal]:
+            closed = answers(connection, waits)
+            news = {row[0]: row[1:] for row in connection.execute(_SQL["signals"], values)}
+            return [
+                _signal(run, news.get(run, (attempt, True, None, None)), closed.get(run, ()))
+                for run, attempt in held.items()
+                if run in news or run in closed
+            ]
+
+        return await self._database.read(work)
 
     async def answer(self, user: str, run: str, wait: str, value: Any) -> Answered:
         """Answer a wait of this user's run; see `Runs.answer`."""
-        raise NotImplementedError
+        log = self._database.log
+        return await self._database.write(
+            lambda connection: answer(connection, log, user=user, run=run, wait=wait, value=value)
+        )
 
     async def fire_timers(self, *, limit: int = 100) -> builtins.list[Answered]:
-        """Resume waits whose time has come; see `Runs.fire_timers`."""
-        raise NotImplementedError
+        """Resume waits whose time has come; see `Runs.fire_timers`. It writes only if there are any."""
+        log = self._database.log
+        if not await self._database.read(lambda connection: due(connection, limit)):
+            return []
+        return await self._database.write(lambda connection: fire(connection, log, limit))
 
     async def cancel(self, user: str | None, run: str, request: CancelRequest) -> Cancelled:
         """Ask a run to end; see `Runs.cancel`."""
@@ -170,7 +191,9 @@ class _Draft:
         self.run = new_id("run")
         self.id = new_id("msg")
         self.now = now_ms()
-        data = UserMessage(message=self.id, content=message.content, metadata=message.metadata)
+        data = UserMessage(
+            message=self.id, content=message.content, metadata=message.metadata, retry_of=message.retry_of
+        )
         self.packed = pack([emitted(data, ts=self.now)])
 
 
@@ -236,10 +259,15 @@ def _make_way(
 
 
 def _claim(connection: sqlite3.Connection, key: int, *, owner: int, worker: str) -> Claim:
-    ((run, thread, user, agent, message, attempt, ordinal, created_at, pinned, by, reason, handed_over),) = (
+    ((*named, attempt, ordinal, created_at, pinned, by, reason, handed_over, status, holder, text),) = (
         connection.execute(_SQL["claimed_run"], (key,)).fetchall()
     )
-    connection.execute(_SQL["claim_run"], (key, owner, worker))
+    run, thread, user, agent, message = named
+    lost = [int(number) for number in text.split(",") if number]
+    if status == "running" and holder not in (None, owner):
+        lost.append(attempt - 1)
+    kept = "".join(f"{number}," for number in lost[-_LOST_KEPT:])
+    connection.execute(_SQL["claim_run"], (key, owner, worker, kept))
     return Claim(
         run=run,
         thread=thread,
@@ -252,7 +280,16 @@ def _claim(connection: sqlite3.Connection, key: int, *, owner: int, worker: str)
         pinned=pinned,
         cancel=_request(by, reason),
         handed_over=handed_over,
+        is_resumed=status == "waiting",
+        lost=tuple(lost),
     )
+
+
+def _signal(run: str, news: tuple[Any, ...], closed: Sequence[Answer]) -> Signal:
+    attempt, is_held, by, reason = news
+    if not is_held:
+        return Signal(run=run, attempt=attempt, is_lost=True)
+    return Signal(run=run, attempt=attempt, cancel=_request(by, reason), answers=tuple(closed))
 
 
 def _request(by: CancelledBy | None, reason: str | None) -> CancelRequest | None:

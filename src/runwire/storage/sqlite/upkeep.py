@@ -278,7 +278,7 @@ def _deleting(thread_key: int, through: int) -> Callable[[sqlite3.Connection], _
         freed_bytes += blob_bytes
         if not is_done:
             return _Gone(is_done=False, floor=floor, freed_bytes=freed_bytes)
-        for block in ("drop_pinned", "drop_runs") if runs else ():
+        for block in ("drop_pinned", "drop_waits", "drop_runs") if runs else ():
             connection.execute(_SQL[block], (_text(runs),))
         is_done = len(runs) < WRITE_PIECES
         if is_done:

@@ -20,7 +20,7 @@ def upgrade() -> None:
     op.add_column("run", sa.Column("woken_at", _WHOLE, nullable=True))
     op.add_column("run", sa.Column("closing", sa.LargeBinary, nullable=True))
     woken = sa.text("status = 'waiting' AND woken_at IS NOT NULL")
-    op.create_index("run_woken", "run", ["user_key", "key"], sqlite_where=woken, postgresql_where=woken)
+    op.create_index("run_woken", "run", ["user_key", "woken_at", "key"], sqlite_where=woken, postgresql_where=woken)
     op.create_table(
         "wait",
         sa.Column("key", _WHOLE, primary_key=True),
