@@ -1,4 +1,4 @@
-"""Running the migrations on a SQLite file. Imported only when there is something to migrate."""
+"""Running the migrations. Imported only when there is something to migrate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from runwire.storage.sql import load
 
-__all__ = ["upgrade"]
+__all__ = ["upgrade", "upgrade_on"]
 
 _SQL: Final = load("sqlite.sql")
 
@@ -29,16 +29,21 @@ def upgrade(path: Path, *, revision: str = "head") -> None:
     # killed here would leave half a schema.
     engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path, isolation_level=None), poolclass=NullPool)
     event.listen(engine, "begin", _begin)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     try:
         with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+            upgrade_on(connection, revision=revision)
     except DBAPIError as error:
         if isinstance(error.orig, sqlite3.Error):
             raise error.orig from error
         raise
+
+
+def upgrade_on(connection: Connection, *, revision: str = "head") -> None:
+    """Run the migrations in the transaction of a connection, which the caller commits."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def _begin(connection: Connection) -> None:

@@ -1,0 +1,1 @@
+"""The PostgreSQL adapter: many processes share one database, and its clock decides who owns a run."""

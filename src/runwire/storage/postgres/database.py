@@ -1,0 +1,285 @@
+"""One PostgreSQL database: a few connections, a deadline for everything, and the identity of its history."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from runwire.errors import Unavailable
+from runwire.storage.postgres.driver import connect, starting, translated
+from runwire.storage.postgres.prepare import check
+from runwire.storage.sql import load
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+__all__ = ["MAX_WAITING", "PostgresDatabase", "identity_of"]
+
+MAX_CONNECTIONS: Final = 10  # of one process; a server takes 100 by default
+URGENT_CONNECTIONS: Final = 2  # of them, for what keeps runs: no crowd of readers may cost a lease
+MAX_WAITING: Final = 5_000  # callers that wait for a connection, as for the writer of SQLite
+_OPEN_S: Final = 10.0
+
+_SQL: Final = load("postgres.sql")
+_T = TypeVar("_T")
+
+
+class _Held:
+    """A connection, and the history that it was opened on."""
+
+    __slots__ = ("connection", "log")
+
+    def __init__(self, connection: Connection[Record], log: str) -> None:
+        self.connection = connection
+        self.log = log
+
+
+class PostgresDatabase:
+    """An open database. Its methods may be called from any event loop; they run in the one that opened it.
+
+    The history (`log`) is read on every new connection. Should it differ from the known one (the new connection came
+    to a promoted standby, or to a restored copy), `log` is the new one from then on, and every connection of the old
+    one is dropped, those in use as soon as they answer: such an answer tells of a history that is over, so the caller
+    gets `Unavailable` in its place. The conditional writes then decide, on the new history, what of it was done.
+
+    Each statement commits by itself. Deadlines are derived from the lease: the server ends a statement, or a wait for a
+    lock, before a third of it; the caller waits as long for a connection, and as long for the answer, and then gives up
+    and closes that connection. Up to `MAX_WAITING` callers wait for a connection; one more is refused.
+    """
+
+    def __init__(self, url: str, *, lease_s: float) -> None:
+        self.lease_s: Final = lease_s
+        self.limit_s: Final = lease_s / 3
+        self._url = url
+        self._loop = asyncio.get_running_loop()
+        self._log = ""
+        self._idle: list[_Held] = []  # the last one used is used first
+        self._busy: set[_Held] = set()
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS - URGENT_CONNECTIONS)
+        self._urgent_slots = asyncio.Semaphore(URGENT_CONNECTIONS)
+        self._waiting = 0
+        self._is_closed = False
+
+    @classmethod
+    async def open(cls, url: str, *, lease_s: float = 6.0) -> PostgresDatabase:
+        """Connect to a database that `migrate` has made ready.
+
+        Args:
+            url: `postgresql://user:password@host:port/database`; several hosts: the one that takes writes.
+            lease_s: how long a claim is good for; every deadline is a part of it.
+
+        Raises:
+            ConfigurationError: the URL is wrong, the server too old, or the tables are not of this release.
+            Unavailable: no answer; a later start may succeed.
+        """
+        database = cls(url, lease_s=lease_s)
+        with starting():
+            async with asyncio.timeout(_OPEN_S):
+                connection = await connect(url, settings=database._settings(), timeout_s=_OPEN_S)
+                try:
+                    await check(connection)
+                    database._idle.append(await database._welcome(connection))
+                except BaseException:
+                    connection.terminate()
+                    raise
+        return database
+
+    @property
+    def log(self) -> str:
+        """Identity of the database's history, as the newest connection found it."""
+        return self._log
+
+    async def fetch(
+        self, sql: str, *values: object, timeout_s: float | None = None, is_urgent: bool = False
+    ) -> list[Record]:
+        """Execute one statement and return its rows.
+
+        Args:
+            sql: a named block; it is prepared once per connection.
+            values: its parameters.
+            timeout_s: for the answer, if not a third of the lease. The server's own limit stays: see `alone`.
+            is_urgent: for what keeps runs (append, renew, signals): two connections are reserved for it.
+
+        Raises:
+            DataFault: the database refused a value.
+            Unavailable: done or not done, nobody knows.
+
+        Promises: a cancelled caller leaves the statement whole, done or not done.
+        """
+        return await self._here(self._fetch(sql, values, timeout_s or self.limit_s, is_urgent=is_urgent))
+
+    async def fetchrow(
+        self, sql: str, *values: object, timeout_s: float | None = None, is_urgent: bool = False
+    ) -> Record | None:
+        """Execute one statement and return its first row, if there is one; see `fetch`."""
+        rows = await self.fetch(sql, *values, timeout_s=timeout_s, is_urgent=is_urgent)
+        return rows[0] if rows else None
+
+    async def fetchval(self, sql: str, *values: object, timeout_s: float | None = None, is_urgent: bool = False) -> Any:
+        """Execute one statement and return the first value of its first row, None without one; see `fetch`."""
+        rows = await self.fetch(sql, *values, timeout_s=timeout_s, is_urgent=is_urgent)
+        return rows[0][0] if rows else None
+
+    async def execute(self, sql: str, *values: object, timeout_s: float | None = None, is_urgent: bool = False) -> None:
+        """Execute one statement whose rows, if any, do not matter; see `fetch`."""
+        await self.fetch(sql, *values, timeout_s=timeout_s, is_urgent=is_urgent)
+
+    @asynccontextmanager
+    async def alone(self, *, statement_timeout_s: float) -> AsyncIterator[Connection[Record]]:
+        """Open a connection beside the others: to listen, or for statements that take longer than a lease allows.
+
+        Only in the loop that opened the database. What the driver raises inside comes out as of `fetch`.
+
+        Args:
+            statement_timeout_s: after which the server ends a statement.
+        """
+        settings = {**self._settings(), "statement_timeout": _ms(statement_timeout_s)}
+        with translated():
+            connection = await connect(self._url, settings=settings, timeout_s=self.limit_s)
+            try:
+                held = await self._welcome(connection)
+                yield connection
+                self._check_history(held)
+            finally:
+                connection.terminate()
+
+    async def close(self) -> None:
+        """Refuse what comes, let what runs finish for a third of a lease, then disconnect. Idempotent."""
+        await self._here(self._close())
+
+    async def _close(self) -> None:
+        is_first, self._is_closed = not self._is_closed, True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.limit_s if is_first else 0):
+                for _ in range(MAX_CONNECTIONS - URGENT_CONNECTIONS):
+                    await self._slots.acquire()
+                for _ in range(URGENT_CONNECTIONS):
+                    await self._urgent_slots.acquire()
+        self._drop()
+        await asyncio.sleep(0)  # the transports close in the loop's next turn
+
+    async def _here(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await work in the loop that owns the connections."""
+        if asyncio.get_running_loop() is self._loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _fetch(self, sql: str, values: tuple[object, ...], timeout_s: float, *, is_urgent: bool) -> list[Record]:
+        slots = self._urgent_slots if is_urgent else self._slots
+        await self._wait_for(slots)
+        try:
+            with translated():
+                async with asyncio.timeout(self.limit_s):
+                    held = await self._connection()
+                self._busy.add(held)
+                try:
+                    return await self._answer(held, sql, values, timeout_s)
+                finally:
+                    self._busy.discard(held)
+        finally:
+            slots.release()
+
+    async def _answer(self, held: _Held, sql: str, values: tuple[object, ...], timeout_s: float) -> list[Record]:
+        connection = held.connection
+        try:
+            async with asyncio.timeout(timeout_s):
+                rows = await connection.fetch(sql, *values)
+        except BaseException as error:
+            # What the server refused in good order leaves the connection good; what was cut off does not.
+            if isinstance(error, (asyncio.CancelledError, OSError)) or connection.is_closed():
+                connection.terminate()
+            if isinstance(error, OSError) or connection.is_closed():
+                self._drop_idle()  # they lead to the same server: each would cost somebody an error
+            else:
+                self._put_back(held)
+            raise
+        self._put_back(held)
+        self._check_history(held)
+        return rows
+
+    async def _wait_for(self, slots: asyncio.Semaphore) -> None:
+        if self._is_closed:
+            raise Unavailable("The database is closed.")
+        if not slots.locked():
+            await slots.acquire()
+            return
+        if self._waiting >= MAX_WAITING:
+            raise Unavailable("Too many calls are waiting for the database; try again.", retry_after_s=1.0)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self.limit_s):
+                await slots.acquire()
+        except TimeoutError:
+            raise Unavailable("No connection to the database was free in time; try again.", retry_after_s=1.0) from None
+        finally:
+            self._waiting -= 1
+
+    async def _connection(self) -> _Held:
+        while self._idle:
+            held = self._idle.pop()
+            if not held.connection.is_closed():
+                return held
+        connection = await connect(self._url, settings=self._settings(), timeout_s=self.limit_s)
+        try:
+            return await self._welcome(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+
+    async def _welcome(self, connection: Connection[Record]) -> _Held:
+        """Learn which history a new connection leads to, and drop all others if it is another one."""
+        row = await connection.fetchrow(_SQL["identity"])
+        if row is None:
+            raise Unavailable("The database has lost its identity; run `runwire migrate`.")
+        log = identity_of(row["log"], row["system_identifier"], row["timeline"], row["oid"])
+        if log != self._log:
+            self._log = log
+            self._drop_idle()
+        return _Held(connection, log)
+
+    def _check_history(self, held: _Held) -> None:
+        if held.log != self._log:
+            raise Unavailable("The database's history is another one now; try again.", retry_after_s=0.0)
+
+    def _put_back(self, held: _Held) -> None:
+        if held.log != self._log or self._is_closed:
+            held.connection.terminate()
+        else:
+            self._idle.append(held)
+
+    def _drop_idle(self) -> None:
+        for held in self._idle:
+            held.connection.terminate()
+        self._idle.clear()
+
+    def _drop(self) -> None:
+        self._drop_idle()
+        for held in self._busy:
+            held.connection.terminate()
+
+    def _settings(self) -> dict[str, str]:
+        """Return limits that end on the server what the caller has given up, before a third of the lease."""
+        return {
+            "statement_timeout": _ms(self.limit_s * 0.9),
+            "lock_timeout": _ms(self.limit_s * 0.5),
+            "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),
+        }
+
+
+def identity_of(log: str, system_identifier: int, timeline: str, oid: int) -> str:
+    """Return the identity of a history: another one, if any of these is another.
+
+    Args:
+        log: of the table `meta`, random, made with the first tables.
+        system_identifier: of the cluster, made by `initdb`.
+        timeline: moves when a standby is promoted or a backup is recovered.
+        oid: of the database in its cluster: a copy beside the original is another history.
+    """
+    return hashlib.sha256(f"{log} {system_identifier} {timeline} {oid}".encode()).hexdigest()[:12]
+
+
+def _ms(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))

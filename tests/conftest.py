@@ -1,0 +1,19 @@
+"""What every room of the tests may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Start one PostgreSQL for all tests of this process, when the first asks; who kills or pauses one starts another.
+
+    There is no way to skip it: where no PostgreSQL is installed, a wheel brings one.
+    """
+    server = PostgresServer.start(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.kill()
