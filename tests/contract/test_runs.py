@@ -52,6 +52,14 @@ async def test_message_and_run_are_one_write(storage: Storage) -> None:
     assert (second.thread, second.seq, second.after) == (sent.thread, 2, 1)
 
 
+async def test_message_says_which_run_it_repeats(storage: Storage) -> None:
+    first = await send(storage)
+    again = await send(storage, first.thread, retry_of=first.run)
+    events = (await storage.events.read(first.thread, after=0)).events
+    assert [decode_data(event).retry_of for event in events] == [None, first.run]
+    assert again.run != first.run
+
+
 async def test_same_key_and_body_store_one_message(storage: Storage) -> None:
     sends = [send(storage, key="k", fingerprint="f") for _ in range(20)]
     sent = await all_at_once(sends)
