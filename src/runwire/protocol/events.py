@@ -311,6 +311,7 @@ class StepCompleted(EventData, frozen=True, omit_defaults=False):
     try_: int = msgspec.field(name="try")
     ok: bool
     final: bool
+    duration_ms: int = 0
     result: Any = msgspec.UNSET
     error: EventError | msgspec.UnsetType = msgspec.UNSET
 

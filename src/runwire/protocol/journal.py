@@ -1,26 +1,35 @@
-"""What a run's log holds, as a later attempt must read it: sayings and steps, by scope.
+"""What a run's log holds, as a later attempt must read it: what each scope said, and what it began.
 
-The address of a saying is `(scope, n)`, its place in `ScopeLog.sayings`; what was taken back has none.
-Steps have no address: they are found by their key.
+The address of a saying is `(scope, n)`, its place in `ScopeLog.sayings`; what was taken back has none. Steps, waits
+and sub-agents have no address: they are found by their key, and by their place in `ScopeLog.begun`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
+from runwire.protocol.acts import RUN, StepKind, WaitKind, outer_of_branch, owner_of, try_scope
 from runwire.protocol.events import (
     TERMINAL_TYPES,
+    AgentResumed,
     AgentThinking,
+    AgentWaiting,
     Custom,
+    EventData,
     EventError,
     EventType,
     MessageCompleted,
     MessageStarted,
+    StepCompleted,
+    StepStarted,
     StoredEvent,
+    SubagentCompleted,
+    SubagentFailed,
+    SubagentStarted,
     Superseded,
     TextDelta,
     ThinkingDelta,
@@ -30,7 +39,10 @@ from runwire.protocol.events import (
 )
 from runwire.protocol.sayings import Kind, Saying
 
-__all__ = ["Journal", "LoggedStep", "ScopeLog", "Try", "scope_of"]
+__all__ = ["CUT_OFF", "Act", "Journal", "LoggedSpan", "LoggedStep", "LoggedWait", "Opened", "ScopeLog", "Try"]
+
+CUT_OFF: Final = frozenset({"worker_lost", "drained", "deploy"})
+"""Codes of a try that its worker left: nobody knows how it ended."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -41,24 +53,26 @@ class Try:
     number: int  # from 1
     call: str
     parent: str  # the scope that began the step
+    span: str | None = None  # the sub-agent around it
     seq: int = 0  # of its beginning; 0: begun by this attempt
     begun_at: int = 0  # ms UTC, as logged
     seen_at: int = 0  # ms UTC of the last event it is known by
-    completion: ToolCompleted | None = None
-    is_entered: bool = False  # this attempt executes it: what it says is this attempt's own
+    completion: ToolCompleted | StepCompleted | None = None
 
     @property
     def scope(self) -> str:
         """Return the scope of what this try says."""
-        return scope_of(self.step.key, self.number)
+        return try_scope(self.step.key, self.number)
 
     @property
-    def executing(self) -> ToolExecuting:
+    def beginning(self) -> EventData:
         """Return the event that begins it."""
-        step = self.step
-        return ToolExecuting(call=self.call, step=step.key, try_=self.number, name=step.name, args=step.args)
+        key, name, args = self.step.key, self.step.name, self.step.args
+        if self.step.kind == "step":
+            return StepStarted(step=key, try_=self.number, name=name, args=args)
+        return ToolExecuting(call=self.call, step=key, try_=self.number, name=name, args=args, span=self.span)
 
-    def complete(
+    def completed(
         self,
         *,
         ok: bool,
@@ -66,23 +80,36 @@ class Try:
         result: Any = msgspec.UNSET,
         error: EventError | msgspec.UnsetType = msgspec.UNSET,
         duration_ms: int | None = None,
-    ) -> ToolCompleted:
-        """Close it and return the event that says so.
-
-        Without a duration (nobody saw it end) it lasted as long as the log knows.
-        """
-        self.completion = ToolCompleted(
+    ) -> ToolCompleted | StepCompleted:
+        """Return the event that closes it; without a duration (nobody saw it end) it lasted as the log knows."""
+        if duration_ms is None:
+            duration_ms = self.seen_at - self.begun_at
+        if self.step.kind == "step":
+            return StepCompleted(
+                step=self.step.key,
+                try_=self.number,
+                ok=ok,
+                final=final,
+                duration_ms=duration_ms,
+                result=result,
+                error=error,
+            )
+        return ToolCompleted(
             call=self.call,
             step=self.step.key,
             try_=self.number,
             name=self.step.name,
             ok=ok,
             final=final,
-            duration_ms=self.seen_at - self.begun_at if duration_ms is None else duration_ms,
+            duration_ms=duration_ms,
             result=result,
             error=error,
+            span=self.span or msgspec.UNSET,
         )
-        return self.completion
+
+    def failed(self, error: EventError) -> EventData:
+        """Return the event that closes it for good."""
+        return self.completed(ok=False, error=error)
 
     @property
     def is_open(self) -> bool:
@@ -94,15 +121,83 @@ class Try:
         """Return whether its result is the step's, for ever."""
         return self.completion is not None and self.completion.final
 
+    @property
+    def cut_off(self) -> EventError | None:
+        """Return how it was closed if its worker left it; None: it is open, ended or raised."""
+        if self.completion is None or self.completion.final or not self.completion.error:
+            return None
+        return self.completion.error if self.completion.error.code in CUT_OFF else None
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class LoggedStep:
     """A step and its tries, oldest first."""
 
     key: str
+    kind: StepKind
     name: str
     args: Any
     tries: list[Try] = field(default_factory=list)
+
+    @property
+    def last(self) -> Try:
+        """Return its last try."""
+        return self.tries[-1]
+
+    @property
+    def seq(self) -> int:
+        """Return the seq of its first try's beginning."""
+        return self.tries[0].seq
+
+    @property
+    def raised(self) -> int:
+        """Return how many of its tries raised and were to be repeated."""
+        return sum(not (each.is_open or each.is_final or each.cut_off) for each in self.tries)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LoggedWait:
+    """A wait."""
+
+    key: str  # its id
+    kind: WaitKind
+    parent: str  # the scope that waits
+    prompt: Any = None
+    call: str | None = None
+    due_at: int | None = None
+    seq: int = 0  # of its beginning; 0: begun by this attempt
+    completion: AgentResumed | None = None
+    completed_seq: int = 0  # 0: not known
+
+    def ended(self) -> EventData:
+        """Return the event that closes it without an answer."""
+        return AgentResumed(wait=self.key, value=None, by="ended")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LoggedSpan:
+    """A sub-agent at work."""
+
+    key: str  # its id, and its scope
+    agent: str
+    input: Any
+    parent: str  # the scope that began it
+    outer: str | None = None  # the sub-agent around it
+    seq: int = 0  # of its beginning; 0: begun by this attempt
+    completion: SubagentCompleted | SubagentFailed | None = None
+
+    @property
+    def scope(self) -> str:
+        """Return the scope of what it says."""
+        return self.key
+
+    def failed(self, error: EventError) -> EventData:
+        """Return the event that closes it for good."""
+        return SubagentFailed(span=self.key, code=error.code, message=error.message)
+
+
+Act = LoggedStep | LoggedWait | LoggedSpan  # what a scope begins
+Opened = Try | LoggedWait | LoggedSpan  # what has a beginning and an end in the log
 
 
 @dataclass(slots=True, eq=False)
@@ -110,12 +205,8 @@ class ScopeLog:
     """What stands of one scope, each in the order it began."""
 
     sayings: list[Saying] = field(default_factory=list)
-    steps: list[LoggedStep] = field(default_factory=list)
-
-
-def scope_of(step: str, number: int) -> str:
-    """Return the scope text of a try of a step: `st_…/1`."""
-    return f"{step}/{number}"
+    begun: list[Act] = field(default_factory=list)
+    branches: list[str] = field(default_factory=list)  # their scopes
 
 
 class Journal:
@@ -123,43 +214,101 @@ class Journal:
 
     def __init__(self, logged: Iterable[StoredEvent] = ()) -> None:
         self.scopes: dict[str, ScopeLog] = {}
-        self.tries: dict[str, Try] = {}  # by their scope, in the order they began
+        self.tries: dict[str, Try] = {}  # by their scope
+        self.waits: dict[str, LoggedWait] = {}  # by id
+        self.spans: dict[str, LoggedSpan] = {}  # by id, which is their scope
+        self.open: dict[str, Opened] = {}  # what nothing has closed, by scope or id, in the order it began
         self.has_started = False
         self.is_ended = False
+        self.last_seq = 0
         self._streams: dict[str, Saying] = {}  # by id of message or thinking stream
         self._steps: dict[str, LoggedStep] = {}  # by key
         for event in logged:
             self.add(event)
 
+    # ── scopes ───────────────────────────────────────────────────────────────────────────────────────────
+
     def scope(self, key: str) -> ScopeLog:
         """Return what stands of a scope."""
-        return self.scopes.setdefault(key, ScopeLog())
+        log = self.scopes.get(key)
+        if log is None:
+            log = self.scopes[key] = ScopeLog()
+            outer = outer_of_branch(key)
+            if outer is not None:
+                self.scope(outer).branches.append(key)
+        return log
 
-    @property
-    def open_tries(self) -> list[Try]:
-        """Return the tries that nothing has closed, in the order they began."""
-        return [each for each in self.tries.values() if each.is_open]
+    def outer(self, scope: str) -> str:
+        """Return the scope around a scope that is not the run's."""
+        outer = outer_of_branch(scope)
+        if outer is not None:
+            return outer
+        return self.spans[scope].parent if scope in self.spans else self.tries[scope].parent
 
-    def is_inside(self, scope: str, outer: str) -> bool:
-        """Return whether a scope was begun by `outer`, or by a scope inside it."""
-        while scope:
-            scope = self.tries[scope].parent
-            if scope == outer:
-                return True
-        return False
+    def chain(self, scope: str) -> Iterator[str]:
+        """Yield a scope and those around it, the run's last."""
+        while scope != RUN:
+            yield scope
+            scope = self.outer(scope)
+        yield RUN
+
+    def span_of(self, scope: str) -> str | None:
+        """Return the innermost sub-agent that a scope belongs to."""
+        return next((each for each in self.chain(scope) if each in self.spans), None)
+
+    def branches_of(self, scope: str) -> list[str]:
+        """Return the branches of a scope and theirs, outer ones first."""
+        return [each for branch in self.scope(scope).branches for each in (branch, *self.branches_of(branch))]
+
+    def has_begun(self, scope: str) -> bool:
+        """Return whether a step, wait or sub-agent began in a scope or in a branch of it."""
+        return any(self.scope(each).begun for each in (scope, *self.branches_of(scope)))
+
+    def unfinished(self, scope: str) -> Iterator[str]:
+        """Yield the scopes inside a scope, outer ones first; not those of finished steps and sub-agents."""
+        log = self.scope(scope)
+        opened = [act.last if isinstance(act, LoggedStep) else act for act in log.begun]
+        inner = [each.scope for each in opened if not isinstance(each, LoggedWait) and each.completion is None]
+        for each in (*log.branches, *inner):
+            yield each
+            yield from self.unfinished(each)
+
+    def open_inside(self, scope: str) -> list[Opened]:
+        """Return what is open inside a scope, in the order it began."""
+        return [each for each in self.open.values() if scope in self.chain(each.parent)]
+
+    # ── what begins and ends ─────────────────────────────────────────────────────────────────────────────
 
     def begin_try(self, begun: Try) -> None:
         """Note a new try; its step is new too if it is the first."""
         if begun.number == 1:
             self._steps[begun.step.key] = begun.step
-            self.scope(begun.parent).steps.append(begun.step)
+            self.scope(begun.parent).begun.append(begun.step)
         begun.step.tries.append(begun)
-        self.tries[begun.scope] = begun
+        self.tries[begun.scope] = self.open[begun.scope] = begun
+
+    def begin(self, begun: LoggedWait | LoggedSpan) -> None:
+        """Note a new wait or sub-agent."""
+        self.scope(begun.parent).begun.append(begun)
+        self.open[begun.key] = begun
+        if isinstance(begun, LoggedWait):
+            self.waits[begun.key] = begun
+        else:
+            self.spans[begun.key] = begun
+
+    def close(self, opened: Opened, completion: Any) -> None:
+        """Note how something ended."""
+        opened.completion = completion
+        del self.open[opened.scope if isinstance(opened, Try) else opened.key]
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────
 
     def add(self, event: StoredEvent) -> None:
         """Read the next event. Types that neither say nor do anything are skipped."""
-        if event.scope in self.tries:
-            self.tries[event.scope].seen_at = event.ts
+        self.last_seq = event.seq
+        owner = self.tries.get(owner_of(event.scope))
+        if owner:
+            owner.seen_at = event.ts
         reader = self._readers.get(event.type)
         if reader:
             reader(self, event, decode_data(event))
@@ -207,13 +356,53 @@ class Journal:
             scope.sayings[:] = [each for each in scope.sayings if each.id not in ids and each.seq not in seqs]
 
     def _tool_executing(self, event: StoredEvent, data: ToolExecuting) -> None:
-        step = self._steps.get(data.step) or LoggedStep(key=data.step, name=data.name, args=data.args)
-        begun = Try(step=step, number=data.try_, call=data.call, parent=event.scope, seq=event.seq)
+        self._try(event, data, kind="tool", call=data.call, span=data.span)
+
+    def _step_started(self, event: StoredEvent, data: StepStarted) -> None:
+        self._try(event, data, kind="step", call="", span=None)
+
+    def _try(
+        self, event: StoredEvent, data: ToolExecuting | StepStarted, *, kind: StepKind, call: str, span: str | None
+    ) -> None:
+        step = self._steps.get(data.step) or LoggedStep(key=data.step, kind=kind, name=data.name, args=data.args)
+        begun = Try(step=step, number=data.try_, call=call, parent=event.scope, span=span, seq=event.seq)
         begun.begun_at = begun.seen_at = event.ts
         self.begin_try(begun)
 
-    def _tool_completed(self, _event: StoredEvent, data: ToolCompleted) -> None:
-        self.tries[scope_of(data.step, data.try_)].completion = data
+    def _try_completed(self, _event: StoredEvent, data: ToolCompleted | StepCompleted) -> None:
+        self.close(self.tries[try_scope(data.step, data.try_)], data)
+
+    def _agent_waiting(self, event: StoredEvent, data: AgentWaiting) -> None:
+        self.begin(
+            LoggedWait(
+                key=data.wait,
+                kind=data.kind,
+                parent=event.scope,
+                prompt=data.prompt,
+                call=data.call,
+                due_at=data.due_at,
+                seq=event.seq,
+            )
+        )
+
+    def _agent_resumed(self, event: StoredEvent, data: AgentResumed) -> None:
+        self.close(self.waits[data.wait], data)
+        self.waits[data.wait].completed_seq = event.seq
+
+    def _subagent_started(self, event: StoredEvent, data: SubagentStarted) -> None:
+        self.begin(
+            LoggedSpan(
+                key=data.span,
+                agent=data.agent,
+                input=data.input,
+                parent=event.scope,
+                outer=data.parent,
+                seq=event.seq,
+            )
+        )
+
+    def _subagent_ended(self, _event: StoredEvent, data: SubagentCompleted | SubagentFailed) -> None:
+        self.close(self.spans[data.span], data)
 
     _readers: ClassVar[Mapping[str, Callable[[Journal, StoredEvent, Any], None]]] = {
         EventType.MESSAGE_STARTED: _message_started,
@@ -224,5 +413,12 @@ class Journal:
         EventType.CUSTOM: _custom,
         EventType.SUPERSEDED: _superseded,
         EventType.TOOL_EXECUTING: _tool_executing,
-        EventType.TOOL_COMPLETED: _tool_completed,
+        EventType.TOOL_COMPLETED: _try_completed,
+        EventType.STEP_STARTED: _step_started,
+        EventType.STEP_COMPLETED: _try_completed,
+        EventType.AGENT_WAITING: _agent_waiting,
+        EventType.AGENT_RESUMED: _agent_resumed,
+        EventType.SUBAGENT_STARTED: _subagent_started,
+        EventType.SUBAGENT_COMPLETED: _subagent_ended,
+        EventType.SUBAGENT_FAILED: _subagent_ended,
     }

@@ -43,7 +43,9 @@ def lost_attempts_without_progress(
 
 
 def _standing(journal: Journal) -> tuple[int, int, int]:
-    """Return how many steps are completed, and how many sayings and code points stand."""
+    """Return how many steps are completed (sub-agents and waits too), and how many sayings and code points stand."""
     sayings = [each for scope in journal.scopes.values() for each in scope.sayings]
     finished = sum(each.is_final for each in journal.tries.values())
+    finished += sum(each.completion is not None for each in journal.spans.values())
+    finished += sum(each.completion is not None for each in journal.waits.values())
     return finished, len(sayings), sum(each.length for each in sayings)

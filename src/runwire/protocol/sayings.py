@@ -124,8 +124,7 @@ def _delta(saying: Saying, piece: str) -> EventData:
 
 
 def completion(saying: Saying, *, complete: bool = True) -> EventData:
-    """End a message or stream and return the event with its whole text."""
-    saying.is_ended = True
+    """Return the event that ends a message or stream, with its whole text."""
     if saying.kind is Kind.MESSAGE:
         return MessageCompleted(message=saying.id, content=saying.text, complete=complete)
     return AgentThinking(thinking=saying.id, text=saying.text)

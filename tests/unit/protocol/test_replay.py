@@ -444,7 +444,7 @@ def test_fewer_steps_than_the_journal_has_are_allowed(run: Run) -> None:
 
 def test_steps_are_known_by_scope_name_and_how_often_the_name_came(run: Run) -> None:
     keys = [run.begin(name).key for name in ("a", "b", "a")]
-    inner = [run.begin("a", scope=scope).key for scope in (f"{keys[0]}/1", f"{keys[0]}/2")]
+    inner = [step_key(scope, "a", 0) for scope in (f"{keys[0]}/1", f"{keys[0]}/2")]
     assert len({*keys, *inner}) == 5
     assert keys[2] == step_key(RUN, "a", 1)
     assert all(re.fullmatch(ID_PATTERN, key) and key.startswith("st_") for key in keys)
