@@ -164,6 +164,10 @@ class Replay:
         """Return what the run and its branches have said in messages in this attempt, joined branch after branch."""
         return "".join(self._voices.texts())
 
+    def text_of(self, scope: str) -> str:
+        """Return what a sub-agent and its branches have said in messages in this attempt, joined likewise."""
+        return "".join(self._voices.texts(scope))
+
     def learn(self, stored: Iterable[StoredEvent]) -> None:
         """Tell what of this attempt was stored, in order, so that it can be taken back by its seq.
 
