@@ -411,7 +411,8 @@ class Message extends Streamed {
   }
 
   toJSON() {
-    return { message: this.id, role: this.role, content: this.content, run: this.run, seq: this.seq, complete: this.complete };
+    const shape = { message: this.id, role: this.role, content: this.content, run: this.run, seq: this.seq, complete: this.complete };
+    return this.span === null ? shape : { ...shape, span: this.span };
   }
 }
 
@@ -540,12 +541,12 @@ export class ThreadView {
       for (const wait of shape.waits) run.waits.set(wait.wait, new Wait(wait));
       view.runs.set(run.id, run);
     }
-    for (const { message, role, content, run, seq, complete } of snapshot.messages) {
+    for (const { message, role, content, run, seq, complete, span = null } of snapshot.messages) {
       const shown = view.runs.get(run);
       const isOpen = !complete && shown !== undefined && !shown.isEnded;
       // An open one is streamed on; its text so far is the beginning that this view saw.
       const known = isOpen && isText(content) ? new Text(content) : content;
-      view.messages.set(message, new Message({ id: message, content: known, role, run, seq, complete }));
+      view.messages.set(message, new Message({ id: message, content: known, role, run, seq, complete, span }));
     }
     return view;
   }
@@ -621,7 +622,7 @@ const REDUCERS = {
   },
 
   agent_retrying(run) {
-    run.status = "running";
+    run.status = statusAtWork(run); // a wait that is open is entered again without a word
   },
 
   message_started(run, event, data) {
@@ -692,7 +693,7 @@ const REDUCERS = {
     const wait = defaulted(run.waits, data.wait, () => new Wait({ wait: data.wait, kind: null }));
     wait.value = data.value;
     wait.by = data.by;
-    if ([...run.waits.values()].every((each) => each.by !== null)) run.status = "running";
+    run.status = statusAtWork(run);
   },
 
   subagent_started(run, _event, data) {
@@ -742,6 +743,11 @@ const REDUCERS = {
   step_started() {},
   step_completed() {},
 };
+
+/** Return the status of a run that has not ended: somebody or some time is waited for, or nothing is. */
+function statusAtWork(run) {
+  return [...run.waits.values()].some((wait) => wait.by === null) ? "waiting" : "running";
+}
 
 function spanOf(run, data) {
   return defaulted(run.spans, data.span, () => ({ span: data.span, agent: null, parent: null, ok: null, output: null, error: null }));

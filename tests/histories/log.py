@@ -236,7 +236,8 @@ class _Teller:
         span = call.span or msgspec.UNSET
         self.say(ToolCompleted(call=call.call, ok=is_ok, final=is_final, duration_ms=1, span=span, **same, **outcome))
         if not is_final:
-            again = msgspec.structs.replace(call, call=f"c_{next(self.ids)}", try_=call.try_ + 1)
+            around = call.span if call.span in self.spans else None
+            again = msgspec.structs.replace(call, call=f"c_{next(self.ids)}", try_=call.try_ + 1, span=around)
             self.calls.append(again)
             self.say(again)
 

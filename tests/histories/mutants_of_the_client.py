@@ -80,7 +80,7 @@ CLIENT = (
         "message.completeWith(data.content, data.complete);",
         "message.completeWith(data.content, true);",
     ),
-    Mutant("ends all waits with one", _JS, "[...run.waits.values()].every(", "[...run.waits.values()].some("),
+    Mutant("ends all waits with one", _JS, "[...run.waits.values()].some(", "[...run.waits.values()].every("),
     Mutant(
         "does not go on with a message of a snapshot",
         _JS,

@@ -213,7 +213,7 @@ _REDUCER = (
         "thought.complete_with(thought.text if data.text is None else data.text)",
         "thought.complete_with(data.text)",
     ),
-    Mutant("ends all waits with one", "view.py", "if all(each.by is not None", "if any(each.by is not None"),
+    Mutant("ends all waits with one", "shown.py", "if any(wait.by is None", "if all(wait.by is None"),
     Mutant("takes every try for the last", "view.py", "= data.ok, data.final, data.duration_ms", "= data.ok, True, 1"),
     Mutant("leaves arguments beside the call", "view.py", "run.args.pop(data.call, None)", "pass"),
     Mutant("leaves arguments at the end of a run", "view.py", "run.args.clear()", "pass"),

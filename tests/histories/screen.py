@@ -114,7 +114,8 @@ class Screen:
         run.update(status="running", agent=data["agent"])
 
     def agent_retrying(self, event: Any, data: Any, run: dict[str, Any]) -> None:
-        run["status"] = "running"
+        is_waiting = any(wait["by"] is None for wait in self.parts[event.run]["waits"].values())
+        run["status"] = "waiting" if is_waiting else "running"
 
     def _message(self, event: Any, key: str, /, **values: Any) -> None:
         if key not in self.messages:
@@ -187,8 +188,7 @@ class Screen:
 
     def agent_resumed(self, event: Any, data: Any, run: dict[str, Any]) -> None:
         self._put(event, "waits", data["wait"], value=data["value"], by=data["by"])
-        if all(wait["by"] for wait in self.parts[event.run]["waits"].values()):
-            run["status"] = "running"
+        self.agent_retrying(event, data, run)
 
     def subagent_started(self, event: Any, data: Any, run: dict[str, Any]) -> None:
         self._put(event, "spans", data["span"], agent=data["agent"], parent=data.get("parent"))
@@ -223,8 +223,6 @@ class Screen:
         self._entries = None
         self._gone.clear()
         self.open &= {key for key in self.messages if not self.messages[key]["complete"]}
-        for message in self.messages.values():
-            message["span"] = None
         for key, run in self.runs.items():
             run.update(dict.fromkeys(("output", "usage", "duration_ms", "cancelled")))
             for kind in ("thinking", "spans", "opaque", "args"):

@@ -51,7 +51,12 @@ class _Act(Enum):
 class _Rule(NamedTuple):
     thing: str
     act: _Act
-    field: str  # of the data, with the thing's id
+    field: str  # of the data, with the thing's id; of an internal step its number stands in `try_`
+
+    def key(self, data: Any) -> str | None:
+        """Return the id of the thing that an event is about."""
+        key: str | None = getattr(data, self.field)
+        return f"{key}/{data.try_}" if self.thing == "step" else key
 
 
 _RULES: Final[Mapping[str, _Rule]] = {
@@ -63,6 +68,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
     EventType.TOOL_ARGS_DELTA: _Rule("tool", _Act.BEFORE, "call"),
     EventType.TOOL_EXECUTING: _Rule("tool", _Act.OPEN, "call"),
     EventType.TOOL_COMPLETED: _Rule("tool", _Act.CLOSE, "call"),
+    EventType.STEP_STARTED: _Rule("step", _Act.OPEN, "step"),
+    EventType.STEP_COMPLETED: _Rule("step", _Act.CLOSE, "step"),
     EventType.AGENT_WAITING: _Rule("wait", _Act.OPEN, "wait"),
     EventType.AGENT_RESUMED: _Rule("wait", _Act.CLOSE, "wait"),
     EventType.SUBAGENT_STARTED: _Rule("span", _Act.OPEN, "span"),
@@ -80,7 +87,7 @@ _CLOSING: Final[Mapping[str, Callable[[Any], bool]]] = {
     EventType.AGENT_THINKING: lambda data: data.thinking is not None,
     EventType.TOOL_COMPLETED: lambda data: not data.ok,
     EventType.STEP_COMPLETED: lambda data: not data.ok,
-    EventType.AGENT_RESUMED: lambda data: data.by == "ended",
+    EventType.AGENT_RESUMED: lambda data: True,  # a gateway may write an answer between any two events
     EventType.SUBAGENT_FAILED: lambda data: True,
     EventType.AGENT_FAILED: lambda data: True,
     EventType.AGENT_CANCELLED: lambda data: True,
@@ -164,11 +171,11 @@ class RunOrder:
     def _may_go_on_silently(self, event_type: str, data: Any) -> bool:
         # After a wait nothing extra is said. Who ends a run without replay closes and ends, no more.
         # An answer is written beside the worker, perhaps before the first word of a new attempt.
-        return self._has_waited or event_type == EventType.AGENT_RESUMED or _is_closing(event_type, data)
+        return self._has_waited or _is_closing(event_type, data)
 
     def _check_thing(self, event_type: str, data: Any) -> None:
         rule = _RULES.get(event_type)
-        key = getattr(data, rule.field) if rule else None
+        key = rule.key(data) if rule else None
         if rule and key is not None:
             is_open, is_used = key in self._open[rule.thing], key in self._used[rule.thing]
             if rule.act in (_Act.OPEN, _Act.BEFORE) and is_used:
@@ -192,12 +199,29 @@ class RunOrder:
             raise _Illegal(f"has offset {offset} in a text of {length} code points")
 
     def _check_tool_executing(self, data: Any) -> None:
+        self._check_try(data)
+        self._check_span(data.span)
+
+    def _check_try(self, data: Any) -> None:
         if data.try_ <= self._tries.get(data.step, -1):
             raise _Illegal(f"repeats try {data.try_} of step {data.step}, or a step that is final")
+
+    def _check_message_started(self, data: Any) -> None:
+        self._check_span(data.span)
+
+    def _check_subagent_started(self, data: Any) -> None:
+        self._check_span(data.parent)
+
+    def _check_span(self, span: Any) -> None:
+        if span and span not in self._open["span"]:
+            raise _Illegal(f"belongs to span {span}, which is not open")
 
     def _check_tool_completed(self, data: Any) -> None:
         if (data.step, data.try_, data.name) != self._open["tool"][data.call]:
             raise _Illegal(f"does not name the step, try and tool of call {data.call}")
+        self._check_outcome(data)
+
+    def _check_outcome(self, data: Any) -> None:
         if data.ok and not data.final:
             raise _Illegal("is ok and yet not final")
 
@@ -218,7 +242,7 @@ class RunOrder:
             self.is_started = True
         elif event_type == EventType.AGENT_WAITING:
             self._has_waited = True
-        elif event_type == EventType.TOOL_COMPLETED:
+        elif event_type in (EventType.TOOL_COMPLETED, EventType.STEP_COMPLETED):
             self._tries[data.step] = float("inf") if data.final else data.try_
         elif event_type == EventType.MESSAGE_COMPLETED:
             self._is_ending = self._is_ending or not data.complete
@@ -228,7 +252,7 @@ class RunOrder:
 
     def _remember_thing(self, event_type: str, data: Any) -> None:
         rule = _RULES.get(event_type)
-        key = getattr(data, rule.field) if rule else None
+        key = rule.key(data) if rule else None
         if rule is None or key is None or rule.act is _Act.BEFORE:
             return
         self._used[rule.thing].add(key)
@@ -244,10 +268,14 @@ class RunOrder:
                 self._open[thing].pop(key, None)
 
     _MORE_CHECKS: ClassVar[Mapping[str, Callable[[RunOrder, Any], None]]] = {
+        EventType.MESSAGE_STARTED: _check_message_started,
         EventType.TEXT_DELTA: _check_text_delta,
         EventType.THINKING_DELTA: _check_thinking_delta,
         EventType.TOOL_EXECUTING: _check_tool_executing,
         EventType.TOOL_COMPLETED: _check_tool_completed,
+        EventType.STEP_STARTED: _check_try,
+        EventType.STEP_COMPLETED: _check_outcome,
+        EventType.SUBAGENT_STARTED: _check_subagent_started,
         EventType.SUPERSEDED: _check_superseded,
     }
 

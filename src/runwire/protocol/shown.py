@@ -95,8 +95,8 @@ class Message(_Streamed):
         self.complete = complete
 
     def to_json(self) -> dict[str, Any]:
-        """Return its shape in `GET /v1/threads/{id}`."""
-        return {
+        """Return its shape in `GET /v1/threads/{id}`; `span` only in what a sub-agent said."""
+        shape = {
             "message": self.id,
             "role": self.role,
             "content": self.content,
@@ -104,6 +104,7 @@ class Message(_Streamed):
             "seq": self.seq,
             "complete": self.complete,
         }
+        return shape | {"span": self.span} if self.span else shape
 
 
 class Thought(_Streamed):
@@ -221,6 +222,11 @@ class Run:
     spans: dict[str, Span] = field(default_factory=dict)  # by span
     opaque: dict[int, Opaque] = field(default_factory=dict)  # by seq
     args: dict[str, Text] = field(default_factory=dict)  # arguments being streamed, by call
+
+    @property
+    def status_at_work(self) -> str:
+        """Return the status of a run that has not ended: somebody or some time is waited for, or nothing is."""
+        return "waiting" if any(wait.by is None for wait in self.waits.values()) else "running"
 
     @property
     def is_ended(self) -> bool:

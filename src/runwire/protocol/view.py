@@ -263,7 +263,7 @@ class ThreadView:
                 id=shape["message"],
                 # An open one is streamed on; its text so far is the beginning that this view saw.
                 content=Text(content) if is_open and isinstance(content, str) else content,
-                **_known(shape, ("role", "run", "seq", "complete")),
+                **_known(shape, ("role", "run", "seq", "complete", "span")),
             )
         return view
 
@@ -320,7 +320,7 @@ class ThreadView:
         run.status = "running"
 
     def _agent_retrying(self, run: Run, event: _AnEvent, data: Any) -> None:
-        run.status = "running"
+        run.status = run.status_at_work  # a wait that is open is entered again without a word
 
     # messages
 
@@ -406,8 +406,7 @@ class ThreadView:
     def _agent_resumed(self, run: Run, event: _AnEvent, data: Any) -> None:
         wait = run.waits.setdefault(data.wait, Wait(wait=data.wait, kind=None))
         wait.value, wait.by = data.value, data.by
-        if all(each.by is not None for each in run.waits.values()):
-            run.status = "running"
+        run.status = run.status_at_work
 
     def _subagent_started(self, run: Run, event: _AnEvent, data: Any) -> None:
         run.spans[data.span] = Span(span=data.span, agent=data.agent, parent=data.parent)

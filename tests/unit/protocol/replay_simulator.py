@@ -27,6 +27,7 @@ from runwire.protocol.events import (
     StoredEvent,
     Superseded,
     TextDelta,
+    ToolExecuting,
     UserMessage,
     decode_data,
     emitted,
@@ -301,6 +302,9 @@ class Attempt:
     def call(self, tool: Tool, scope: str) -> None:
         step = self.replay.begin_step(scope, tool.name, {"number": tool.number, "q": [1.0, "x"]})
         self.tell(step.emits)
+        if step.recorded is None and not any(isinstance(emit.data, ToolExecuting) for emit in step.emits):
+            inside = [event for event in self.history.log if event.scope == step.scope]
+            assert any(event.type == EventType.TOOL_EXECUTING for event in inside), "a try without a step is re-entered"
         while step.recorded is None:
             said: list[Said] = []
             self.perform(tool.body, step.scope, said)
