@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.postgres import PostgresServer
+
 from runwire.protocol.events import (
     AgentCompleted,
     AgentFailed,
@@ -20,12 +22,14 @@ from runwire.protocol.events import (
 )
 from runwire.storage.base import Batch, Claim, IncomingMessage, RunEnd, Sent, Storage, Stored
 from runwire.storage.memory.storage import MemoryStorage
+from runwire.storage.postgres.storage import PostgresStorage
 from runwire.storage.sqlite.storage import SqliteStorage
 
 __all__ = [
     "KINDS",
     "Adapter",
     "MemoryAdapter",
+    "PostgresAdapter",
     "SqliteAdapter",
     "append",
     "claim_one",
@@ -37,7 +41,7 @@ __all__ = [
     "thought",
 ]
 
-KINDS = ("memory", "sqlite")
+KINDS = ("memory", "sqlite", "postgres")
 
 
 class Adapter:
@@ -48,6 +52,9 @@ class Adapter:
     async def crash(self) -> None:
         """Go on as a new process would after `kill -9` of the owner."""
         raise NotImplementedError
+
+    async def hurry(self) -> None:
+        """From now on leases, where there are any, run out within a second."""
 
     async def close(self) -> None:
         await self.storage.close()
@@ -85,6 +92,39 @@ class SqliteAdapter(Adapter):
 
     def _path(self) -> Path:
         return self._folder / f"owner{self._generation}" / "runwire.db"
+
+
+class PostgresAdapter(Adapter):
+    """One database of a server that the tests share; leases end when a test says so."""
+
+    storage: PostgresStorage
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self.url = ""
+
+    async def open(self) -> PostgresAdapter:
+        self.url = await self._server.create_database()
+        self.storage = await self._opened(lease_s=300)
+        return self
+
+    async def crash(self) -> None:
+        """Open it as another process, when the leases of the dead one have run out."""
+        old = self.storage
+        self.storage = await self._opened(lease_s=old.lease_s)
+        await self.storage.database.execute("UPDATE run SET lease_until = 0, worker = 'dead ' || worker")
+        await old.close()
+
+    async def hurry(self) -> None:
+        await self.storage.close()
+        self.storage = await self._opened(lease_s=0.9)
+
+    async def close(self) -> None:
+        await self.storage.close()
+        await self._server.drop_database(self.url)
+
+    async def _opened(self, *, lease_s: float) -> PostgresStorage:
+        return await PostgresStorage.open(self.url, lease_s=lease_s, limit_s=5)
 
 
 async def send(storage: Storage, thread: str | None = None, *, user: str = "usr_ada", **fields: Any) -> Sent:

@@ -6,14 +6,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.contract.adapters import KINDS, Adapter, MemoryAdapter, SqliteAdapter
+from tests.contract.adapters import KINDS, Adapter, MemoryAdapter, PostgresAdapter, SqliteAdapter
 
 from runwire.storage.base import Storage
 
 
 @pytest.fixture(params=KINDS)
 async def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Adapter]:
-    opened: Adapter = MemoryAdapter() if request.param == "memory" else await SqliteAdapter(tmp_path).open()
+    opened: Adapter
+    if request.param == "memory":
+        opened = MemoryAdapter()
+    elif request.param == "sqlite":
+        opened = await SqliteAdapter(tmp_path).open()
+    else:  # a server only for those tests that want it
+        opened = await PostgresAdapter(request.getfixturevalue("postgres_server")).open()
     yield opened
     await opened.close()
 

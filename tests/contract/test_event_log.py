@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isinf
+
 import msgspec
 import pytest
 from tests.contract.adapters import Adapter, append, claim_one, completed, failed, said, send, started, thought
@@ -67,11 +69,20 @@ async def test_stale_attempt_is_fenced_and_writes_nothing(adapter: Adapter) -> N
     assert said(page.events) == ["agent_started", "fresh"]
 
 
-async def test_attempt_of_a_dead_owner_is_fenced_before_anybody_claims(adapter: Adapter) -> None:
+async def test_attempt_of_a_dead_owner_is_fenced_at_the_latest_when_somebody_claims(adapter: Adapter) -> None:
     stale = await running(adapter.storage)
     await adapter.crash()
     batch = Batch(run=stale.run, attempt=1, ordinal=0, events=(started(),))
-    assert await adapter.storage.events.append([batch]) == [Fenced()]
+    ordinal = 0
+    if isinf(adapter.storage.lease_s):
+        assert await adapter.storage.events.append([batch]) == [Fenced()]
+    else:  # its lease has run out, and nobody took the run
+        await append(adapter.storage, stale, started(), ordinal=0)
+        ordinal = 1
+    (fresh,) = await adapter.storage.runs.claim("w2", agents=["echo"], limit=9, user_limit=1)
+    assert (fresh.attempt, fresh.ordinal) == (2, ordinal)
+    late = Batch(run=stale.run, attempt=1, ordinal=ordinal, events=(thought("late"),))
+    assert await adapter.storage.events.append([late]) == [Fenced()]
 
 
 async def test_batch_sent_again_after_a_lost_reply_is_not_doubled(storage: Storage) -> None:

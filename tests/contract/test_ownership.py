@@ -105,7 +105,9 @@ async def test_what_was_given_back_is_taken_by_a_worker_that_takes_nothing_lost(
         assert {one.run for one in found} == {given_back.run, held.run, queued.run}
 
 
-async def test_renewed_run_stays_with_its_holder(storage: Storage) -> None:
+async def test_renewed_run_stays_with_its_holder(adapter: Adapter) -> None:
+    await adapter.hurry()
+    storage = adapter.storage
     claim = await begin(storage)
     periods = 1 if math.isinf(storage.lease_s) else 5
     for _ in range(periods):

@@ -11,11 +11,16 @@ from runwire.storage.base import Storage
 __all__ = ["open_storage"]
 
 
-async def open_storage(url: str) -> Storage:
-    """Open `memory://`, or `sqlite:///abs/path.db`, which is created and migrated when it is new.
+async def open_storage(url: str, *, lease_s: float = 6.0) -> Storage:
+    """Open `memory://`, `sqlite:///abs/path.db` (created and migrated when it is new), or `postgresql://…` (migrated).
+
+    Args:
+        url: of the database.
+        lease_s: how long a claim is good for, where owners have leases: on PostgreSQL.
 
     Raises:
-        ConfigurationError: no such scheme, no path, or the file cannot be owned or opened.
+        ConfigurationError: no such scheme, no path, the file cannot be owned or opened, or the database is not ready.
+        Unavailable: the database server does not answer.
     """
     parts = urlsplit(url)
     if parts.scheme == "memory":
@@ -27,9 +32,15 @@ async def open_storage(url: str) -> Storage:
 
         return await SqliteStorage.open(_path(url))
     if parts.scheme in ("postgresql", "postgres"):
-        raise ConfigurationError(["PostgreSQL comes with a later release: use sqlite:///abs/path.db for now."])
+        try:
+            from runwire.storage.postgres.storage import PostgresStorage
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(["PostgreSQL needs its driver: install `runwire[postgres]`."]) from error
+
+        return await PostgresStorage.open(url, lease_s=lease_s)
     # Not the URL itself: it may carry a password.
-    raise ConfigurationError(["A database URL is sqlite:///abs/path.db or memory://; this one has another scheme."])
+    known = "postgresql://HOST/DATABASE, sqlite:///abs/path.db or memory://"
+    raise ConfigurationError([f"A database URL is {known}; this one has another scheme."])
 
 
 def _path(url: str) -> Path:

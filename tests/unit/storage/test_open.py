@@ -29,7 +29,7 @@ async def test_memory_and_sqlite_are_opened_by_url(tmp_path: Path) -> None:
     [
         ("mysql://root:hush@host/db", "sqlite:///abs/path.db or memory://"),
         ("", "sqlite:///abs/path.db or memory://"),
-        ("postgresql://host/db", "later release"),
+        ("postgresql://ada:hush@host:hush/db", "cannot be read"),
         ("sqlite://runwire.db", "three slashes"),
         ("sqlite:///", "three slashes"),
         ("sqlite:///a.db?mode=ro", "three slashes"),

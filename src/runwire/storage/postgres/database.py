@@ -23,6 +23,15 @@ URGENT_CONNECTIONS: Final = 2  # of them, for what keeps runs: no crowd of reade
 MAX_WAITING: Final = 5_000  # callers that wait for a connection, as for the writer of SQLite
 _OPEN_S: Final = 10.0
 
+# Every statement here finds its rows through an index, whatever the table's figures say: a plan that was made while
+# the tables were empty, and is kept, would walk through them when they are full. And no statement is planned twice.
+_PLANS: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
 _SQL: Final = load("postgres.sql")
 _T = TypeVar("_T")
 
@@ -50,9 +59,9 @@ class PostgresDatabase:
     and closes that connection. Up to `MAX_WAITING` callers wait for a connection; one more is refused.
     """
 
-    def __init__(self, url: str, *, lease_s: float) -> None:
+    def __init__(self, url: str, *, lease_s: float, limit_s: float | None = None) -> None:
         self.lease_s: Final = lease_s
-        self.limit_s: Final = lease_s / 3
+        self.limit_s: Final = lease_s / 3 if limit_s is None else limit_s
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._log = ""
@@ -64,18 +73,19 @@ class PostgresDatabase:
         self._is_closed = False
 
     @classmethod
-    async def open(cls, url: str, *, lease_s: float = 6.0) -> PostgresDatabase:
+    async def open(cls, url: str, *, lease_s: float = 6.0, limit_s: float | None = None) -> PostgresDatabase:
         """Connect to a database that `migrate` has made ready.
 
         Args:
             url: `postgresql://user:password@host:port/database`; several hosts: the one that takes writes.
             lease_s: how long a claim is good for; every deadline is a part of it.
+            limit_s: the longest that a statement may take, if not a third of the lease.
 
         Raises:
             ConfigurationError: the URL is wrong, the server too old, or the tables are not of this release.
             Unavailable: no answer; a later start may succeed.
         """
-        database = cls(url, lease_s=lease_s)
+        database = cls(url, lease_s=lease_s, limit_s=limit_s)
         with starting():
             async with asyncio.timeout(_OPEN_S):
                 connection = await connect(url, settings=database._settings(), timeout_s=_OPEN_S)
@@ -136,7 +146,11 @@ class PostgresDatabase:
         Args:
             statement_timeout_s: after which the server ends a statement.
         """
-        settings = {**self._settings(), "statement_timeout": _ms(statement_timeout_s)}
+        settings = {
+            "statement_timeout": _ms(statement_timeout_s),
+            "lock_timeout": _ms(self.limit_s * 0.5),
+            "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),
+        }
         with translated():
             connection = await connect(self._url, settings=settings, timeout_s=self.limit_s)
             try:
@@ -261,8 +275,9 @@ class PostgresDatabase:
             held.connection.terminate()
 
     def _settings(self) -> dict[str, str]:
-        """Return limits that end on the server what the caller has given up, before a third of the lease."""
+        """Return limits that end on the server what the caller has given up, and the only plans that we want."""
         return {
+            **_PLANS,
             "statement_timeout": _ms(self.limit_s * 0.9),
             "lock_timeout": _ms(self.limit_s * 0.5),
             "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from runwire.errors import ConfigurationError, Unavailable
+from runwire.errors import ConfigurationError, ProtocolError, Unavailable
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -27,11 +27,12 @@ _SESSION: Final = {
 _URL_FORM: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded"
 
 
-class DataFault(Exception):
-    """The database, or its driver, refused a value: it is no use to send it again."""
+class DataFault(ProtocolError):
+    """The database, or its driver, refused a value: it is no use to send it again. A text with NUL is one."""
 
-    def __init__(self, message: str, *, sqlstate: str | None = None, constraint: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, kind: str, *, sqlstate: str | None = None, constraint: str | None = None) -> None:
+        super().__init__(f"The database cannot hold one of these values ({kind}).")
+        self.kind = kind  # of the driver's error
         self.sqlstate = sqlstate  # None: the driver could not encode it
         self.constraint = constraint  # that it broke
 

@@ -32,3 +32,155 @@ WHERE m.key = 1 AND d.datname = current_database()
 
 -- name: ping
 SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool
+
+-- The log -------------------------------------------------------------------------------------------
+
+-- name: append
+SELECT * FROM runwire_append(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+
+-- name: read
+SELECT first_seq, last_seq, run, attempt, events, head, floor FROM runwire_read($1, $2, $3, $4)
+
+-- Its message first; between that and its start may lie events of the runs that it queued behind.
+-- name: read_run
+SELECT s.first_seq, s.attempt, s.events
+FROM run r LEFT JOIN LATERAL (
+  SELECT m.first_seq, m.attempt, m.events FROM segment m
+  WHERE m.thread_key = r.thread_key AND m.first_seq = r.seq AND m.run_key = r.key
+  UNION ALL
+  SELECT m.first_seq, m.attempt, m.events FROM segment m
+  WHERE m.thread_key = r.thread_key AND m.first_seq >= coalesce(r.started_seq, r.terminal_seq, 9223372036854775807)
+    AND m.first_seq <> r.seq AND m.run_key = r.key
+) s ON true
+WHERE r.id = $1
+ORDER BY s.first_seq
+
+-- Two EXISTS: each has its partial index, so that a long past of ended runs costs nothing.
+-- name: moved_heads
+SELECT t.id, t.head,
+  EXISTS (SELECT 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('running', 'waiting'))
+  OR EXISTS (SELECT 1 FROM run r WHERE r.thread_key = t.key AND r.status = 'queued') AS is_active
+FROM unnest($1::text[], $2::bigint[]) AS k (id, seq) JOIN thread t ON t.id = k.id
+WHERE t.head > k.seq AND t.deleted_at IS NULL
+
+-- name: blob_of_user
+SELECT b.data
+FROM blob b JOIN "user" u ON u.key = b.user_key JOIN run r ON r.key = b.run_key JOIN thread t ON t.key = r.thread_key
+WHERE u.id = $1 AND b.ref = $2 AND t.deleted_at IS NULL
+LIMIT 1
+
+-- name: blob_of_run
+SELECT b.data FROM run r JOIN blob b ON b.run_key = r.key WHERE r.id = $1 AND b.ref = $2
+
+-- People and threads --------------------------------------------------------------------------------
+
+-- name: create_thread
+SELECT runwire_create_thread($1, $2, $3, $4)
+
+-- name: thread_row
+SELECT t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at
+FROM thread t JOIN "user" u ON u.key = t.user_key
+WHERE t.id = $1 AND u.id = $2 AND t.deleted_at IS NULL
+
+-- The user's key in a subquery of its own: so the index gives the rows in order, and only as many as are wanted.
+-- name: list_threads
+SELECT t.id, $1, t.title, t.head, t.floor, t.created_at, t.updated_at
+FROM thread t
+WHERE t.user_key = (SELECT u.key FROM "user" u WHERE u.id = $1) AND t.deleted_at IS NULL
+  AND t.key < CASE WHEN $2::text IS NULL THEN 9223372036854775807 ELSE (
+    SELECT b.key FROM thread b WHERE b.id = $2 AND b.user_key = (SELECT u.key FROM "user" u WHERE u.id = $1)) END
+ORDER BY t.key DESC LIMIT $3
+
+-- name: rename_thread
+UPDATE thread t SET title = $3, updated_at = runwire_now()
+FROM "user" u
+WHERE t.id = $1 AND u.id = $2 AND u.key = t.user_key AND t.deleted_at IS NULL
+RETURNING t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at
+
+-- name: delete_thread
+SELECT runwire_delete_thread($1, $2, $3, $4)
+
+-- The active run is older than every queued one.
+-- name: reset_from
+SELECT greatest(t.floor, coalesce(
+  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status IN ('running', 'waiting')),
+  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key AND r.status = 'queued' ORDER BY r.key LIMIT 1),
+  (SELECT r.seq - 1 FROM run r WHERE r.thread_key = t.key ORDER BY r.key DESC LIMIT 1),
+  0))
+FROM thread t WHERE t.id = $1 AND t.deleted_at IS NULL
+
+-- Runs ----------------------------------------------------------------------------------------------
+
+-- name: send
+SELECT * FROM runwire_send($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+
+-- name: run_by_idempotency_key
+SELECT t.id AS thread, r.id AS run, r.message, r.seq, r.after, r.fingerprint, t.deleted_at
+FROM "user" u JOIN run r ON r.user_key = u.key JOIN thread t ON t.key = r.thread_key
+WHERE u.id = $1 AND r.idempotency_key = $2
+
+-- name: cancel
+SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6)
+
+-- name: claim
+SELECT * FROM runwire_claim($1, $2, $3, $4, $5, $6)
+
+-- All leases of a worker at once, also those that have run out and that nobody took. It waits for who holds a row: an
+-- append of this very worker, mostly.
+-- name: renew
+WITH held AS (
+  SELECT r.key FROM unnest($2::text[], $3::bigint[]) AS h (id, attempt) JOIN run r ON r.id = h.id
+  WHERE r.attempt = h.attempt AND r.worker = $1 AND r.status = 'running'
+  ORDER BY r.key FOR NO KEY UPDATE OF r
+)
+UPDATE run r SET lease_until = runwire_now() + $4::bigint FROM held WHERE r.key = held.key
+
+-- name: release
+UPDATE run SET worker = NULL, lease_until = NULL, handed_over = nullif($3, 'worker_lost'),
+  lost = CASE $3 WHEN 'worker_lost' THEN substring(lost || attempt || ',' FROM '(?:[0-9]+,){1,64}$') ELSE lost END
+WHERE id = $1 AND attempt = $2 AND status = 'running' AND worker IS NOT NULL
+
+-- name: park
+SELECT runwire_park($1, $2, $3, $4, $5)
+
+-- Of those that are still held as they say only what is called off.
+-- name: signals
+SELECT * FROM (
+  SELECT h.run, coalesce(r.attempt, h.attempt) AS attempt,
+    coalesce(r.status = 'running' AND r.worker = $1 AND r.attempt = h.attempt, false) AS is_held,
+    r.cancel_by, r.cancel_reason
+  FROM unnest($2::text[], $3::bigint[]) AS h (run, attempt) LEFT JOIN run r ON r.id = h.run
+) s
+WHERE NOT is_held OR cancel_by IS NOT NULL
+
+-- Of these waits those that are not open any more.
+-- name: answers
+SELECT r.id AS run, w.id AS wait, w."by", w.value
+FROM unnest($1::text[]) AS a (id) JOIN wait w ON w.id = a.id JOIN run r ON r.key = w.run_key WHERE w."by" IS NOT NULL
+
+-- name: answer
+SELECT * FROM runwire_answer($1, $2, $3, $4, $5, $6, $7)
+
+-- name: due_waits
+SELECT w.id FROM wait w WHERE w."by" IS NULL AND w.due_at IS NOT NULL AND w.due_at <= runwire_now()
+ORDER BY w.due_at LIMIT $1
+
+-- name: fire_timers
+SELECT * FROM runwire_fire_timers($1, $2, $3)
+
+-- name: run_row
+SELECT r.id, t.id, u.id, r.agent, r.status, r.attempt, r.message, r.seq, r.started_seq, r.terminal_seq, r.error,
+  r.created_at, r.ended_at
+FROM run r JOIN thread t ON t.key = r.thread_key JOIN "user" u ON u.key = r.user_key
+WHERE r.id = $1 AND u.id = $2 AND t.deleted_at IS NULL
+
+-- name: list_runs
+SELECT r.id, t.id, $1, r.agent, r.status, r.attempt, r.message, r.seq, r.started_seq, r.terminal_seq, r.error,
+  r.created_at, r.ended_at
+FROM run r JOIN thread t ON t.key = r.thread_key
+WHERE r.user_key = (SELECT u.key FROM "user" u WHERE u.id = $1) AND t.deleted_at IS NULL
+  AND ($2::text IS NULL OR t.id = $2) AND ($3::text IS NULL OR r.status = $3) AND ($4::text IS NULL OR r.agent = $4)
+  AND r.key < CASE WHEN $5::text IS NULL THEN 9223372036854775807 ELSE (
+    SELECT b.key FROM run b WHERE b.id = $5 AND b.user_key = (SELECT u.key FROM "user" u WHERE u.id = $1)) END
+ORDER BY r.key DESC LIMIT $6
