@@ -24,7 +24,7 @@ from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay
 from runwire.storage.base import CancelRequest, RunEnd
 
-__all__ = ["Ending", "Failure", "LastWords", "Returned", "failure_of", "last_words"]
+__all__ = ["Ending", "Failure", "LastWords", "Park", "Returned", "failure_of", "last_words"]
 
 # A second try of the same message may well succeed; the others need another agent or another message.
 _RETRYABLE: Final = frozenset(
@@ -59,6 +59,10 @@ class Failure:
 
 
 Ending = Returned | Failure | CancelRequest
+
+
+class Park(msgspec.Struct, frozen=True):
+    """The run waits for people or times: it is put aside without a worker, and nothing is said of that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -25,44 +25,54 @@ import structlog
 from runwire.agents.payload import MAX_FIELD_BYTES, put_aside
 from runwire.errors import Fenced, Unavailable
 from runwire.protocol.events import (
+    AgentResumed,
     AgentThinking,
+    AgentWaiting,
     EmittedEvent,
     EventData,
+    EventType,
     MessageCompleted,
     TextDelta,
     ThinkingDelta,
+    decode_data,
     emitted,
     pack,
 )
 from runwire.protocol.replay import Emit
 from runwire.protocol.sayings import DELTA_CODE_POINTS
 from runwire.runtime.clock import now_ms
+from runwire.runtime.lease import Lease
 from runwire.storage import base
 from runwire.storage.base import (
     MAX_BATCH_EVENTS,
     AlreadyStored,
     Batch,
     Bus,
+    Busy,
     Claim,
     Committed,
+    OpenedWait,
     Outcome,
+    Overtaken,
     RunEnd,
     Storage,
     Stored,
 )
 
-__all__ = ["MAX_BUFFER_BYTES", "MAX_BUFFER_EVENTS", "Buffer", "Lost", "Outbox"]
+__all__ = ["MAX_BUFFER_BYTES", "MAX_BUFFER_EVENTS", "Buffer", "Lost", "OnStored", "Outbox"]
 
 MAX_BUFFER_EVENTS: Final = 1000
 MAX_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
+_BUSY_PAUSE_S: Final = (0.005, 0.1)  # somebody's statement on these rows is running: the first pause, and the longest
 _EVENT_BYTES: Final = 96  # what an event weighs beside its text: ids, type, time
 
 Lost = base.Fenced | base.Unstorable
 """Why a buffer takes no more: the run belongs to another attempt, or the database cannot hold what it said."""
 
-_TAKEN: Final = (Stored, AlreadyStored)
+OnStored = Callable[[Sequence[EmittedEvent], int], None]
+"""Learns of events that are committed, and of the seq of the first; the others follow without a gap."""
 
 _log = structlog.get_logger(__name__)
 
@@ -99,6 +109,7 @@ class _Entry(msgspec.Struct, eq=False, gc=False):
     event: EmittedEvent | _OpenDelta
     size_bytes: int
     blobs: Mapping[str, bytes] | None = None  # that it names
+    wait: OpenedWait | str | None = None  # that it begins, or the id of the one that it closes
 
 
 class Buffer:
@@ -107,14 +118,31 @@ class Buffer:
     At the limit `room` waits, which is how a slow database slows the agent down; `put` itself never waits and
     never refuses while the attempt owns its run, so that a run can always be ended.
 
-    `put`, `room` and `flushed` may be called from any thread, `freeze` and `settle` only by the outbox.
+    `put`, `room` and `flushed` may be called from any thread, `freeze` and `settle` only by the outbox. Waits that
+    begin or end with the events are found in them: nobody has to name them beside.
+
+    Without a valid lease nothing is sent: it waits here until the lease is renewed.
     """
 
-    def __init__(self, outbox: Outbox, claim: Claim, *, ordinal: int, on_lost: Callable[[Lost], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        claim: Claim,
+        *,
+        ordinal: int,
+        lease: Lease,
+        on_lost: Callable[[Lost], None],
+        on_overtaken: Callable[[], None],
+    ) -> None:
         self.claim = claim
+        self.lease = lease
+        self.busy = 0  # how often in a row the frozen batch found its rows taken
+        # Called on the control loop after each commit, before anybody who waits for it goes on.
+        self.on_stored: OnStored | None = None
         self._outbox = outbox
         self._ordinal = ordinal
         self._on_lost = on_lost
+        self._on_overtaken = on_overtaken
         self._lock = threading.Lock()
         self._pending: list[_Entry] = []
         self._frozen: Batch | None = None
@@ -124,6 +152,7 @@ class Buffer:
         self._committed = 0  # entries ever committed
         self._pinned: bytes | None = None
         self._end: RunEnd | None = None
+        self._closes_waits = False
         self._closing = 0  # the last so many entries must share a batch with the terminal event
         self._is_closed = False
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -137,6 +166,11 @@ class Buffer:
     def is_closed(self) -> bool:
         """Return whether it takes no more."""
         return self._is_closed
+
+    @property
+    def is_closing_waits(self) -> bool:
+        """Return whether its last words close waits, so that an answer may come before them."""
+        return self._end is not None and self._closes_waits
 
     @property
     def ordinal(self) -> int:
@@ -173,6 +207,7 @@ class Buffer:
                 self._pinned = pinned
             if end is not None:
                 self._end, self._closing = end, self._put - before
+                self._closes_waits = any(isinstance(entry.wait, str) for entry in entries)
         if entries:
             self._outbox.notify(self)
 
@@ -211,22 +246,43 @@ class Buffer:
                 self._frozen = self._next_batch()
             return self._frozen
 
-    def settle(self, batch: Batch, outcome: Outcome) -> None:
+    def leave_out(self, answered: Collection[str]) -> None:
+        """Send what ends the run again, without closing the waits that were answered before it.
+
+        After `on_overtaken`, by which nothing was stored. The ending is the same: the answer came too late for it.
+        """
+        with self._lock:
+            batch = self._frozen
+            if batch is None:
+                return  # closed meanwhile
+            events = tuple(event for event in batch.events if _closed_by(event) not in answered)
+            closes = tuple(wait for wait in batch.closes if wait not in answered)
+            self._frozen = msgspec.structs.replace(batch, events=events, closes=closes)
+            self._committed += len(batch.events) - len(events)
+        self._outbox.notify(self)
+
+    def settle(self, batch: Batch, outcome: Stored | AlreadyStored | Lost | Overtaken) -> None:
         """Take the log's answer to the frozen batch."""
         with self._lock:
             if self._frozen is not batch:
                 return  # closed meanwhile
-            if isinstance(outcome, _TAKEN):
+            self.busy = 0
+            if isinstance(outcome, Stored | AlreadyStored):
                 self._frozen = None
                 self._ordinal += len(batch.events)
                 self._committed += len(batch.events)
                 self._bytes -= self._frozen_bytes
                 waiters, self._waiters = self._waiters, []
                 has_more = bool(self._pending)
-        if not isinstance(outcome, _TAKEN):
+        if isinstance(outcome, Overtaken):
+            self._on_overtaken()
+            return
+        if not isinstance(outcome, Stored | AlreadyStored):
             self.close()
             self._on_lost(outcome)
             return
+        if self.on_stored:
+            self.on_stored(batch.events, _first_seq(outcome))
         _wake(waiters)
         if has_more:
             self._outbox.notify(self)
@@ -251,12 +307,18 @@ class Buffer:
         taken, self._pending = self._pending[:count], self._pending[count:]
         events: list[EmittedEvent] = []
         blobs: dict[str, bytes] = {}
+        waits: list[OpenedWait] = []
+        closes: list[str] = []
         self._frozen_bytes = 0
         for entry in taken:
             events.append(entry.event.seal() if isinstance(entry.event, _OpenDelta) else entry.event)
             self._frozen_bytes += entry.size_bytes
             if entry.blobs:
                 blobs.update(entry.blobs)
+            if isinstance(entry.wait, OpenedWait):
+                waits.append(entry.wait)
+            elif entry.wait is not None:
+                closes.append(entry.wait)
         pinned, self._pinned = self._pinned, None
         return Batch(
             run=self.claim.run,
@@ -266,6 +328,8 @@ class Buffer:
             end=None if rest else self._end,
             pinned=pinned,
             blobs=blobs,
+            waits=tuple(waits),
+            closes=tuple(closes),
         )
 
     async def _commit_after(self, must_wait: Callable[[], bool]) -> None:
@@ -297,15 +361,25 @@ class Outbox:
         self._wake = asyncio.Event()
         self._is_waking = False
 
-    def open(self, claim: Claim, *, ordinal: int, on_lost: Callable[[Lost], None]) -> Buffer:
+    def open(
+        self,
+        claim: Claim,
+        *,
+        ordinal: int,
+        lease: Lease,
+        on_lost: Callable[[Lost], None],
+        on_overtaken: Callable[[], None] = lambda: None,
+    ) -> Buffer:
         """Return the buffer of an attempt.
 
         Args:
             claim: the attempt.
             ordinal: how many events of the run's workers are stored.
+            lease: of the attempt; while it is not valid, nothing is sent.
             on_lost: called on the control loop when the log refuses a batch for good.
+            on_overtaken: called there when a wait was answered before it could be closed: see `Buffer.leave_out`.
         """
-        return Buffer(self, claim, ordinal=ordinal, on_lost=on_lost)
+        return Buffer(self, claim, ordinal=ordinal, lease=lease, on_lost=on_lost, on_overtaken=on_overtaken)
 
     def notify(self, buffer: Buffer) -> None:
         """Learn that a buffer has something to send. Any thread may call."""
@@ -328,7 +402,8 @@ class Outbox:
             with self._lock:
                 self._is_waking = False
                 buffers, self._dirty = list(self._dirty), {}
-            batches = [(buffer, batch) for buffer in buffers if (batch := buffer.freeze())]
+            # Without a valid lease it stays where it is; whoever renews the lease notifies us.
+            batches = [(buffer, batch) for buffer in buffers if buffer.lease.is_valid and (batch := buffer.freeze())]
             if batches:
                 pause_s = await self._append(batches, pause_s)
 
@@ -347,11 +422,21 @@ class Outbox:
                 for buffer, _ in batches:
                     self.notify(buffer)
         for (buffer, batch), outcome in zip(batches, outcomes, strict=True):
+            if isinstance(outcome, Busy):
+                self._ask_again(buffer)
+                continue
             committed = self._committed(buffer.claim, batch, outcome)
             if committed:
                 self._bus.publish(committed)  # after the commit: nothing is shown that may not stay
             buffer.settle(batch, outcome)
         return _FIRST_PAUSE_S
+
+    def _ask_again(self, buffer: Buffer) -> None:
+        """Have a batch whose rows were taken go again a little later, and hold up nobody else for it."""
+        first_s, longest_s = _BUSY_PAUSE_S
+        buffer.busy += 1
+        pause_s = min(first_s * 2 ** min(buffer.busy, 10), longest_s)
+        self._loop.call_later(pause_s * random.uniform(0.5, 1.0), self.notify, buffer)  # noqa: S311 - jitter, no secret
 
     def _committed(self, claim: Claim, batch: Batch, outcome: Outcome) -> Committed | None:
         if isinstance(outcome, Stored):
@@ -386,12 +471,28 @@ def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) 
                 event, blobs = _put_aside(event, data, blobs or {})
                 size = len(event.data)
             entry = _Entry(event, size + _EVENT_BYTES)
+            if isinstance(data, AgentWaiting):
+                entry.wait = OpenedWait(wait=data.wait, kind=data.kind, due_at=data.due_at)
+            elif isinstance(data, AgentResumed):
+                entry.wait = data.wait
             if blobs:
                 entry.blobs = blobs
                 entry.size_bytes += sum(map(len, blobs.values()))
                 blobs = None  # with the first event of the list: never later than the one that names them
             entries.append(entry)
     return entries
+
+
+def _closed_by(event: EmittedEvent) -> str | None:
+    """Return the wait that an event closes."""
+    if event.type != EventType.AGENT_RESUMED:
+        return None
+    wait: str = decode_data(event).wait
+    return wait
+
+
+def _first_seq(outcome: Stored | AlreadyStored) -> int:
+    return outcome.committed.first_seq if isinstance(outcome, Stored) else outcome.first_seq
 
 
 def _open(delta: TextDelta | ThinkingDelta, stream: str, *, ts: int, scope: str) -> _Entry:

@@ -35,6 +35,7 @@ from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay, lost_attempts_without_progress
 from runwire.runtime.endings import Ending, Failure, Returned, failure_of, last_words
 from runwire.runtime.journal import Past, is_short, read_past, when_available
+from runwire.runtime.lease import Lease
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Buffer, Lost, Outbox
@@ -62,6 +63,7 @@ class Run:
         storage: the database.
         settings: limits and times.
         is_allowed: whether a user may still use tools; called in the agent's loop.
+        lease: on the run, since it was claimed.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Run:
         storage: Storage,
         settings: WorkerSettings,
         is_allowed: Callable[[str], bool],
+        lease: Lease,
     ) -> None:
         self.claim = claim
+        self.lease = lease
         self.thread = thread  # may be another one until the code begins
         self.abandoned = 0  # code and blocking calls that go on although the run has ended
         self._agent = agent
@@ -361,7 +365,7 @@ class Run:
         self.stop(Failure(code=RunFailure.DEADLINE_EXCEEDED, message=message))
 
     def _open_buffer(self, ordinal: int) -> Buffer:
-        return self._outbox.open(self.claim, ordinal=ordinal, on_lost=self.lose)
+        return self._outbox.open(self.claim, ordinal=ordinal, lease=self.lease, on_lost=self.lose)
 
     def _finish(self, result: Ending | None) -> None:
         """Learn that the code has ended, and how if by itself."""

@@ -22,6 +22,8 @@ from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.errors import Unavailable
 from runwire.runtime.call_threads import CallThreads
+from runwire.runtime.clock import lease_now_s
+from runwire.runtime.lease import Lease
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Outbox
@@ -163,10 +165,11 @@ class Worker:
             self._wake_runs.clear()  # armed before looking, or the last message waits for the poll
             free = settings.max_runs - len(self._runs)
             claims: list[Claim] = []
+            sent_s = lease_now_s()
             if free > 0 and not self._is_draining:
                 claims = await self._ask_for_runs(free)
             for claim in claims:
-                tasks.create_task(self._supervise(self._take(claim)))
+                tasks.create_task(self._supervise(self._take(claim, sent_s)))
             if not claims:
                 await _wait(self._wake_runs, settings.poll_s)
 
@@ -185,7 +188,7 @@ class Worker:
             self._is_claiming = False
             self._idle.set()  # heard only after what was claimed is held: nothing waits between the two
 
-    def _take(self, claim: Claim) -> Run:
+    def _take(self, claim: Claim, sent_s: float) -> Run:
         if claim.cancel is None and not self._is_allowed(claim.user):
             # Sent in the moment in which access was withdrawn, or left behind by a kill just after it.
             claim = msgspec.structs.replace(claim, cancel=_REVOKED)
@@ -199,6 +202,7 @@ class Worker:
             storage=self._storage,
             settings=self._settings,
             is_allowed=self._is_allowed,
+            lease=Lease(self._storage.lease_s, sent_s=sent_s, margin_s=self._settings.lease_margin_s),
         )
         self._runs.add(run)
         if self._is_draining:  # claimed in the moment in which it began

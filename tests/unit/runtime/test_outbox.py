@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from runwire.protocol.events import (
     decode_data,
 )
 from runwire.protocol.replay import Emit
+from runwire.runtime.lease import Lease
 from runwire.runtime.outbox import MAX_BUFFER_EVENTS, Buffer, Outbox
 from runwire.storage.base import IncomingMessage, RunEnd
 from runwire.storage.bus_local import LocalBus
@@ -259,7 +261,7 @@ class _outbox:
         [claim] = await storage.runs.claim("wk", agents=["agent"], limit=1, user_limit=1)
         outbox = Outbox(storage, LocalBus())
         self._loop = self._tasks.create_task(outbox.run())
-        return storage, outbox.open(claim, ordinal=0, on_lost=lambda _lost: None)
+        return storage, outbox.open(claim, ordinal=0, lease=Lease(math.inf, sent_s=0), on_lost=lambda _lost: None)
 
     async def __aexit__(self, *error: object) -> None:
         self._loop.cancel()
