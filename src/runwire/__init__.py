@@ -2,7 +2,7 @@
 
 ::
 
-    from runwire import connect, sign_in, Context, ToolFailed
+    from runwire import connect, sign_in, tool, Context, ToolFailed
 
 The names are looked up when they are first used, so that `import runwire` costs nothing (PEP 562); this is the only
 package with such a table.
@@ -14,18 +14,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from runwire.agents.context import Context, ToolFailed
+    from runwire.agents.context import Context
+    from runwire.agents.failures import OutcomeUnknown, SubagentFailed, ToolFailed, WaitExpired, WrongAnswer
+    from runwire.agents.options import tool
     from runwire.client import connect, sign_in
 
-__all__ = ["Context", "ToolFailed", "__version__", "connect", "sign_in"]
+__all__ = [
+    "Context",
+    "OutcomeUnknown",
+    "SubagentFailed",
+    "ToolFailed",
+    "WaitExpired",
+    "WrongAnswer",
+    "__version__",
+    "connect",
+    "sign_in",
+    "tool",
+]
 
 __version__ = "0.1.0"
 
 _HOME_OF: Final = {
     "Context": "runwire.agents.context",
-    "ToolFailed": "runwire.agents.context",
+    "OutcomeUnknown": "runwire.agents.failures",
+    "SubagentFailed": "runwire.agents.failures",
+    "ToolFailed": "runwire.agents.failures",
+    "WaitExpired": "runwire.agents.failures",
+    "WrongAnswer": "runwire.agents.failures",
     "connect": "runwire.client",
     "sign_in": "runwire.client",
+    "tool": "runwire.agents.options",
 }
 
 

@@ -2,52 +2,40 @@
 
 Whatever is said here goes, in order: checked and made plain (`payload`), matched against the log of earlier
 attempts (`protocol.replay`), into the run's bounded buffer (`runtime.outbox`). The runtime stands behind the
-small port `Attempt`, so that this room knows no worker.
+small port `attempt.Attempt`, so that this room knows no worker.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import inspect
-import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, NoReturn
+from uuid import UUID
 
-import msgspec
-import structlog
+from runwire.agents import branches, steps, subagents
+from runwire.agents.attempt import Attempt, Place
+from runwire.agents.failures import RunEnded, ToolFailed, WaitExpired, WrongAnswer
+from runwire.agents.options import OnCrash, check_function, checked_options, options_of, refused, seconds_of
+from runwire.agents.payload import MAX_VALUE_BYTES, check_text, plain, put_aside
+from runwire.agents.plain import Agent
+from runwire.agents.steps import Call, type_name
+from runwire.agents.streams import closing
+from runwire.agents.typed import Mismatch, typed
+from runwire.errors import PayloadError
+from runwire.protocol.events import AgentResumed
+from runwire.protocol.replay import Emit, Replay
 
-from runwire.agents.payload import MAX_VALUE_BYTES, check_text, plain, put_aside, told
-from runwire.errors import Fenced, PayloadError, RunFailed, RunwireError
-from runwire.protocol.events import EventError
-from runwire.protocol.ids import new_id
-from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Step
-
-__all__ = ["Attempt", "Context", "RunEnded", "ToolFailed", "User", "closing"]
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+__all__ = ["Attempt", "Context", "RunEnded", "ToolFailed", "User", "closing", "type_name"]
 
 # A delta is never put aside (PROTOCOL §2), so its text is cut below 64 KiB of JSON: at most six bytes a character.
 _PIECE_CHARS: Final = 8192
-
-_log = structlog.get_logger(__name__)
-
-
-class ToolFailed(RunwireError):
-    """Tell the agent that a tool failed.
-
-    A tool may raise it itself: then its sentence is shown to the person and kept for a replay. Of any other
-    exception only the type's name and an error id are; the text stays in the server's log.
-    """
-
-    code = "tool_error"
+_NOW: Final = "ctx.now"  # name of the steps that keep the time
 
 
-class RunEnded(Fenced):
-    """Tell code that outlived its run: nothing it says counts any more."""
+def _no_agent(_name: str) -> Agent | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,55 +47,8 @@ class User:
     roles: frozenset[str] = field(default_factory=frozenset)
 
 
-class Attempt(Protocol):
-    """What a Context needs of the attempt it belongs to; `runtime.run.Run` is one. Agent loop only."""
-
-    async def say(
-        self, speech: Callable[[Replay, *Ts], list[Emit]], *args: *Ts, blobs: Mapping[str, bytes] | None = None
-    ) -> None:
-        """Emit what the speech adds to the log; waits only for room in the run's buffer.
-
-        Args:
-            speech: a method of the run's matcher.
-            *args: its arguments.
-            blobs: values that these events name by `$ref`.
-
-        Raises:
-            RunEnded: the run is over for this code.
-            RunFailed: used from another task, or it differs where it may not.
-        """
-        ...
-
-    async def begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
-        """Begin a step; returns once its beginning is committed, or at once if its result is recorded."""
-        ...
-
-    async def end_step(
-        self, speech: Callable[[Replay], list[Emit]], *, blobs: Mapping[str, bytes] | None = None
-    ) -> None:
-        """Emit the end of a step."""
-        ...
-
-    def cut_step(self, step: Step, *, duration_ms: int) -> None:
-        """End a step that the agent stopped waiting for, unless it has ended or the run is being unwound."""
-        ...
-
-    @property
-    def is_stopping(self) -> bool:
-        """Return whether the run is being unwound: then a cancellation is the server's, not the author's."""
-        ...
-
-    async def resolve(self, value: Any) -> Any:
-        """Return a recorded field as it was given, read back if it was put aside."""
-        ...
-
-    def seconds_left(self) -> float:
-        """Return how long the run may still run."""
-        ...
-
-
 class Context:
-    """Everything an agent can do in its run. Use it from the agent's own task only.
+    """Everything an agent can do in its run. Use it in the agent's own task and in branches of `gather`.
 
     ::
 
@@ -118,16 +59,24 @@ class Context:
     """
 
     def __init__(
-        self, attempt: Attempt, *, run: str, thread: str, user: User, history: Sequence[Mapping[str, Any]] = ()
+        self,
+        attempt: Attempt,
+        *,
+        run: str,
+        thread: str,
+        user: User,
+        history: Sequence[Mapping[str, Any]] = (),
+        agents: Callable[[str], Agent | None] = _no_agent,
     ) -> None:
         self._attempt = attempt
+        self._places = attempt.places
         self._run = run
         self._thread = thread
         self._user = user
         self._history = [dict(message) for message in history]
-        self._scope = ""  # "" the run, else the try of the tool that is running
-        self._step: Step | None = None
-        self._open_bytes = 0  # of the message that `write` streams into
+        self._agents = agents
+
+    # ── what it knows ────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def run(self) -> str:
@@ -151,13 +100,15 @@ class Context:
 
     @property
     def deadline(self) -> float:
-        """Seconds this run may still run before it fails."""
+        """Seconds this run may still run before it fails; waiting does not count."""
         return self._attempt.seconds_left()
 
     @property
     def idempotency_key(self) -> str:
-        """Within a tool: a key that stays the same when a crash repeats the call; outside: the run's id."""
-        return self._run if self._step is None else f"{self._run}:{self._step.key}"
+        """Within a step: a key that stays the same when its function is called again; outside: the run's id."""
+        return steps.IDEMPOTENCY_KEY.get(self._run)
+
+    # ── what it says ─────────────────────────────────────────────────────────────────────────────────────
 
     async def thinking(self, text: str | AsyncIterable[str]) -> None:
         """Show a thought: a whole text, or a stream of pieces.
@@ -165,8 +116,9 @@ class Context:
         Raises:
             PayloadError: not text, NUL, a lone surrogate, over 8 MiB.
         """
-        self._open_bytes = 0
-        scope = self._scope
+        place = await self._place()
+        place.open_bytes = 0
+        scope = place.scope
         if not isinstance(text, AsyncIterable):
             blobs: dict[str, bytes] = {}
             thought = put_aside(_text(text), blobs)
@@ -186,20 +138,20 @@ class Context:
         Raises:
             PayloadError: not text, NUL, a lone surrogate, over 8 MiB.
         """
-        scope = self._scope
-        self._open_bytes = 0
+        place = await self._place()
+        place.open_bytes = 0
         if not isinstance(text, AsyncIterable):
-            await self._attempt.say(Replay.message, scope, _text(text))
+            await self._attempt.say(Replay.message, place.scope, _text(text))
             return
-        await self._close_message(scope)
+        await self._close_message(place)
         try:
             async with closing(text) as parts:
                 async for part in parts:
                     await self.write(part)
         except Exception:  # the user's own stream broke: what it said stays one message
-            await self._close_message(scope)
+            await self._close_message(place)
             raise
-        await self._close_message(scope)
+        await self._close_message(place)
 
     async def write(self, text: str) -> None:
         """Go on with the open message, or open one: what a `yield` of text does.
@@ -207,9 +159,10 @@ class Context:
         Raises:
             PayloadError: not text, NUL, a lone surrogate, over 8 MiB together.
         """
-        self._open_bytes = _grown(self._open_bytes, _text(text))
+        place = self._places.get(asyncio.current_task()) or await self._stray()
+        place.open_bytes = _grown(place.open_bytes, _text(text))
         for piece in _pieces(text):
-            await self._attempt.say(Replay.write, self._scope, piece)
+            await self._attempt.say(Replay.write, place.scope, piece)
 
     async def custom(self, name: str, value: Any) -> None:
         """Show whatever the agent's author wants to show, e.g. `ctx.custom("progress", {"done": 3})`.
@@ -217,10 +170,13 @@ class Context:
         Raises:
             PayloadError: the value has no JSON form, or is over 8 MiB.
         """
-        self._open_bytes = 0
+        place = await self._place()
+        place.open_bytes = 0
         blobs: dict[str, bytes] = {}
         label, shown = _text(name), put_aside(plain(value), blobs)
-        await self._attempt.say(Replay.custom, self._scope, label, shown, blobs=blobs)
+        await self._attempt.say(Replay.custom, place.scope, label, shown, blobs=blobs)
+
+    # ── what it calls ────────────────────────────────────────────────────────────────────────────────────
 
     async def tool(self, fn: Callable[..., Any], /, **args: Any) -> Any:
         """Call a function as a tool, once: after a crash a finished call returns its recorded result.
@@ -228,105 +184,215 @@ class Context:
         An async function runs in the agent's task; any other runs in its own thread, which goes on until it
         returns even if the run is cancelled: give what it waits for a time limit. The call is committed to the
         log before the function is called. A time limit of the agent's own around it (`asyncio.timeout`) ends the
-        call for good: a replay does not repeat it, and waits there for the same limit.
+        call for good: a replay does not repeat it, and waits there for the same limit. `runwire.tool` says more of
+        a function: its name, how often it is tried, what a crash means.
 
         Returns:
-            The function's result as JSON gives it back (a tuple is a list).
+            The function's result as JSON gives it back, made into the type that the function says it returns.
 
         Raises:
-            ToolFailed: the function raised, or its result has no JSON form.
+            ToolFailed: the function raised, its result has no JSON form, or is not what it says it returns.
+            OutcomeUnknown: a crash cut the call off, and the function is not to be called again.
             PayloadError: the arguments have no JSON form.
         """
-        self._open_bytes = 0
-        blobs: dict[str, bytes] = {}
-        given = put_aside(plain(args), blobs)
-        step = await self._attempt.begin_step(self._scope, _tool_name(fn), given, blobs)
-        if step.recorded is None:
-            return await self._call(step, fn, args)
-        if step.recorded.ok:
-            result = step.recorded.result
-            return None if result is msgspec.UNSET else await self._attempt.resolve(result)
-        error = step.recorded.error
-        if error is msgspec.UNSET:  # cannot happen: a failed step is stored with its error
-            raise ToolFailed("the tool failed")
-        if error.code == TOOL_CANCELLED:
-            await asyncio.get_running_loop().create_future()  # for ever: until the limit that ended it ends it again
-        raise ToolFailed(error.message, code=error.code)
+        place = await self._place()
+        check_function(fn)
+        call = Call(fn=fn, named=args, options=options_of(fn))
+        return await call.journalled(self._attempt, place, self._run)
 
-    async def _call(self, step: Step, fn: Callable[..., Any], args: dict[str, Any]) -> Any:
-        """Run the function inside its try's scope and journal how it ended, however it is left."""
-        began_s = time.monotonic()
-        try:
-            return await self._perform(step, fn, args, began_s=began_s)
-        except asyncio.CancelledError:  # of the agent's task, wherever in there
-            self._attempt.cut_step(step, duration_ms=_since_ms(began_s))
-            raise
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: Any = None,
+        retry: int = 1,
+        on_crash: OnCrash = "retry",
+    ) -> Any:
+        """Call a function as a step that no client sees; else it is like a tool.
 
-    async def _perform(self, step: Step, fn: Callable[..., Any], args: dict[str, Any], *, began_s: float) -> Any:
-        outer = self._scope, self._step
-        self._scope, self._step = step.scope, step
-        blobs: dict[str, bytes] = {}
+        Args:
+            name: of the step, for operators and in its key.
+            fn: async, or plain: then it runs in a thread of its own.
+            *args: in order; keyword arguments go through `functools.partial`.
+            returns: the type that the result is made into; None: what the function's annotation says.
+            retry: how many tries it has if it raises, with pauses that grow from half a second to half a minute.
+            on_crash: what happens if a crash cuts a try off: "retry" calls it again, "fail" raises `OutcomeUnknown`.
+
+        Raises:
+            ToolFailed: as of a tool.
+            PayloadError: an argument has no JSON form, or an option is out of its bounds.
+        """
+        place = await self._place()
+        check_function(fn)
+        # Only a tool has the name of its function.
+        options = checked_options(name=name or "", retry=retry, on_crash=on_crash, returns=returns)
+        call = Call(fn=fn, args=args, kind="step", options=options)
+        return await call.journalled(self._attempt, place, self._run)
+
+    async def gather(self, *coroutines: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+        """Run up to 1,000 coroutines of this agent at once; return their results in order.
+
+        Each is a branch that may use this Context. All run to their ends, also if one raises; then the exception of
+        the first branch, in their order, is raised. If the agent stops waiting, all are cancelled.
+
+        Args:
+            *coroutines: such as `work(ctx, 1), work(ctx, 2)`.
+            return_exceptions: whether exceptions are results.
+
+        Raises:
+            PayloadError: something else than coroutines, too many, or one twice.
+        """
         try:
-            value = plain(await _invoke(fn, args))
-            result = put_aside(value, blobs)
-        except BaseException as raised:  # the user's tool; also its SystemExit is a failure of the tool alone
-            if self._is_unwinding(raised):
-                raise
-            failure = self._describe(step, raised)
-            spent_ms = _since_ms(began_s)
-            await self._attempt.end_step(
-                lambda replay: replay.end_step(step, ok=False, error=failure, duration_ms=spent_ms)
+            place = await self._place()
+            results: list[Any] = await branches.gather(
+                self._attempt, place, coroutines, return_exceptions=return_exceptions
             )
-            raise ToolFailed(failure.message, code=failure.code) from raised
         finally:
-            self._scope, self._step = outer
-        spent_ms = _since_ms(began_s)
-        await self._attempt.end_step(
-            lambda replay: replay.end_step(step, ok=True, result=result, duration_ms=spent_ms), blobs=blobs
-        )
-        return value
+            branches.close_all(coroutines)
+        return results
 
-    def _is_unwinding(self, raised: BaseException) -> bool:
-        """Return whether an exception is about the agent or the run that waits here, and no failure of the tool."""
-        if isinstance(raised, asyncio.CancelledError):
-            # Of the task: by us, or by a time limit of the author's. Else the tool awaited something cancelled.
-            task = asyncio.current_task()
-            return task is not None and task.cancelling() > 0
-        if isinstance(raised, Fenced | RunFailed):
-            return self._attempt.is_stopping
-        return isinstance(raised, GeneratorExit)
+    async def subagent(self, agent: Callable[..., Any] | str, message: Any, *, name: str | None = None) -> Any:
+        """Let another agent answer within this run; what it says is shown as its own.
 
-    def _describe(self, step: Step, raised: BaseException) -> EventError:
-        """Return what the person may see of a tool's exception; the rest goes to the server's log."""
-        if isinstance(raised, ToolFailed | PayloadError):
-            code = told(raised.code)
-            # Its author may have given anything as text, or have made a class that keeps none.
-            message = told(getattr(raised, "message", raised))
-            return EventError(code=ToolFailed.code if code == TOOL_CANCELLED else code, message=message)
-        error_id = new_id("err")
-        _log.warning("tool_failed", run=self._run, tool=step.name, error_id=error_id, exc_info=raised)
-        return EventError(code=ToolFailed.code, message=f"{type_name(raised)} in the tool (error {error_id})")
+        Args:
+            agent: an `async def (ctx, message)` that returns or yields, or the name of an agent that is loaded here.
+            message: for it, any JSON value.
+            name: shown to the person; else the agent's own.
 
-    async def _close_message(self, scope: str) -> None:
-        self._open_bytes = 0
-        await self._attempt.say(Replay.close_message, scope)
+        Returns:
+            What it returned, as JSON gives it back; if that is nothing, the text of its messages.
+
+        Raises:
+            SubagentFailed: it raised; after a crash a recorded failure is raised again.
+            PayloadError: the message has no JSON form, or this is no agent.
+        """
+        place = await self._place()
+        fn, label = subagents.found(agent, name, self._agents)
+        return await subagents.run(self, self._attempt, place, subagents.Call(fn=fn, name=label, message=message))
+
+    # ── what it waits for ────────────────────────────────────────────────────────────────────────────────
+
+    async def sleep(self, seconds: float | timedelta) -> None:
+        """Wait, for minutes or months: a run in which everything waits is put aside and survives any restart.
+
+        Raises:
+            PayloadError: not a number of seconds from 0 to a hundred years.
+        """
+        await self._wait("timer", after_s=seconds_of(seconds, field="seconds"))
+
+    async def ask(self, prompt: Any, *, timeout_s: float | None = None, returns: Any = None) -> Any:
+        """Ask the person; return what they answer, any JSON value.
+
+        Args:
+            prompt: what is shown, text or any JSON value.
+            timeout_s: seconds until nobody has answered.
+            returns: the type that the answer is made into, such as `int` or a model; text becomes a number then.
+
+        Raises:
+            WaitExpired: nobody answered in time.
+            WrongAnswer: the answer does not fit `returns`; ask again.
+            PayloadError: the prompt has no JSON form.
+        """
+        answer = await self._wait("input", prompt=prompt, timeout_s=timeout_s)
+        value = await self._attempt.resolve(answer.value)
+        try:
+            return value if returns is None else typed(value, returns, is_asked_for=True, is_strict=False)
+        except Mismatch as error:
+            raise WrongAnswer(f"the answer is not what was asked for: {error}") from None
+
+    async def approve(self, prompt: Any, *, call: str | None = None, timeout_s: float | None = None) -> bool:
+        """Ask the person to approve; return whether they did.
+
+        Args:
+            prompt: what they approve, text or any JSON value.
+            call: id of the tool call that it is about, for the client to show it there.
+            timeout_s: seconds until nobody has answered.
+
+        Raises:
+            WaitExpired: nobody answered in time.
+            PayloadError: the prompt has no JSON form.
+        """
+        if call is not None:
+            call = _text(call)
+        return (await self._wait("approval", prompt=prompt, call=call, timeout_s=timeout_s)).value is True
+
+    # ── what stays the same in a replay ──────────────────────────────────────────────────────────────────
+
+    async def now(self) -> datetime:
+        """Return the time, UTC; a replay returns the same."""
+        place = await self._place()
+        scope, at = place.scope, datetime.now(tz=UTC)
+        told = at.isoformat()
+
+        def speech(replay: Replay) -> list[Emit]:
+            nonlocal told
+            step = replay.begin_step(scope, _NOW, None, kind="step", closes=False)
+            if step.recorded is None:
+                return [*step.emits, *replay.end_step(step, ok=True, result=told, duration_ms=0)]
+            told = step.recorded.result
+            return step.emits
+
+        await self._attempt.say(speech)
+        return datetime.fromisoformat(told)
+
+    def random(self) -> float:
+        """Return a number from 0 up to 1, drawn once: a replay draws the same. Not for secrets."""
+        return (int(self._derived("random")[:16], 16) >> 11) / 2**53
+
+    def uuid(self) -> UUID:
+        """Return an id that is nobody else's; a replay returns the same."""
+        return UUID(hex=self._derived("uuid")[:32], version=4)
+
+    # ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _place(self) -> Place:
+        return self._places.get(asyncio.current_task()) or await self._stray()
+
+    async def _stray(self) -> NoReturn:
+        error = self._attempt.stray()
+        await asyncio.sleep(0)  # code that tries again on any error would block its loop: here it can be cancelled
+        raise error
+
+    def _derived(self, what: str) -> str:
+        place = self._places.get(asyncio.current_task())
+        if place is None:
+            raise self._attempt.stray()
+        return self._attempt.derive(place.scope, what)
+
+    async def _close_message(self, place: Place) -> None:
+        place.open_bytes = 0
+        await self._attempt.say(Replay.close_message, place.scope)
+
+    async def _wait(
+        self,
+        kind: Literal["approval", "input", "timer"],
+        *,
+        prompt: Any = None,
+        call: str | None = None,
+        after_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> AgentResumed:
+        place = await self._place()
+        place.open_bytes = 0
+        blobs: dict[str, bytes] = {}
+        shown = put_aside(_asked(prompt), blobs) if kind != "timer" else None
+        if timeout_s is not None:
+            after_s = seconds_of(timeout_s, field="timeout_s")
+        answer = await self._attempt.wait(place.scope, kind, prompt=shown, call=call, after_s=after_s, blobs=blobs)
+        if answer.by == "timer" and kind != "timer":
+            raise WaitExpired("nobody answered in time")
+        return answer
 
 
-@contextlib.asynccontextmanager
-async def closing(stream: AsyncIterable[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Read a stream; if its reader stops early, close it, so that the author's `finally` runs here and now."""
-    reading = aiter(stream)
+def _asked(prompt: object) -> Any:
+    if prompt is None or prompt == "":
+        raise refused("prompt", "is what the person is asked, and is empty")
     try:
-        yield reading
-    finally:
-        close = getattr(reading, "aclose", None)
-        if close is not None:
-            await close()
-
-
-def type_name(raised: BaseException) -> str:
-    """Return an exception's type as it may be shown to anybody: ASCII, at most 80 characters."""
-    return ascii(type(raised).__name__)[1:-1][:80]
+        return plain(prompt)
+    except PayloadError as error:
+        raise PayloadError(f"the prompt: {error.message}", code=error.code, field="prompt") from error.__cause__
 
 
 def _text(value: object) -> str:
@@ -347,22 +413,3 @@ def _pieces(text: str) -> Sequence[str]:
     if 0 < len(text) <= _PIECE_CHARS:  # most are a word
         return (text,)
     return [text[start : start + _PIECE_CHARS] for start in range(0, len(text), _PIECE_CHARS)]
-
-
-def _since_ms(began_s: float) -> int:
-    return round((time.monotonic() - began_s) * 1000)
-
-
-def _tool_name(fn: Callable[..., Any]) -> str:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return told(getattr(fn, "__name__", None) or type(fn).__name__)
-
-
-async def _invoke(fn: Callable[..., Any], args: dict[str, Any]) -> Any:
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - the question is not whether it can be called, but how
-        return await fn(**args)
-    # A thread of its own, by the executor of the agents' loop (`runtime.call_threads`), which counts and bounds them.
-    # The thread of a tool that hangs outlives its run: nobody can end it.
-    made = await asyncio.to_thread(fn, **args)
-    return await made if inspect.isawaitable(made) else made

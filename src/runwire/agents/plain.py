@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runwire.agents.context import Context, closing
+from runwire.agents.streams import closing
+
+if TYPE_CHECKING:
+    from runwire.agents.context import Context
 
 __all__ = ["Agent", "fault_of", "plain_agent"]
 
-Agent = Callable[[Context, str], Awaitable[object]]
+Agent = Callable[["Context", str], Awaitable[object]]
 """How every agent looks to the runtime, whatever framework it is written in: it says what it has to say on its
 Context and returns its output, or None if what it wrote is its output."""
 

@@ -10,25 +10,42 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVarTuple
 
 import msgspec
 
-from runwire.agents.context import RunEnded
+from runwire.agents.attempt import Begun, Place
+from runwire.agents.failures import RunEnded
 from runwire.agents.payload import is_ref
-from runwire.errors import Fenced, ProtocolError, RunFailed
+from runwire.agents.steps import LEFT
+from runwire.errors import Fenced, ProtocolError, RunFailed, RunwireError
 from runwire.protocol.codes import RunFailure
-from runwire.protocol.events import DELTA_TYPES, EVENT_DATA, AgentStarted, EventData, EventError, EventType, decode_data
+from runwire.protocol.events import (
+    DELTA_TYPES,
+    EVENT_DATA,
+    AgentResumed,
+    AgentStarted,
+    AgentWaiting,
+    EmittedEvent,
+    EventData,
+    EventType,
+    StepStarted,
+    StoredEvent,
+    decode_data,
+)
 from runwire.protocol.ids import new_id
 from runwire.protocol.lifecycle import RunOrder
-from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Step
-from runwire.runtime.endings import Ending, Failure, last_words
+from runwire.protocol.replay import Emit, Replay, Step, Wait
+from runwire.runtime.clock import now_ms
+from runwire.runtime.endings import Ending, Failure, Park, last_words
 from runwire.runtime.journal import Past, when_available
+from runwire.runtime.lease import Lease
+from runwire.runtime.leaves import Leaves
 from runwire.runtime.outbox import Buffer
-from runwire.storage.base import CancelRequest, Claim, EventLog
+from runwire.storage.base import Answer, CancelRequest, Claim, EventLog
 
-__all__ = ["HandOver", "Speaker", "Stop"]
+__all__ = ["HandOver", "Park", "Speaker", "Stop"]
 
 Ts = TypeVarTuple("Ts")
 
@@ -38,6 +55,9 @@ _TYPE_OF: Final[Mapping[type[EventData], EventType]] = {data: kind for kind, dat
 # meets its end within twice its deadline (`max_attempts` is five).
 _LEAST_SHARE: Final = 0.2
 _EVENTS_PER_TURN: Final = 32  # then the loop's other agents get their turn, and a cancel its chance
+_TAKEN_BACK_BY_SEQ: Final = frozenset({EventType.AGENT_THINKING, EventType.CUSTOM})
+_OVER: Final = "this run is over; nothing more can be said in it"
+_LEFT_WAIT: Final = "ctx.left"  # name of the steps that keep which waits the agent stopped waiting for
 
 
 class HandOver(msgspec.Struct, frozen=True):
@@ -46,11 +66,11 @@ class HandOver(msgspec.Struct, frozen=True):
     reason: Literal["drained", "deploy"]
 
 
-Stop = CancelRequest | Failure | HandOver
+Stop = CancelRequest | Failure | HandOver | Park
 
 
 class Speaker:
-    """Says what one attempt says. The methods of `agents.context.Attempt` are for the agent's own task only.
+    """Says what one attempt says. The methods of `agents.attempt.Attempt` are for the agent's own tasks only.
 
     It may be made in any thread: reading a long log takes a while.
 
@@ -59,9 +79,11 @@ class Speaker:
         past: what the attempt starts from.
         buffer: takes the events.
         events: the log, for values that were put aside.
+        lease: without it no step is begun or executed.
         stop: asks the control loop to stop the run; any thread.
         is_allowed: whether the person may still use tools; must be quick and callable from any thread.
         is_stopping: whether the control loop is ending the run, so that cancellations are its own; any thread.
+        on_waiting: told whether every branch waits for a person or a time, when that changes; any thread.
     """
 
     def __init__(
@@ -71,18 +93,23 @@ class Speaker:
         *,
         buffer: Buffer,
         events: EventLog,
+        lease: Lease | None = None,
         stop: Callable[[Stop], None],
         is_allowed: Callable[[str], bool],
         is_stopping: Callable[[], bool],
+        on_waiting: Callable[[bool], None] = lambda _is_waiting: None,
     ) -> None:
         self._claim = claim
         self._buffer = buffer
         self._events = events
+        self._lease = lease or buffer.lease
         self._stop = stop
         self._has_asked_to_stop = False
         self._is_allowed = is_allowed
         self._is_run_stopping = is_stopping
-        self._task: asyncio.Task[object] | None = None  # the agent's own
+        self._on_waiting = on_waiting
+        self._leaves = Leaves(self._on_idle)
+        self._loop: asyncio.AbstractEventLoop | None = None  # the agent's
         self._lock = threading.Lock()
         self._is_over = False
         self._is_draining = False
@@ -91,15 +118,22 @@ class Speaker:
         self._past = past
         self._replay = Replay(run=claim.run, attempt=claim.attempt, logged=past.logged, new_id=new_id)
         self._order = RunOrder()
+        self._due: dict[str, int | None] = {}  # of every wait that has begun, ended or not
+        self._left: set[str] = set()  # waits that the agent stopped waiting for in an earlier attempt
+        self._answers: dict[str, asyncio.Future[AgentResumed]] = {}  # that tasks wait for
         for event in past.logged:
-            if event.type in DELTA_TYPES:
-                continue
-            self._order.accept(event.type, decode_data(event), event.attempt)
+            if event.type not in DELTA_TYPES:
+                self._remember(event, decode_data(event))
+
+    @property
+    def places(self) -> Mapping[asyncio.Task[Any] | None, Place]:
+        """Return the tasks that may speak, each with its place."""
+        return self._leaves.places
 
     @property
     def duration_ms(self) -> int:
         """Return the run's running time, earlier attempts included."""
-        return round((self._past.used_s + time.monotonic() - self._began_s) * 1000)
+        return round((self._past.used_s + self._running_s()) * 1000)
 
     @property
     def is_stopping(self) -> bool:
@@ -107,33 +141,34 @@ class Speaker:
         return self._is_over or self._has_asked_to_stop or self._buffer.is_closed or self._is_run_stopping()
 
     def seconds_left(self) -> float:
-        """Return how long the run may still run."""
+        """Return how long the run may still run; the time in which every branch waits does not count."""
         deadline_s = self._past.pinned.deadline_s
         left_s = max(deadline_s - self._past.charged_s, deadline_s * _LEAST_SHARE)
-        return left_s - (time.monotonic() - self._began_s)
+        return left_s - self._running_s()
+
+    # ── control loop ─────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Say that the attempt begins. Control loop.
+        """Say that the attempt begins.
 
         Raises:
             Fenced: the attempt does not own the run any more.
         """
         pinned = self._past.pinned
         started = AgentStarted(agent=self._claim.agent, message=self._claim.message, version=pinned.version)
-        reason: Any = self._claim.handed_over or "worker_lost"
+        reason: Any = None if self._claim.is_resumed else self._claim.handed_over or "worker_lost"
         with self._lock:
             emits = self._replay.start(started, reason=reason)
             self._check(emits)
             is_first = self._claim.pinned is None
+            self._buffer.on_stored = self._learn
             self._buffer.put(emits, pinned=msgspec.json.encode(pinned) if is_first else None)
 
-    def enter(self) -> None:
-        """Give the word to the running task, the agent's own."""
-        self._task = asyncio.current_task()
-
     def drain(self) -> None:
-        """Hand the run over at its next step boundary. Any thread."""
-        self._is_draining = True
+        """Hand the run over at its next step boundary; at once if every branch waits. Any thread."""
+        self._is_draining = True  # before looking, as a leaf that comes to wait looks after it
+        if self._leaves.is_idle:
+            self._ask_to_stop(HandOver("drained"))
 
     def silence(self) -> None:
         """Take the word from the code: from now on its Context raises. Any thread."""
@@ -141,7 +176,7 @@ class Speaker:
             self._is_over = True
 
     def conclude(self, ending: Ending) -> Ending:
-        """Say the last words, after which nothing is said; return how the run really ends. Control loop.
+        """Say the last words, after which nothing is said; return how the run really ends.
 
         Raises:
             Fenced: the attempt does not own the run any more.
@@ -152,6 +187,70 @@ class Speaker:
             self._buffer.put(words.emits, blobs=words.blobs, end=words.end)
             return words.ending
 
+    def open_waits(self) -> dict[str, int | None]:
+        """Return the waits that nothing has ended, and when each is due (ms UTC). Any thread."""
+        with self._lock:
+            return {wait: self._due[wait] for wait in self._replay.open_waits}
+
+    def resume(self, answer: Answer) -> None:
+        """Learn how a wait ended; who waits for it goes on. Any thread; again or too late it does nothing."""
+        ended = AgentResumed(wait=answer.wait, value=answer.value, by=answer.by)
+        with self._lock:
+            # Also for code that has no word any more: the wait must not be closed again at the end.
+            if not self._replay.resume(answer.wait, answer.value, answer.by):
+                return
+            self._check([Emit(ended)])
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was replaced: nobody waits there
+                self._loop.call_soon_threadsafe(self._wake, ended)
+
+    def closing(self) -> list[Emit]:
+        """Return what closes all that is open, if the run is cancelled while it is parked. Any thread."""
+        with self._lock:
+            return self._replay.closing(code="cancelled", message="The run was cancelled.")
+
+    def _learn(self, stored: Sequence[EmittedEvent], first_seq: int) -> None:
+        """Tell the matcher the seqs of what it may have to take back by them."""
+        learned = [
+            StoredEvent(
+                seq=seq,
+                run=self._claim.run,
+                attempt=self._claim.attempt,
+                ts=event.ts,
+                type=event.type,
+                data=event.data,
+                scope=event.scope,
+            )
+            for seq, event in enumerate(stored, start=first_seq)
+            if event.type in _TAKEN_BACK_BY_SEQ
+        ]
+        if learned:
+            with self._lock:
+                self._replay.learn(learned)
+
+    # ── agent loop ───────────────────────────────────────────────────────────────────────────────────────
+
+    def enter(self) -> None:
+        """Give the word to the running task, the agent's own."""
+        self._loop = asyncio.get_running_loop()
+        self._leaves.enter()
+
+    def fork(self, places: Mapping[asyncio.Task[Any], Place]) -> None:
+        """Give the word to branches of the running task until they end."""
+        self._leaves.fork(places)
+
+    def stray(self) -> RunwireError:
+        """Return what to raise in a task that has no place."""
+        if self._is_over:
+            return RunEnded(_OVER)
+        error = RunFailed(
+            "The Context was used from another task (create_task, gather, TaskGroup or wait_for). Use it in the "
+            "agent's own task, or in branches of ctx.gather; for a time limit use asyncio.timeout.",
+            code=RunFailure.PARALLEL_WITHOUT_GATHER,
+        )
+        self._ask_to_stop(Failure(code=error.code, message=error.message))
+        return error
+
     async def say(
         self, speech: Callable[[Replay, *Ts], list[Emit]], *args: *Ts, blobs: Mapping[str, bytes] | None = None
     ) -> None:
@@ -161,56 +260,105 @@ class Speaker:
                 await self._turn()
             self._speak(speech, args, blobs)
         except (Fenced, RunFailed):
-            await asyncio.sleep(0)  # see `begin_step`
-            raise
-
-    async def begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
-        """Begin a step; its beginning is committed when this returns, unless its result is recorded."""
-        try:
-            return await self._begin_step(scope, name, args, blobs)
-        except (Fenced, RunFailed):
             # Code that tries again on any error would block its loop: here its cancellation reaches it.
             await asyncio.sleep(0)
             raise
 
-    async def _begin_step(self, scope: str, name: str, args: Any, blobs: Mapping[str, bytes]) -> Step:
-        if self._must_wait():
-            await self._turn()
-        await self._boundary()
+    async def begin(self, speech: Callable[[Replay], Begun], *, blobs: Mapping[str, bytes] | None = None) -> Begun:
+        """Emit the beginning of a sub-agent or of branches; return what the speech returned."""
+        begun: list[Begun] = []
+        await self.say(_keeping(speech, begun), blobs=blobs)
+        return begun[0]
+
+    async def begin_step(
+        self,
+        speech: Callable[[Replay], Step],
+        *,
+        blobs: Mapping[str, bytes] | None = None,
+        pause_s: float | None = None,
+    ) -> Step:
+        """Begin a step, or after a pause its next try; its beginning is committed when this returns."""
         begun: list[Step] = []
-
-        def begin(replay: Replay) -> list[Emit]:
-            begun.append(replay.begin_step(scope, name, args))
-            return begun[0].emits
-
-        self._speak(begin, (), blobs)
-        if begun[0].recorded is None:
-            # Committed before the call: a crash can never hide that a side effect may have happened.
-            try:
+        keeping = _keeping(speech, begun)
+        try:
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+            await self._boundary()
+            await self.say(keeping, blobs=blobs)
+            if begun[0].recorded is None and begun[0].lost is None:
+                # Committed before the call: a crash can never hide that a side effect may have happened.
                 await self._buffer.flushed()
-            except asyncio.CancelledError:
-                self.cut_step(begun[0], duration_ms=0)
-                raise
+                await self._lease.wait_valid()
+        except asyncio.CancelledError:
+            if begun:
+                self.cut(lambda replay: _left(replay, begun[0]))
+            elif pause_s is not None:  # between two tries: the next one ends the step for good
+                self.cut(lambda replay: [*keeping(replay), *_left(replay, begun[0])])
+            raise
         return begun[0]
 
     async def end_step(
-        self, speech: Callable[[Replay], list[Emit]], *, blobs: Mapping[str, bytes] | None = None
+        self, speech: Callable[[Replay], list[Emit]], *, blobs: Mapping[str, bytes] | None = None, is_final: bool = True
     ) -> None:
-        """Emit the end of a step; a run that is drained is handed over here."""
+        """Emit the end of a step or sub-agent; a run that is drained is handed over here."""
+        if not is_final:
+            await self._buffer.flushed()  # what it said is taken back by its seqs
         await self.say(speech, blobs=blobs)
         if self._is_draining:
             await self._boundary()
 
-    def cut_step(self, step: Step, *, duration_ms: int) -> None:
-        """End a step that the agent stopped waiting for, unless it has ended or the run is being unwound.
+    def cut(self, speech: Callable[[Replay], list[Emit]]) -> None:
+        """Emit the end of what the agent stopped waiting for, unless the run is being unwound.
 
         Never waits: whoever cancels the agent may do so again at each point where it would.
         """
-        if self.is_stopping:  # who ends the run closes the step, or the next attempt tries it again
+        if self.is_stopping:  # who ends the run closes it, or the next attempt enters it again
             return
-        error = EventError(code=TOOL_CANCELLED, message="The agent stopped waiting for the tool.")
         with contextlib.suppress(Fenced):  # it was stopped meanwhile
-            self._speak(lambda replay: replay.end_step(step, ok=False, error=error, duration_ms=duration_ms), ())
+            self._speak(speech, ())
+
+    async def wait(
+        self,
+        scope: str,
+        kind: Literal["approval", "input", "timer"],
+        *,
+        prompt: Any = None,
+        call: str | None = None,
+        after_s: float | None = None,
+        blobs: Mapping[str, bytes] | None = None,
+    ) -> AgentResumed:
+        """Wait for a person or a time; return how it ended."""
+        answer: asyncio.Future[AgentResumed] = asyncio.get_running_loop().create_future()
+        due_at = None if after_s is None else now_ms() + round(after_s * 1000)
+        begun: list[Wait] = []
+
+        def begin(replay: Replay) -> list[Emit]:
+            wait = replay.begin_wait(scope, kind, prompt=prompt, call=call, due_at=due_at)
+            begun.append(wait)
+            if wait.recorded is None and wait.id not in self._left:
+                self._answers[wait.id] = answer  # under the lock: the answer may come as soon as it is let go
+            return wait.emits
+
+        await self.say(begin, blobs=blobs)
+        wait = begun[0]
+        recorded = wait.recorded
+        if recorded is not None and recorded.by != "ended" and wait.id not in self._left:
+            return recorded
+        try:
+            if wait.id not in self._answers:
+                # The agent did not have the answer then: it waits until the same limit ends that.
+                await asyncio.get_running_loop().create_future()
+            return await self._answered(wait.id, answer)
+        except asyncio.CancelledError:
+            self.cut(lambda replay: _leave_wait(replay, scope, wait))
+            raise
+
+    def derive(self, scope: str, what: str) -> str:
+        """Return 64 hex digits that are the same whenever the run is replayed."""
+        with self._lock:
+            if self._is_over:
+                raise RunEnded(_OVER)
+            return self._replay.derive(scope, what)
 
     async def resolve(self, value: Any) -> Any:
         """Return a recorded field as it was given."""
@@ -219,12 +367,34 @@ class Speaker:
         stored = await when_available(lambda: self._events.run_blob(self._claim.run, value["$ref"]))
         return msgspec.json.decode(stored)
 
+    async def _answered(self, wait: str, answer: asyncio.Future[AgentResumed]) -> AgentResumed:
+        self._leaves.pause()
+        try:
+            return await answer
+        finally:
+            del self._answers[wait]
+            if answer.cancelled() or not answer.done():  # else who woke us has counted
+                self._leaves.go_on()
+
+    def _wake(self, ended: AgentResumed) -> None:
+        answer = self._answers.get(ended.wait)
+        if answer is not None and not answer.done():
+            answer.set_result(ended)
+            self._leaves.go_on()
+
+    def _on_idle(self, is_idle: bool) -> None:
+        if is_idle and self._is_draining:
+            self._ask_to_stop(HandOver("drained"))
+        self._on_waiting(is_idle)
+
     async def _boundary(self) -> None:
-        """Stop here if the run must not begin another step."""
+        """Go on if the run may begin another step; stop here if not."""
+        await self._lease.wait_valid()
         if not self._is_allowed(self._claim.user):
             self._ask_to_stop(CancelRequest(by="revoked"))
         elif self._is_draining:
-            self._ask_to_stop(HandOver("drained"))
+            # Handed over when the last branch has come to its boundary; none is cut off in a step for the others.
+            self._leaves.pause()
         else:
             return
         await asyncio.get_running_loop().create_future()  # for ever: until the stop cancels this task
@@ -235,7 +405,8 @@ class Speaker:
         Before something is said and never after it: between a result that is in the log and the agent that gets it
         nobody's time limit may come, or a replay, which is given the result, would go another way.
         """
-        self._check_task()
+        if self._is_over:
+            raise RunEnded(_OVER)
         self._said += 1
         return self._said % _EVENTS_PER_TURN == 0 or self._buffer.is_full
 
@@ -243,24 +414,12 @@ class Speaker:
         await asyncio.sleep(0)
         await self._buffer.room()
 
-    def _check_task(self) -> None:
-        if self._is_over:
-            raise RunEnded("this run is over; nothing more can be said in it")
-        if asyncio.current_task() is not self._task:
-            self._fail(
-                RunFailed(
-                    "The Context was used from another task (create_task, gather, TaskGroup or wait_for). Use it in "
-                    "the agent's own task; for a time limit use asyncio.timeout.",
-                    code=RunFailure.PARALLEL_WITHOUT_GATHER,
-                )
-            )
-
     def _speak(
         self, speech: Callable[[Replay, *Ts], list[Emit]], args: tuple[*Ts], blobs: Mapping[str, bytes] | None = None
     ) -> None:
         with self._lock:
             if self._is_over:
-                raise RunEnded("this run is over; nothing more can be said in it")
+                raise RunEnded(_OVER)
             try:
                 emits = speech(self._replay, *args)
                 self._check(emits)
@@ -268,7 +427,7 @@ class Speaker:
                 self._fail(error)
             self._buffer.put(emits, blobs=blobs)
 
-    def _check(self, emits: list[Emit]) -> None:
+    def _check(self, emits: Iterable[Emit]) -> None:
         """Let nothing illegal out: that would be a fault of ours, and the run ends before it shows."""
         try:
             for emit in emits:
@@ -277,9 +436,21 @@ class Speaker:
                 # one would cost a fifth of its way to the log (measured), and its completion is looked at.
                 if kind not in DELTA_TYPES:
                     self._order.accept(kind, emit.data, self._claim.attempt)
+                    if isinstance(emit.data, AgentWaiting):
+                        self._due[emit.data.wait] = emit.data.due_at
         except ProtocolError as error:
             sentence = f"The server would have written an illegal event: {error.message}"
             raise RunFailed(sentence, code=RunFailure.INTERNAL) from error
+
+    def _remember(self, event: StoredEvent, data: Any) -> None:
+        self._order.accept(event.type, data, event.attempt)
+        if isinstance(data, AgentWaiting):
+            self._due[data.wait] = data.due_at
+        elif isinstance(data, StepStarted) and data.name == _LEFT_WAIT:
+            self._left.add(data.args)
+
+    def _running_s(self) -> float:
+        return time.monotonic() - self._began_s - self._leaves.idle_s()
 
     def _fail(self, error: RunFailed) -> None:
         """Stop the run for good: the code may swallow the exception, the run still fails."""
@@ -289,3 +460,25 @@ class Speaker:
     def _ask_to_stop(self, stop: Stop) -> None:
         self._has_asked_to_stop = True
         self._stop(stop)
+
+
+def _keeping(speech: Callable[[Replay], Begun], begun: list[Begun]) -> Callable[[Replay], list[Emit]]:
+    """Make a speech of what begins something, and keep what it returned."""
+
+    def emits(replay: Replay) -> list[Emit]:
+        begun.append(speech(replay))
+        return begun[0].emits
+
+    return emits
+
+
+def _left(replay: Replay, step: Step) -> list[Emit]:
+    return replay.end_step(step, ok=False, error=LEFT, duration_ms=0)
+
+
+def _leave_wait(replay: Replay, scope: str, wait: Wait) -> list[Emit]:
+    """Keep that the agent stopped waiting: the answer may still come, and a replay must go the same way without it."""
+    step = replay.begin_step(scope, _LEFT_WAIT, wait.id, kind="step", closes=False)
+    if step.recorded is not None:
+        return step.emits
+    return [*step.emits, *replay.end_step(step, ok=True, result=None, duration_ms=0)]
