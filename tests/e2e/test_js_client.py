@@ -268,9 +268,7 @@ async def test_what_a_server_refuses_has_its_code_and_ends_nothing_else(server: 
         assert await client.ask("send", content=" ", options={"agent": "plain"}) == {"error": "bad_request"}
         assert await client.ask("send", content="x" * 70_000, options={"agent": "plain"}) == {"error": "too_large"}
         assert await client.ask("cancel", run="run_nobody") == {"error": "not_found"}
-        assert await client.ask("answer", run="run_nobody", wait="w", value=1) == {
-            "error": "unsupported"
-        }  # until runs can wait
+        assert await client.ask("answer", run="run_nobody", wait="w", value=1) == {"error": "not_found"}
         await client.ask("follow", thread="th_nobody", label="nobody", options={})
         assert (await client.ended("nobody"))["error"] == "not_found"
         await client.ask("view", thread="th_nobody", label="nothing", **{"from": "snapshot"})

@@ -7,19 +7,22 @@ from typing import Any, Final
 
 import msgspec
 
-from runwire.errors import ProtocolError
+from runwire.errors import Conflict, NotFound, ProtocolError, RunwireError
 from runwire.gateway.tail import Tail
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
-from runwire.storage.base import Bus, CancelRequest, Committed, IncomingMessage, Sent, Storage, Wake
+from runwire.protocol.events import EventType, UserMessage, decode_data
+from runwire.storage.base import Bus, CancelRequest, Committed, IncomingMessage, RunRow, Sent, Storage, Wake
 
 __all__ = ["Commands"]
 
+_ENDED: Final = ("completed", "failed", "cancelled")
+_SIGNALS: Final = Wake(topic="signals")
 _FIELD_BYTES: Final = 65_536  # PROTOCOL §2: a larger field of an event's data would have to be a `$ref`
 
 
 class Commands:
-    """Send and cancel, for a user that is proven.
+    """Send, cancel, answer and try again, for a user that is proven.
 
     Args:
         storage: where truth lives.
@@ -76,7 +79,7 @@ class Commands:
         self._tell(sent.committed)
         self._bus.publish(Wake(topic="runs", thread=sent.thread))
         if sent.stop:
-            self._bus.publish(Wake(topic="signals"))
+            self._bus.publish(_SIGNALS)
 
     async def cancel(self, user: str, run: str) -> frames.CancelData:
         """Ask a run to end; its terminal event is the outcome.
@@ -89,11 +92,76 @@ class Commands:
         """
         cancelled = await self._storage.runs.cancel(user, run, CancelRequest(by="user"))
         self._tell(cancelled.committed)
-        self._bus.publish(Wake(topic="signals"))
+        self._bus.publish(_SIGNALS)
         # What waited behind a queued run that ended may go on.
         self._bus.publish(Wake(topic="runs", thread=cancelled.thread))
-        is_ended = cancelled.status in ("completed", "failed", "cancelled")
+        is_ended = cancelled.status in _ENDED
         return frames.CancelData(run=run, status=cancelled.status if is_ended else "requested")
+
+    async def answer(self, user: str, run: str, body: frames.AnswerBody) -> frames.AnswerData:
+        """Answer a wait of a run: the first answer wins, and the same one again is as good.
+
+        Raises:
+            NotFound: unknown or foreign run, or no such wait in it.
+            Conflict: it was answered otherwise, its time was over, or the run has ended.
+            ProtocolError: `too_large`, or not what such a wait takes: field `value`; a timer: field `wait`.
+        """
+        _check_size("value", body.value)
+        try:
+            answered = await self._storage.runs.answer(user, run, body.wait, body.value)
+        except Conflict as error:
+            if not error.message.startswith(user):
+                raise
+            # The port names who was first by id. Here that is the person who asks, in another tab or program.
+            raise Conflict("You have answered this otherwise, elsewhere.", field=error.field) from error
+        if answered.committed is not None:
+            self._tell((answered.committed,))
+            # A parked run must be claimed; the holder of another must hear of it.
+            self._bus.publish(Wake(topic="runs", thread=answered.thread) if answered.is_parked else _SIGNALS)
+        return frames.AnswerData(run=answered.run, wait=answered.wait)
+
+    async def retry(self, user: str, run: str, body: frames.RetryBody, *, key: str | None) -> Sent:
+        """Start a run with the message of one that has ended; call `announce` once the reply is on its way.
+
+        Raises:
+            NotFound: unknown or foreign run; its message is no longer kept.
+            Conflict: `conflict`: it has not ended; as `send`.
+            ProtocolError: its agent is not served any more.
+        """
+        fingerprint = frames.fingerprint_of_retry(body, run=run)
+        try:
+            row = await self._storage.runs.get(user, run)
+            if row.status not in _ENDED:
+                raise Conflict("The run has not ended; wait for its end, or cancel it.", field="run")
+            asked = await self._message_of(row)
+            message = IncomingMessage(
+                user=user,
+                thread=row.thread,
+                agent=self._agent(row.agent),
+                content=asked.content,
+                metadata=asked.metadata,
+                on_active=body.on_active,
+                key=key,
+                fingerprint=fingerprint,
+                retry_of=run,
+            )
+        except RunwireError:
+            # As with a message: what was accepted once is answered alike, though the first run may be gone by now.
+            earlier = await self._storage.runs.sent(user, key, fingerprint) if key is not None else None
+            if earlier is None:
+                raise
+            return earlier
+        return await self._storage.runs.send(message)
+
+    async def _message_of(self, row: RunRow) -> UserMessage:
+        """Read what a run was asked from its own event."""
+        page = await self._storage.events.read(row.thread, after=row.seq - 1, limit=1)
+        for event in page.events:
+            if event.seq == row.seq and event.type == EventType.USER_MESSAGE:
+                data = decode_data(event)
+                assert isinstance(data, UserMessage), "of this type"
+                return data
+        raise NotFound("The message of this run is no longer kept; send it anew.", field="run")
 
     async def delete_thread(self, user: str, thread: str) -> None:
         """Delete a thread and cancel its runs. Raises NotFound."""
@@ -102,7 +170,7 @@ class Commands:
         self._tail.hear(deleted)
         self._bus.publish(deleted)
         if stopped:
-            self._bus.publish(Wake(topic="signals"))
+            self._bus.publish(_SIGNALS)
 
     def _tell(self, committed: Iterable[Committed]) -> None:
         for segment in committed:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from runwire.protocol.shown import Run
 from runwire.protocol.view import ThreadView
-from runwire.storage.base import Storage
+from runwire.storage.base import RunRow, Storage
 
-__all__ = ["History", "fold"]
+__all__ = ["History", "fold", "fold_run"]
 
 _PAGE_EVENTS: Final = 500  # folded between two reads: others have the loop in between
 
@@ -42,3 +43,25 @@ async def fold(storage: Storage, thread: str) -> History:
         through = page.through
         if through >= page.head:
             return History(log=page.log, seq=through, view=view)
+
+
+async def fold_run(storage: Storage, row: RunRow) -> Run:
+    """Fold what the log has of one run, as far as it has come.
+
+    The caller has checked that the run is the user's.
+
+    Raises:
+        NotFound: its thread was deleted meanwhile.
+        Unavailable: the database does not answer.
+    """
+    view = ThreadView()
+    through = row.seq - 1
+    while True:
+        page = await storage.events.read(row.thread, after=through, limit=_PAGE_EVENTS)
+        for event in page.events:
+            if event.run == row.run:
+                view.apply(event)
+        through = page.through
+        run = view.runs.get(row.run, Run(id=row.run, status=row.status))
+        if run.is_ended or through >= page.head:
+            return run

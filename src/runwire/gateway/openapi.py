@@ -23,6 +23,7 @@ _TYPES: Final = (
     shapes.MessagePage,
     shapes.NoBody,
     shapes.Problem,
+    shapes.RunDetail,
     shapes.RunPage,
     shapes.RunShape,
     shapes.Snapshot,
@@ -31,8 +32,11 @@ _TYPES: Final = (
     shapes.ThreadPatch,
     shapes.ThreadShape,
     shapes.Ticket,
+    frames.AnswerBody,
+    frames.AnswerData,
     frames.CancelData,
     frames.MessageBody,
+    frames.RetryBody,
 )
 _EVERYWHERE: Final = (400, 401, 408, 429, 431, 500, 503)  # the head, who asks, and whether there is room and a database
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from runwire.errors import Forbidden, ProtocolError
 from runwire.gateway import shapes
 from runwire.gateway.commands import Commands
+from runwire.gateway.history import fold_run
 from runwire.gateway.openapi import documented
 from runwire.gateway.request import PAGE_LIMIT, Callers, answer, check_cursor, decode_body, read_body
 from runwire.protocol import frames
@@ -38,9 +39,10 @@ class RunRoutes:
         me = documented(returns=shapes.Me)
         ticket = documented(body=shapes.NoBody, returns=shapes.Ticket, status=201)
         blob = documented(returns=None, also=(404,))
-        run = documented(returns=shapes.RunShape, also=(404,))
+        run = documented(returns=shapes.RunDetail, also=(404,))
         cancel = documented(body=shapes.NoBody, returns=frames.CancelData, status=202, also=(404,))
-        later = documented(returns=None, status=501)
+        given = documented(body=frames.AnswerBody, returns=frames.AnswerData, also=(404, 409))
+        retry = documented(body=frames.RetryBody, returns=shapes.Accepted, status=202, also=(404, 409))
         add("/v1/me", self.me, methods=["GET"], tags=["identity"], openapi_extra=me)
         add("/v1/ws-ticket", self.ticket, methods=["POST"], status_code=201, tags=["identity"], openapi_extra=ticket)
         agents = documented(returns=shapes.AgentPage)
@@ -52,9 +54,8 @@ class RunRoutes:
         add(
             "/v1/runs/{run}/cancel", self.cancel, methods=["POST"], status_code=202, tags=["runs"], openapi_extra=cancel
         )
-        for verb in ("answers", "retry"):
-            path = f"/v1/runs/{{run}}/{verb}"
-            add(path, self.unsupported, methods=["POST"], status_code=501, tags=["runs"], openapi_extra=later)
+        add("/v1/runs/{run}/answers", self.answer, methods=["POST"], tags=["runs"], openapi_extra=given)
+        add("/v1/runs/{run}/retry", self.retry, methods=["POST"], status_code=202, tags=["runs"], openapi_extra=retry)
         methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
         add("/admin/v1/{path:path}", self.admin, methods=methods, include_in_schema=False)
         return router
@@ -111,9 +112,17 @@ class RunRoutes:
         return answer(shapes.page(items, next_cursor=items[-1].run if len(rows) > limit else None))
 
     async def get(self, request: Request, run: str) -> Response:
-        """Show a run."""
+        """Show a run: its steps, what it waits for, its sub-agents and its output.
+
+        `status` is `waiting` while a wait is open, as in the thread's snapshot; in the list of runs only once the run
+        was put aside for it.
+        """
         identity = await self.callers.who(request)
-        return answer(shapes.run_shape(await self.storage.runs.get(identity.user, run)))
+        row = await self.storage.runs.get(identity.user, run)
+        shown = await fold_run(self.storage, row)
+        if shown.is_ended and row.terminal_seq is None:
+            row = await self.storage.runs.get(identity.user, run)  # it ended since
+        return answer(shapes.run_detail(row, shown))
 
     async def cancel(self, request: Request, run: str) -> Response:
         """Ask a run to end; its terminal event is the outcome.
@@ -126,10 +135,28 @@ class RunRoutes:
         decode_body(shapes.NoBody, await read_body(request, limit_bytes=self.body_bytes))
         return answer(await self.commands.cancel(identity.user, run), status=202)
 
-    async def unsupported(self, request: Request, run: str) -> Response:
-        """Not built yet."""
-        await self.callers.who(request)
-        raise ProtocolError("This server cannot do that yet.", code=ErrorCode.UNSUPPORTED)
+    async def answer(self, request: Request, run: str) -> Response:
+        """Answer a wait of a run. The first answer wins; the same one again is as good, another is 409 `conflict`.
+
+        An approval takes true or false, an input any JSON of at most 64 KiB without spaces (413 `too_large`).
+        """
+        identity = await self.callers.who(request)
+        body = decode_body(frames.AnswerBody, await read_body(request, limit_bytes=self.body_bytes))
+        return answer(await self.commands.answer(identity.user, run, body))
+
+    async def retry(
+        self, request: Request, run: str, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
+    ) -> Response:
+        """Start a new run with the message of one that has ended. `Idempotency-Key` makes a repetition harmless.
+
+        409 `conflict` while the run goes on; its own agent is asked, and 400 says that it is not served any more.
+        """
+        identity = await self.callers.who(request)
+        body = decode_body(frames.RetryBody, await read_body(request, limit_bytes=self.body_bytes))
+        sent = await self.commands.retry(identity.user, run, body, key=idempotency_key or None)
+        self.commands.announce(sent)
+        accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)
+        return answer(accepted, status=202)
 
     async def admin(self, request: Request, path: str) -> Response:
         """Not built yet; operators only."""

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from runwire.protocol.codes import ErrorCode
+from runwire.protocol.shown import Run
 from runwire.protocol.strict_json import Inbound
-from runwire.storage.base import RunRow, RunStatus, ThreadRow
+from runwire.storage.base import RunRow, RunStatus, ThreadRow, WaitKind
 
 __all__ = [
     "Accepted",
@@ -18,6 +19,7 @@ __all__ = [
     "MessagePage",
     "NoBody",
     "Problem",
+    "RunDetail",
     "RunPage",
     "RunShape",
     "Snapshot",
@@ -27,6 +29,7 @@ __all__ = [
     "ThreadShape",
     "Ticket",
     "page",
+    "run_detail",
     "run_shape",
     "thread_shape",
 ]
@@ -99,6 +102,7 @@ class MessageShape(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     seq: int  # of its first event
     complete: bool
+    span: str | msgspec.UnsetType = msgspec.UNSET  # the sub-agent that said it
 
 
 class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +123,29 @@ class ShownStep(msgspec.Struct, frozen=True, kw_only=True):
     error: dict[str, Any] | None
 
 
+class ShownWait(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run waits for, or waited for."""
+
+    wait: str
+    kind: WaitKind | None  # null: its beginning is no longer kept
+    prompt: Any
+    call: str | None
+    due_at: int | None  # ms, UTC
+    value: Any  # the answer
+    by: str | None  # a user's id, "timer" or "ended"; null: it is open
+
+
+class ShownSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """A sub-agent of a run."""
+
+    span: str
+    parent: str | None
+    agent: str | None  # null: its beginning is no longer kept
+    ok: bool | None  # null: at work
+    output: Any
+    error: dict[str, Any] | None
+
+
 class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run in a snapshot."""
 
@@ -128,7 +155,16 @@ class ShownRun(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     error: dict[str, Any] | None
     steps: list[ShownStep]
-    waits: list[dict[str, Any]]
+    waits: list[ShownWait]
+
+
+class RunDetail(RunShape, frozen=True, kw_only=True):
+    """`GET /v1/runs/{id}`."""
+
+    steps: list[ShownStep]
+    waits: list[ShownWait]
+    spans: list[ShownSpan]
+    output: Any  # of a completed run
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +269,19 @@ def run_shape(row: RunRow) -> RunShape:
         created_at=row.created_at,
         ended_at=row.ended_at,
     )
+
+
+def run_detail(row: RunRow, shown: Run) -> RunDetail:
+    """Show a run with what its events tell."""
+    told = msgspec.structs.asdict(run_shape(row)) | {
+        # A run that is held waits as well as one that was put aside; one that was answered works, claimed or not.
+        "status": shown.status if row.status in ("running", "waiting") and not shown.is_ended else row.status,
+        "steps": [msgspec.convert(step.to_json(), ShownStep) for step in shown.steps.values()],
+        "waits": [msgspec.convert(wait.to_json(), ShownWait) for wait in shown.waits.values()],
+        "spans": [msgspec.convert(span, ShownSpan, from_attributes=True) for span in shown.spans.values()],
+        "output": shown.output,
+    }
+    return RunDetail(**told)
 
 
 def page(items: list[Any], *, next_cursor: str | int | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 
 from runwire.auth.identity import Identity
-from runwire.errors import ProtocolError, RunwireError, Unavailable
+from runwire.errors import RunwireError, Unavailable
 from runwire.gateway.alarm import Alarm
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.live import Patience
@@ -23,7 +23,7 @@ from runwire.gateway.socket_protocol import SocketTransport
 from runwire.gateway.socket_services import SocketServices
 from runwire.gateway.subscription import Subscription, Taken
 from runwire.protocol import frames
-from runwire.protocol.codes import CloseCode, ErrorCode
+from runwire.protocol.codes import CloseCode
 from runwire.protocol.connection import Connection
 
 __all__ = ["Prove", "Receive", "Socket"]
@@ -228,7 +228,8 @@ class Socket:
             case frames.Refresh():
                 await self._refresh(command)
             case frames.Answer():
-                raise ProtocolError("This server cannot take answers yet.", code=ErrorCode.UNSUPPORTED)
+                answered = await self._services.commands.answer(self.identity.user, command.run, command)
+                self._connection.replied(command, answered)
 
     async def _subscribe(self, command: frames.Subscribe) -> None:
         opened = await self._services.subscriptions.open(

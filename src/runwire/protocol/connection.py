@@ -92,7 +92,7 @@ class Connection:
         self._queued: list[bytes] = []
         self._queued_bytes = 0
         self._ready: list[Command] = []
-        self._lanes: dict[str, deque[Command]] = {}  # thread -> commands naming it; the first one runs
+        self._lanes: dict[str, deque[Command]] = {}  # thread or run -> commands naming it; the first one runs
         self._in_flight = 0
         self._reserving: dict[int, Command] = {}  # by identity: running commands that may add a subscription
         self._positions: dict[str, int] = {}  # subscribed thread -> seq of its `position`
@@ -256,7 +256,8 @@ class Connection:
     def take_commands(self) -> list[Command]:
         """Take the commands that may start now; end each by exactly one of the answers below.
 
-        Those naming one thread come one after the other, in the order received; `cancel` comes at once.
+        Those naming one thread come one after the other, in the order received, and so do answers that name one run;
+        `cancel` comes at once.
         """
         ready, self._ready = self._ready, []
         return ready
@@ -457,5 +458,15 @@ class Connection:
 
 
 def _lane_of(command: Command) -> str | None:
-    """Return the thread whose commands wait for each other; `cancel` never waits."""
-    return command.thread if isinstance(command, frames.Subscribe | frames.Unsubscribe | frames.Send) else None
+    """Return the thread or run whose commands wait for each other; `cancel` never waits.
+
+    An answer names a run, whose thread is not known here: it waits for earlier answers to that run. A cancel that
+    overtakes it changes nothing of the outcome: the run is called off, answered or not.
+    """
+    match command:
+        case frames.Subscribe() | frames.Unsubscribe() | frames.Send():
+            return command.thread
+        case frames.Answer():
+            return command.run
+        case _:
+            return None

@@ -48,6 +48,7 @@ __all__ = [
     "Refused",
     "Reply",
     "Reset",
+    "RetryBody",
     "Send",
     "SendData",
     "ServerFrame",
@@ -62,6 +63,7 @@ __all__ = [
     "encode_event",
     "error_body",
     "fingerprint",
+    "fingerprint_of_retry",
     "join",
     "parse_client_frames",
     "parse_server_frames",
@@ -117,6 +119,12 @@ class AnswerBody(Inbound, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     wait: str
     value: Any
+
+
+class RetryBody(Inbound, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `POST /v1/runs/{id}/retry` takes: the message is that of the run."""
+
+    on_active: OnActive = "enqueue"
 
 
 class Hello(Inbound, frozen=True, kw_only=True, tag_field="op", tag="hello"):
@@ -512,3 +520,8 @@ def fingerprint(body: MessageBody, *, thread: str | None) -> str:
     """Return what is equal for equal messages: with the same idempotency key, another one is a conflict."""
     said = [thread, body.agent, body.content, body.on_active, body.metadata or {}]
     return hashlib.sha256(_sorting_encoder.encode(said)).hexdigest()
+
+
+def fingerprint_of_retry(body: RetryBody, *, run: str) -> str:
+    """Return what is equal for equal retries; no message has the same."""
+    return hashlib.sha256(_sorting_encoder.encode({"retry": run, "on_active": body.on_active})).hexdigest()

@@ -21,7 +21,7 @@ from runwire.gateway.clock import wall_ms
 from runwire.gateway.server import Server, ServerSettings, make_server
 from runwire.protocol import events
 from runwire.protocol.events import EventData
-from runwire.storage.base import Batch, Bus, BusMessage, Claim, RunEnd, Storage, Stored
+from runwire.storage.base import Batch, Bus, BusMessage, Claim, OpenedWait, RunEnd, Storage, Stored
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 
@@ -122,14 +122,43 @@ class Worker:
         return self._claims[run]
 
     async def append(self, claim: Claim, data: Iterable[EventData], *, end: RunEnd | None = None) -> None:
-        batch = tuple(events.emitted(each, ts=1) for each in data)
+        said = tuple(data)
+        batch = tuple(events.emitted(each, ts=1) for each in said)
+        waits = tuple(
+            OpenedWait(wait=each.wait, kind=each.kind, due_at=each.due_at)
+            for each in said
+            if isinstance(each, events.AgentWaiting)
+        )
         ordinal = self._ordinals[claim.run]
         (outcome,) = await self._storage.events.append(
-            [Batch(run=claim.run, attempt=claim.attempt, ordinal=ordinal, events=batch, end=end)]
+            [Batch(run=claim.run, attempt=claim.attempt, ordinal=ordinal, events=batch, end=end, waits=waits)]
         )
         assert isinstance(outcome, Stored), outcome
         self._ordinals[claim.run] += len(batch)
         self._bus.publish(outcome.committed)
+
+    async def wait(
+        self, run: str, *waits: events.AgentWaiting, is_parked: bool = False, closing: Iterable[EventData] = ()
+    ) -> Claim:
+        """Begin a run, have it wait, and put it aside if that is wanted, with what would end its open waits."""
+        claim = await self.claim(run)
+        await self.append(claim, [events.AgentStarted(agent="echo", message=claim.message), *waits])
+        if is_parked:
+            ended = [events.AgentResumed(wait=each.wait, value=None, by="ended") for each in waits]
+            assert await self._storage.runs.park(
+                run,
+                claim.attempt,
+                ordinal=self._ordinals[run],
+                waits=[each.wait for each in waits],
+                closing=[events.emitted(each, ts=2) for each in (*closing, *ended)],
+            )
+            del self._claims[run]
+        return claim
+
+    async def end(self, claim: Claim) -> None:
+        """End a run badly."""
+        failed = events.AgentFailed(code="agent_error", message="no", error_id="err_1", retryable=True)
+        await self.append(claim, [failed], end=RunEnd(status="failed", error={"code": "agent_error", "message": "no"}))
 
     async def whole_run(self, run: str, *, words: int = 5) -> None:
         """Append a short run, one event per commit."""

@@ -96,7 +96,8 @@ async def test_a_message_starts_a_run_and_a_repetition_does_not() -> None:
         assert (other.status_code, other.json()["code"]) == (409, "conflict")
         runs = (await http.get("/v1/runs", params={"thread": thread, "status": "queued"})).json()["items"]
         assert [run["run"] for run in runs] == [first.json()["run"]]
-        assert (await http.get(f"/v1/runs/{runs[0]['run']}")).json() == runs[0]
+        shown = (await http.get(f"/v1/runs/{runs[0]['run']}")).json()
+        assert {name: shown[name] for name in runs[0]} == runs[0]
 
 
 @pytest.mark.parametrize(
@@ -234,9 +235,6 @@ async def test_who_am_i_which_agents_and_what_is_not_built() -> None:
             "session": "ses_ann",
         }
         assert (await http.get("/v1/agents")).json()["items"] == [{"agent": "echo", "default": True}]
-        for path in ("/v1/runs/run_1/answers", "/v1/runs/run_1/retry"):
-            refused = await http.post(path, json={})
-            assert (refused.status_code, refused.json()["code"]) == (501, "unsupported")
         assert (await http.get("/admin/v1/users")).status_code == 403
         assert (await root.get("/admin/v1/users")).status_code == 501
         assert (await http.get("/v1/nothing")).json()["code"] == "not_found"

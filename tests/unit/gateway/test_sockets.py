@@ -196,7 +196,7 @@ async def test_wrong_commands_are_refused_by_name_and_the_socket_lives() -> None
             ({"op": "send", "content": "  "}, "bad_request", "content"),
             ({"op": "send", "content": "hi", "agent": "nobody"}, "bad_request", "agent"),
             ({"op": "send", "content": [{"type": "image", "url": "u"}]}, "unsupported", "content"),
-            ({"op": "answer", "run": "run_1", "wait": "w", "value": 1}, "unsupported", None),
+            ({"op": "answer", "run": "run_1", "wait": "w", "value": 1}, "not_found", "run"),
         ):
             reply = await ann.ask(**command)
             assert (reply["ok"], reply["error"]["code"], reply["error"]["field"]) == (False, code, field)

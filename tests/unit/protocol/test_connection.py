@@ -211,6 +211,24 @@ def sent(connection: Connection, command: frames.Command, *, thread: str, after:
     connection.sent(command, data)
 
 
+def test_answers_to_one_run_come_in_order_and_cancel_does_not_wait() -> None:
+    connection = opened()
+    started = hear(
+        connection,
+        {"op": "answer", "id": "1", "run": "run_1", "wait": "w", "value": 1},
+        {"op": "answer", "id": "2", "run": "run_1", "wait": "w", "value": 2},
+        {"op": "answer", "id": "3", "run": "run_2", "wait": "w", "value": 3},
+        {"op": "cancel", "id": "4", "run": "run_1"},
+        send_to("th_1", "5"),
+    )
+    assert [command.id for command in started] == ["1", "3", "4", "5"]
+    connection.replied(started[0], frames.AnswerData(run="run_1", wait="w"))
+    (second,) = connection.take_commands()
+    assert second.id == "2"
+    connection.failed(second, Conflict("You have answered this otherwise, elsewhere."))
+    assert [(frame["id"], frame["ok"]) for frame in said(connection)] == [("1", True), ("2", False)]
+
+
 def test_commands_of_one_thread_run_in_order_and_cancel_does_not_wait() -> None:
     connection = opened()
     started = hear(
