@@ -14,15 +14,16 @@ import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from tests.contract.adapters import (
     Adapter,
     MemoryAdapter,
+    PostgresAdapter,
     SqliteAdapter,
     completed,
     said,
@@ -30,6 +31,7 @@ from tests.contract.adapters import (
     started,
     thought,
 )
+from tests.postgres import PostgresServer
 
 from runwire.errors import Conflict, Unavailable
 from runwire.protocol.events import EmittedEvent, MessageCompleted, TextDelta, emitted
@@ -344,6 +346,19 @@ class SqliteMachine(EventLogMachine):
         self.threads[held.claim.thread].log += [(batch.run, word) for word in said(batch.events)]
 
 
+class PostgresMachine(EventLogMachine):
+    server: ClassVar[PostgresServer]
+
+    async def opened(self) -> Adapter:
+        return await PostgresAdapter(self.server).open()
+
+    @rule()
+    def crash_and_reopen(self) -> None:
+        """A lease that has run out refuses nothing until somebody takes the run: somebody does, at once."""
+        super().crash_and_reopen()
+        self.claim(limit=100, user_limit=0)
+
+
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 TestMemory = EventLogMachine.TestCase
 TestMemory.settings = settings(
@@ -353,3 +368,13 @@ TestSqlite = SqliteMachine.TestCase
 TestSqlite.settings = settings(
     max_examples=25, stateful_step_count=30, deadline=None, database=None, suppress_health_check=CHECKS
 )
+
+
+def test_postgres(postgres_server: PostgresServer) -> None:
+    PostgresMachine.server = postgres_server
+    run_state_machine_as_test(
+        PostgresMachine,
+        settings=settings(
+            max_examples=15, stateful_step_count=25, deadline=None, database=None, suppress_health_check=CHECKS
+        ),
+    )

@@ -127,11 +127,12 @@ SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6)
 SELECT * FROM runwire_claim($1, $2, $3, $4, $5, $6)
 
 -- All leases of a worker at once, also those that have run out and that nobody took. It waits for who holds a row: an
--- append of this very worker, mostly.
+-- append of this very worker, mostly. The `coalesce` here and below keeps the planner off the index of running runs, so
+-- that each run is found by its id.
 -- name: renew
 WITH held AS (
   SELECT r.key FROM unnest($2::text[], $3::bigint[]) AS h (id, attempt) JOIN run r ON r.id = h.id
-  WHERE r.attempt = h.attempt AND r.worker = $1 AND r.status = 'running'
+  WHERE r.attempt = h.attempt AND r.worker = $1 AND coalesce(r.status, '') = 'running'
   ORDER BY r.key FOR NO KEY UPDATE OF r
 )
 UPDATE run r SET lease_until = runwire_now() + $4::bigint FROM held WHERE r.key = held.key
@@ -139,7 +140,7 @@ UPDATE run r SET lease_until = runwire_now() + $4::bigint FROM held WHERE r.key 
 -- name: release
 UPDATE run SET worker = NULL, lease_until = NULL, handed_over = nullif($3, 'worker_lost'),
   lost = CASE $3 WHEN 'worker_lost' THEN substring(lost || attempt || ',' FROM '(?:[0-9]+,){1,64}$') ELSE lost END
-WHERE id = $1 AND attempt = $2 AND status = 'running' AND worker IS NOT NULL
+WHERE id = $1 AND attempt = $2 AND coalesce(status, '') = 'running' AND worker IS NOT NULL
 
 -- name: park
 SELECT runwire_park($1, $2, $3, $4, $5)

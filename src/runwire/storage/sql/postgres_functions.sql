@@ -3,6 +3,7 @@
 -- Row locks are FOR NO KEY UPDATE (what foreign keys check with passes beside them), in the order user, thread, run,
 -- each by its key. Who must never wait (append, claim, timers) skips what is locked; whoever else waits, `lock_timeout`.
 -- After a lock was waited for, what it guards is read in a new statement: only that sees what was committed meanwhile.
+-- `coalesce` around a column keeps the planner off its indexes where rows are to be found by their ids or keys.
 
 -- The database's clock, ms UTC; not the transaction's, which began before it waited.
 -- name: runwire_now
@@ -84,7 +85,7 @@ BEGIN
       r.attempt = b.attempt AND r.ordinal = b.ordinal AND r.status = 'running' AND r.worker IS NOT NULL AS is_held
     FROM unnest(p_runs, p_attempts, p_ordinals) WITH ORDINALITY AS b (run, attempt, ordinal, place)
       JOIN run r ON r.id = b.run JOIN thread t ON t.key = r.thread_key JOIN "user" u ON u.key = r.user_key
-    WHERE r.thread_key = ANY (v_threads)
+    WHERE coalesce(r.thread_key, 0) = ANY (v_threads)
     ORDER BY r.key FOR NO KEY UPDATE OF r SKIP LOCKED
   ) l;
   IF cardinality(p_closes) > 0 AND cardinality(v_places) > 0 THEN
@@ -378,7 +379,7 @@ BEGIN
   PERFORM 1 FROM thread t WHERE t.key IN (SELECT r.thread_key FROM run r WHERE r.key = ANY (v_keys))
   ORDER BY t.key FOR NO KEY UPDATE;
   SELECT array_agg(l.key) INTO v_unfinished FROM (
-    SELECT r.key FROM run r WHERE r.key = ANY (v_keys) AND r.status IN ('queued', 'running', 'waiting')
+    SELECT r.key FROM run r WHERE r.key = ANY (v_keys) AND coalesce(r.status, '') IN ('queued', 'running', 'waiting')
     ORDER BY r.key FOR NO KEY UPDATE
   ) l;
   IF v_unfinished IS NOT NULL THEN
@@ -448,6 +449,7 @@ $$
 -- Takes runs: lost ones, then parked ones that were woken, then queued ones; see `Runs.claim`. A user's row is locked
 -- before their running runs are counted, and nobody starts one of theirs without that lock: so the limit is exact. No
 -- lock of the thread is needed: its oldest queued run, unchanged under its own lock, proves that no other was started.
+-- (The plus keeps the planner from walking, for the order's sake, through all runs there ever were.)
 -- name: runwire_claim
 CREATE FUNCTION runwire_claim(
   p_worker text, p_limit bigint, p_user_limit bigint, p_holding text[], p_take_lost boolean, p_lease_ms bigint
@@ -470,7 +472,7 @@ BEGIN
       r.worker IS NULL
       OR (r.worker <> p_worker AND p_take_lost AND r.lease_until < v_now)
       OR (r.worker = p_worker AND p_holding IS NOT NULL AND r.id <> ALL (p_holding)))
-    ORDER BY r.key LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
+    ORDER BY r.key + 0 LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
   ) l;
   IF cardinality(v_keys) < p_limit THEN
     v_people := runwire_people(true, p_limit - cardinality(v_keys), p_user_limit);
@@ -483,10 +485,10 @@ BEGIN
           FROM unnest(v_people) AS p (key) JOIN "user" u ON u.key = p.key CROSS JOIN LATERAL (
             SELECT q.key, q.woken_at FROM run q
             WHERE q.user_key = u.key AND q.status = 'waiting' AND q.woken_at IS NOT NULL
-            ORDER BY q.woken_at, q.key LIMIT p_user_limit
+            ORDER BY q.woken_at, q.key LIMIT least(p_user_limit, p_limit)
           ) w
         ) c JOIN run r ON r.key = c.key
-        WHERE c.place + c.active <= p_user_limit AND r.status = 'waiting' AND r.woken_at IS NOT NULL
+        WHERE c.place + c.active <= p_user_limit AND coalesce(r.status, '') = 'waiting' AND r.woken_at IS NOT NULL
         ORDER BY c.place, c.turn, c.woken_at, c.key LIMIT p_limit - cardinality(v_keys)
         FOR NO KEY UPDATE OF r SKIP LOCKED
       ) l;
@@ -519,10 +521,10 @@ BEGIN
                 SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
               AND NOT EXISTS (
                 SELECT 1 FROM run o WHERE o.thread_key = q.thread_key AND o.status = 'queued' AND o.key < q.key)
-            ORDER BY q.key LIMIT p_user_limit
+            ORDER BY q.key LIMIT least(p_user_limit, p_limit)
           ) w
         ) c JOIN run r ON r.key = c.key
-        WHERE c.place + c.active <= p_user_limit AND r.status = 'queued'
+        WHERE c.place + c.active <= p_user_limit AND coalesce(r.status, '') = 'queued'
         ORDER BY c.place, c.turn, c.key LIMIT p_limit - cardinality(v_keys)
         FOR NO KEY UPDATE OF r SKIP LOCKED
       ) l;
@@ -542,8 +544,8 @@ END
 $$
 
 -- Locks those users, at most so many, who were served longest ago and have a run to start. It steps from user to user
--- through the index of such runs, so that one user's thousand queued runs cost nobody else; whose row another claimer
--- holds is left to that one.
+-- through the index of such runs, so that one user's thousand queued runs cost nobody else, and looks closer at each in
+-- turn until it has enough; whose row another claimer holds is left to that one.
 -- name: runwire_people
 CREATE FUNCTION runwire_people(p_is_woken boolean, p_limit bigint, p_user_limit bigint) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
@@ -560,9 +562,11 @@ BEGIN
       FROM people WHERE people.key IS NOT NULL
     )
     SELECT array_agg(l.key) INTO v_people FROM (
-      SELECT u.key FROM people JOIN "user" u ON u.key = people.key
-      WHERE (SELECT count(*) FROM run a WHERE a.user_key = people.key AND a.status = 'running') < p_user_limit
-      ORDER BY u.turn, u.key LIMIT p_limit FOR NO KEY UPDATE OF u SKIP LOCKED
+      SELECT u.key
+      FROM (SELECT o.key FROM people JOIN "user" o ON o.key = people.key ORDER BY o.turn, o.key OFFSET 0) w
+        JOIN "user" u ON u.key = w.key
+      WHERE (SELECT count(*) FROM run a WHERE a.user_key = w.key AND a.status = 'running') < p_user_limit
+      LIMIT p_limit FOR NO KEY UPDATE OF u SKIP LOCKED
     ) l;
   ELSE
     WITH RECURSIVE people (key) AS (
@@ -572,12 +576,15 @@ BEGIN
       FROM people WHERE people.key IS NOT NULL
     )
     SELECT array_agg(l.key) INTO v_people FROM (
-      SELECT u.key FROM people JOIN "user" u ON u.key = people.key
-      WHERE (SELECT count(*) FROM run a WHERE a.user_key = people.key AND a.status = 'running') < p_user_limit
-        AND EXISTS (
-          SELECT 1 FROM run q WHERE q.user_key = people.key AND q.status = 'queued' AND NOT EXISTS (
-            SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting')))
-      ORDER BY u.turn, u.key LIMIT p_limit FOR NO KEY UPDATE OF u SKIP LOCKED
+      SELECT u.key
+      FROM (SELECT o.key FROM people JOIN "user" o ON o.key = people.key ORDER BY o.turn, o.key OFFSET 0) w
+        JOIN "user" u ON u.key = w.key
+      WHERE (SELECT count(*) FROM run a WHERE a.user_key = w.key AND a.status = 'running') < p_user_limit
+        AND (
+          SELECT true FROM run q WHERE q.user_key = w.key AND q.status = 'queued' AND NOT EXISTS (
+            SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
+          LIMIT 1)
+      LIMIT p_limit FOR NO KEY UPDATE OF u SKIP LOCKED
     ) l;
   END IF;
   RETURN coalesce(v_people, '{}');
@@ -615,11 +622,11 @@ DECLARE
   v_open bigint;
 BEGIN
   SELECT r.key, r.cancel_by IS NOT NULL INTO v_key, v_is_called_off FROM run r
-  WHERE r.id = p_run AND r.attempt = p_attempt AND r.ordinal = p_ordinal AND r.status = 'running'
+  WHERE r.id = p_run AND r.attempt = p_attempt AND r.ordinal = p_ordinal AND coalesce(r.status, '') = 'running'
     AND r.worker IS NOT NULL
   FOR NO KEY UPDATE;
   IF NOT FOUND THEN
-    RETURN EXISTS (SELECT 1 FROM run r WHERE r.id = p_run AND r.attempt = p_attempt AND r.status = 'waiting');
+    RETURN EXISTS (SELECT 1 FROM run r WHERE r.id = p_run AND r.attempt = p_attempt AND coalesce(r.status, '') = 'waiting');
   END IF;
   SELECT count(*) INTO v_open FROM unnest(p_waits) AS a (id) JOIN wait w ON w.id = a.id
   WHERE w.run_key = v_key AND w."by" IS NULL;
@@ -659,7 +666,7 @@ BEGIN
     RETURN;
   END IF;
   UPDATE wait SET "by" = p_by, value = p_value WHERE key = ANY (p_waits);
-  UPDATE run SET woken_at = p_now WHERE key = ANY (v_runs) AND status = 'waiting' AND woken_at IS NULL;
+  UPDATE run SET woken_at = p_now WHERE key = ANY (v_runs) AND coalesce(status, '') = 'waiting' AND woken_at IS NULL;
   SELECT array_agg(e.first_seq ORDER BY e.place), array_agg(e.last_seq ORDER BY e.place) INTO v_first, v_last
   FROM runwire_extend(v_threads, v_runs, v_attempts, array_fill(NULL::bigint, ARRAY[cardinality(v_runs)]), v_ones,
     array_fill(0::bigint, ARRAY[cardinality(v_runs)]), v_packed, p_now) e;
@@ -731,7 +738,7 @@ BEGIN
   ) l;
   SELECT array_agg(l.key) INTO v_runs FROM (
     SELECT r.key FROM unnest(p_waits) AS a (id) JOIN wait w ON w.id = a.id JOIN run r ON r.key = w.run_key
-    WHERE r.thread_key = ANY (v_threads)
+    WHERE coalesce(r.thread_key, 0) = ANY (v_threads)
     ORDER BY r.key FOR NO KEY UPDATE OF r SKIP LOCKED
   ) l;
   RETURN QUERY
