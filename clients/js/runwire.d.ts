@@ -91,6 +91,13 @@ export interface SendOptions {
   signal?: AbortSignal | null;
 }
 
+export interface RetryOptions extends CommandOptions {
+  /** What becomes of it while another run of the thread is active. */
+  onActive?: "enqueue" | "reject" | "interrupt";
+  /** Makes the retry idempotent for this user; default: a fresh one. */
+  key?: string;
+}
+
 export interface CommandOptions {
   /** Ends the waiting, such as `AbortSignal.timeout(30_000)`; whether the command was done is then not known. */
   signal?: AbortSignal | null;
@@ -160,8 +167,10 @@ export interface Client {
   send(content: Content, options?: SendOptions): Promise<SendData>;
   /** Ask a run to end; its terminal event is the outcome. */
   cancel(run: string, options?: CommandOptions): Promise<CancelData>;
-  /** Answer a wait of a run; the first answer wins. */
+  /** Answer a wait of a run; the first answer wins, another is refused with `conflict`. */
   answer(run: string, wait: string, value: unknown, options?: CommandOptions): Promise<AnswerData>;
+  /** Start a new run with the message of one that has ended; never starts two, however often it is asked for. */
+  retry(run: string, options?: RetryOptions): Promise<Omit<SendData, "after">>;
   events(thread: string, options?: EventsOptions): Reader;
   /** `start` (default) replays the thread; `snapshot` begins with its messages and runs as they stand. */
   view(thread: string, options?: { from?: "start" | "snapshot" }): LiveView;
@@ -220,6 +229,8 @@ export interface MessageSnapshot {
   run: string;
   seq: number;
   complete: boolean;
+  /** The sub-agent that said it. */
+  span?: string;
 }
 
 /** A run as `GET /v1/threads/{id}` has it. */

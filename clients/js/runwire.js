@@ -29,7 +29,7 @@ const isError = (value) => read(ERROR, value) !== null;
 // As in `runwire/protocol/events.py`: an event of a known type whose data has another shape is opaque. A word that is
 // not known is another value, not another shape: a run ends, by whomever it was cancelled.
 const DATA = new Map(Object.entries({
-  user_message: { message: isText, content: isAny, metadata: optional(orNull(isObject)) },
+  user_message: { message: isText, content: isAny, metadata: optional(orNull(isObject)), retry_of: optional(orNull(isText)) },
   agent_started: { agent: isText, message: isText, version: optional(orNull(isText)) },
   agent_thinking: { text: optional(isAny), thinking: optional(orNull(isText)) },
   tool_executing: { call: isText, step: isText, try: isInt, name: isText, args: isAny, span: optional(orNull(isText)) },
@@ -57,12 +57,12 @@ const DATA = new Map(Object.entries({
   },
   agent_resumed: { wait: isText, value: isAny, by: isText },
   agent_retrying: { attempt: isInt, reason: isText },
-  subagent_started: { span: isText, agent: isText, parent: optional(orNull(isText)) },
+  subagent_started: { span: isText, agent: isText, parent: optional(orNull(isText)), input: optional(isAny) },
   subagent_completed: { span: isText, output: optional(isAny) },
   subagent_failed: { span: isText, code: isText, message: isText },
   step_started: { step: isText, try: isInt, name: isText, args: optional(isAny) },
   step_completed: {
-    step: isText, try: isInt, ok: isFlag, final: isFlag, result: optional(isAny), error: optional(isError),
+    step: isText, try: isInt, ok: isFlag, final: isFlag, duration_ms: optional(isInt), result: optional(isAny), error: optional(isError),
   },
 }));
 
@@ -1781,9 +1781,32 @@ class Client {
     return this.#command({ op: "cancel", id: this.#host.session.nextId(), run }, signal);
   }
 
-  /** Answer a wait of a run; the first answer wins. */
+  /**
+   * Answer a wait of a run; resolves to `{run, wait}` once that is stored. The first answer wins: another than it is
+   * refused with `conflict`. An answer whose reply is lost is given again, and the same one twice is as good as once.
+   */
   async answer(run, wait, value, { signal = null } = {}) {
     return this.#command({ op: "answer", id: this.#host.session.nextId(), run, wait, value }, signal);
+  }
+
+  /**
+   * Start a new run with the message of one that has ended; resolves to `{thread, log, run, message, seq}`. It is asked
+   * for over HTTP, with a key, until there is an answer: so it never starts two runs. Follow the thread to see it.
+   */
+  async retry(run, { onActive = "enqueue", key = randomKey(), signal = null } = {}) {
+    const path = `v1/runs/${encodeURIComponent(run)}/retry`;
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
+    const body = JSON.stringify({ on_active: onActive });
+    let fresh = false;
+    for (let attempt = 1; !this.#link.isClosed; attempt += 1) {
+      signal?.throwIfAborted();
+      const answer = await this.#ask(path, fresh, { method: "POST", headers, body });
+      if (answer.body) return answer.body;
+      if (answer.error) throw answer.error;
+      fresh = answer.status === 401;
+      await this.#pause(attempt + 1, signal);
+    }
+    throw new RunwireError("closed", "The client is closed.");
   }
 
   /**
@@ -1850,7 +1873,7 @@ class Client {
   async #load(feed, live) {
     let fresh = false;
     for (let attempt = 1; !feed.isEnded && !this.#link.isClosed; attempt += 1) {
-      const answer = await this.#get(`v1/threads/${encodeURIComponent(feed.thread)}`, fresh);
+      const answer = await this.#ask(`v1/threads/${encodeURIComponent(feed.thread)}`, fresh);
       if (feed.isEnded) return undefined;
       if (answer.body) {
         const { body } = answer;
@@ -1866,20 +1889,32 @@ class Client {
       }
       if (answer.error) return feed.end(answer.error);
       fresh = answer.status === 401;
-      await new Promise((resolve) => { setTimeout(resolve, reconnectDelay(attempt + 1, { random: this.#random() })).unref?.(); });
+      await this.#pause(attempt + 1);
     }
     return feed.end(new RunwireError("closed", "The client is closed."));
   }
 
+  /** Wait before attempt `attempt`; the end of `signal` ends it. */
+  async #pause(attempt, signal = null) {
+    let done;
+    await new Promise((resolve) => {
+      done = resolve;
+      setTimeout(resolve, reconnectDelay(attempt, { random: this.#random() })).unref?.();
+      signal?.addEventListener("abort", done);
+    });
+    signal?.removeEventListener("abort", done);
+  }
+
   /** Ask for JSON: `{body}`, `{error}` if it never will be had, `{status}` or nothing if not now. */
-  async #get(path, fresh) {
+  async #ask(path, fresh, { headers = {}, ...more } = {}) {
     try {
       return await inTime(async (signal) => {
         const token = await this.#tokenOf(fresh);
-        const answer = await fetch(new URL(path, this.#host.root), { headers: { Authorization: `Bearer ${token}` }, signal });
+        const answer = await fetch(new URL(path, this.#host.root), { ...more, headers: { ...headers, Authorization: `Bearer ${token}` }, signal });
         if (answer.ok) return { body: await answer.json() };
-        if (answer.status >= 500 || answer.status === 429 || answer.status === 401) return { status: answer.status };
-        return { error: refusal({ code: "not_found", message: "There is no such thread, or it is not yours.", ...(await answer.json().catch(() => ({}))) }) };
+        if ((answer.status >= 500 && answer.status !== 501) || answer.status === 429 || answer.status === 401) return { status: answer.status };
+        const problem = await answer.json().catch(() => ({}));
+        return { error: refusal({ code: "not_found", message: problem.detail ?? "There is no such thing, or it is not yours.", ...problem }) };
       });
     } catch (error) {
       this.#report(error);

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
+import msgspec
+
+from runwire.client.backoff import Backoff
 from runwire.client.feed import Event, Feed, Reset
 from runwire.client.http import Http
 from runwire.client.link import Link
 from runwire.client.session import Pending
 from runwire.client.token import Token
-from runwire.errors import RunFailed
+from runwire.errors import RunFailed, Unavailable
 from runwire.protocol import frames
 from runwire.protocol.events import TERMINAL_TYPES, EventType, View
 from runwire.protocol.ids import new_id
@@ -110,19 +115,70 @@ class Client:
         return str(data.get("status", "")) if isinstance(data, dict) else ""
 
     async def answer(self, run: str, wait: str, value: Any, *, timeout_s: float = _REPLY_S) -> None:
-        """Answer a wait of a run; the first answer wins.
+        """Answer a wait of a run, as `agent_waiting` named it; the first answer wins.
+
+        An answer whose reply is lost with its connection is given again: the same one twice is as good as once.
+
+        Args:
+            run: which.
+            wait: `wait` of the event.
+            value: True or False for an approval, any JSON for an input.
+            timeout_s: for the reply. After `Unavailable`, answer again.
 
         Raises:
-            Conflict: somebody answered otherwise.
+            Conflict: it was answered otherwise, its time was over, or the run has ended.
+            NotFound: no such run or wait.
+            ProtocolError: not what such a wait takes.
         """
         frame = frames.Answer(id=self._link.new_id(), run=run, wait=wait, value=value)
         await self._link.command(frame, timeout_s=timeout_s)
+
+    async def retry(
+        self,
+        run: str,
+        *,
+        on_active: frames.OnActive = "enqueue",
+        key: str | None = None,
+        timeout_s: float = _REPLY_S,
+    ) -> Run:
+        """Start a new run with the message of one that has ended, and return it.
+
+        It is asked for over HTTP until there is an answer, with one key: so it never starts two runs.
+
+        Args:
+            run: which has ended.
+            on_active: what becomes of it while another run of the thread is active.
+            key: what makes the retry idempotent for this user; None takes a fresh one.
+            timeout_s: for an answer. After `Unavailable`, ask again with the same `key`.
+
+        Raises:
+            NotFound: no such run, or its message is no longer kept.
+            Conflict: the run has not ended.
+            RunwireError: refused, or no answer in time.
+        """
+        key = key or new_id("key")
+        backoff, end_s = Backoff(), time.monotonic() + timeout_s
+        while True:
+            try:
+                async with asyncio.timeout(end_s - time.monotonic()):
+                    data = await self.http.retry(run, on_active=on_active, key=key)
+                    break
+            except TimeoutError:
+                raise Unavailable(f"No answer within {timeout_s:g} s; ask again with the same key.") from None
+            except Unavailable as error:
+                backoff.lost(lived_s=0)
+                pause_s = backoff.wait_s(chance=random.random(), asked_s=error.retry_after_s)  # noqa: S311 - jitter
+                if time.monotonic() + pause_s >= end_s:
+                    raise
+                await asyncio.sleep(pause_s)
+        sent = msgspec.convert(data | {"after": data["seq"] - 1}, frames.SendData)
+        return Run(self, self._link, sent)
 
 
 class Run:
     """A run that this client started."""
 
-    def __init__(self, client: Client, link: Link, sent: frames.SendData, *, first: _Reader) -> None:
+    def __init__(self, client: Client, link: Link, sent: frames.SendData, *, first: _Reader | None = None) -> None:
         self.id = sent.run
         self.thread = sent.thread
         self.message = sent.message  # id of the message that was sent
@@ -131,7 +187,7 @@ class Run:
         self._client = client
         self._link = link
         self._sent = sent
-        self._first: _Reader | None = first  # already filled since the reply
+        self._first = first  # already filled since the reply
         self._terminal: Event | None = None
 
     async def events(self, *, view: View = "all") -> AsyncGenerator[Event | Reset]:
@@ -172,8 +228,12 @@ class Run:
         return await self._client.cancel(self.id)
 
     async def answer(self, wait: str, value: Any) -> None:
-        """Answer a wait of the run."""
+        """Answer a wait of the run; see `Client.answer`."""
         await self._client.answer(self.id, wait, value)
+
+    async def retry(self) -> Run:
+        """Start a new run with the message of this one, which has ended; see `Client.retry`."""
+        return await self._client.retry(self.id)
 
     def _reader(self, view: View) -> _Reader:
         first, self._first = self._first, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ import msgspec
 from runwire.client.refusal import refusal
 from runwire.client.token import Token, text_of
 from runwire.errors import Unauthenticated, Unavailable
-from runwire.protocol.frames import ErrorBody
+from runwire.protocol.frames import ErrorBody, OnActive
 
 __all__ = ["Http", "read"]
 
@@ -68,6 +69,18 @@ class Http:
         """Return a run: its status, attempt, error, steps and waits."""
         return await self._get(f"/v1/runs/{quote(run)}")
 
+    async def answer(self, run: str, wait: str, value: Any) -> None:
+        """Answer a wait of a run; the first answer wins, and the same one again is as good."""
+        await self._ask("POST", f"/v1/runs/{quote(run)}/answers", json={"wait": wait, "value": value})
+
+    async def retry(self, run: str, *, on_active: OnActive = "enqueue", key: str | None = None) -> dict[str, Any]:
+        """Start a new run with the message of one that has ended: `{thread, log, run, message, seq}`.
+
+        With the same `key` it may be asked for again: it starts one run.
+        """
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await self._ask("POST", f"/v1/runs/{quote(run)}/retry", json={"on_active": on_active}, headers=headers)
+
     async def rename_thread(self, thread: str, title: str | None) -> dict[str, Any]:
         """Give a thread a title, or none."""
         return await self._ask("PATCH", f"/v1/threads/{quote(thread)}", json={"title": title})
@@ -87,8 +100,10 @@ class Http:
         response = await self._send(method, path, **options)
         return read(response) if response.content else {}
 
-    async def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {await text_of(self._token)}"}
+    async def _send(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> httpx2.Response:
+        headers = {**(headers or {}), "Authorization": f"Bearer {await text_of(self._token)}"}
         try:
             response = await self._client.request(method, path, headers=headers, **options)
         except httpx2.HTTPError as error:

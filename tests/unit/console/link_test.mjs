@@ -708,6 +708,60 @@ test("a snapshot that a dead network swallows is asked for again", async (t) => 
   client.close();
 });
 
+const ACCEPTED = { thread: "th_1", log: "k1", run: "run_2", message: "msg_2", seq: 9 };
+
+test("a retry is asked for with one key until there is an answer", async (t) => {
+  const asked = overHttp(t, json({}, 503), json({}, 401), json(ACCEPTED, 202));
+  const { client } = await live({ token: undefined, getToken: ({ fresh }) => (fresh ? "fresh" : "stale") });
+  const retried = client.retry("run_1", { onActive: "interrupt" });
+  for (let second = 0; second < 6; second += 1) await tick(1000);
+  assert.deepEqual(await retried, ACCEPTED);
+  assert.deepEqual(asked.map(({ headers }) => headers.Authorization), ["Bearer stale", "Bearer stale", "Bearer fresh"]);
+  assert.equal(new Set(asked.map(({ headers }) => headers["Idempotency-Key"])).size, 1);
+  assert.ok(asked[0].headers["Idempotency-Key"].length >= 16);
+  assert.deepEqual(asked.map(({ method, body }) => [method, body])[2], ["POST", '{"on_active":"interrupt"}']);
+  client.close();
+});
+
+test("a retry that is refused, called off or without a client ends with its reason", async (t) => {
+  const problem = { code: "conflict", detail: "The run has not ended.", field: "run", retry_after_s: null };
+  const asked = overHttp(t, json(problem, 409), json({ code: "unsupported" }, 501), json({}, 503), json({}, 503));
+  const { client } = await live();
+  await assert.rejects(client.retry("run_1"), { code: "conflict", message: "The run has not ended.", field: "run" });
+  await assert.rejects(client.retry("run_1"), { code: "unsupported" });
+  const abort = new AbortController();
+  const called = assert.rejects(client.retry("run_1", { signal: abort.signal }), { name: "AbortError" });
+  await settle();
+  abort.abort();
+  await called;
+  const waiting = assert.rejects(client.retry("run_1"), { code: "closed" });
+  await settle();
+  client.close();
+  await tick(60000);
+  await waiting;
+  await assert.rejects(client.retry("run_1"), { code: "closed" });
+  assert.equal(asked.length, 4);
+});
+
+test("an answer whose reply is lost is given again on the next socket, in its place", async () => {
+  const { client } = await live();
+  const done = [client.answer("run_1", "wt_1", null), client.cancel("run_1")];
+  await settle();
+  FakeSocket.last.die();
+  await tick(1000);
+  const socket = FakeSocket.last;
+  socket.welcome();
+  await settle();
+  const again = socket.sent.filter(({ op }) => op === "answer" || op === "cancel");
+  assert.deepEqual(again.map(({ op }) => op), ["answer", "cancel"]);
+  assert.deepEqual({ ...again[0], id: null }, { op: "answer", id: null, run: "run_1", wait: "wt_1", value: null });
+  socket.say({ op: "reply", id: again[0].id, ok: true, data: { run: "run_1", wait: "wt_1" } });
+  socket.say({ op: "reply", id: again[1].id, ok: false, error: { code: "not_found", message: "no", field: "run", retry_after_s: null } });
+  assert.deepEqual(await done[0], { run: "run_1", wait: "wt_1" });
+  await assert.rejects(done[1], { code: "not_found" });
+  client.close();
+});
+
 test("a snapshot that cannot be read ends the view with a reason, and no rejection goes unhandled", async (t) => {
   overHttp(t, json({ messages: [{}] }));
   const { client } = await live();
