@@ -58,6 +58,7 @@ class Try:
     begun_at: int = 0  # ms UTC, as logged
     seen_at: int = 0  # ms UTC of the last event it is known by
     completion: ToolCompleted | StepCompleted | None = None
+    is_closing: bool = False  # all it said was taken back: it was being closed
 
     @property
     def scope(self) -> str:
@@ -205,6 +206,7 @@ class ScopeLog:
     """What stands of one scope, each in the order it began."""
 
     sayings: list[Saying] = field(default_factory=list)
+    taken: list[tuple[int, int]] = field(default_factory=list)  # of what was taken back: its seq, and when
     begun: list[Act] = field(default_factory=list)
     branches: list[str] = field(default_factory=list)  # their scopes
 
@@ -318,28 +320,33 @@ class Journal:
             self.is_ended = True
 
     def _say(self, event: StoredEvent, saying: Saying) -> Saying:
-        saying.seq = event.seq
+        saying.seq = saying.last_seq = event.seq
         self.scope(event.scope).sayings.append(saying)
         return saying
 
     def _message_started(self, event: StoredEvent, data: MessageStarted) -> None:
         self._streams[data.message] = self._say(event, Saying(kind=Kind.MESSAGE, id=data.message))
 
-    def _text_delta(self, _event: StoredEvent, data: TextDelta) -> None:
-        self._streams[data.message].put(data.offset, data.text)
+    def _text_delta(self, event: StoredEvent, data: TextDelta) -> None:
+        self._go_on(event, self._streams[data.message], data)
 
-    def _message_completed(self, _event: StoredEvent, data: MessageCompleted) -> None:
+    def _go_on(self, event: StoredEvent, saying: Saying, data: TextDelta | ThinkingDelta) -> None:
+        saying.put(data.offset, data.text)
+        saying.last_seq = event.seq
+
+    def _message_completed(self, event: StoredEvent, data: MessageCompleted) -> None:
         message = self._streams[data.message]
-        if isinstance(data.content, str):
-            # A short whole message has no deltas; a long one (whose content may be a `$ref`) has them all.
+        # A short whole message has no deltas; a long one (whose content may be a `$ref`) has them all.
+        if isinstance(data.content, str) and len(data.content) > message.length:
             message.put(0, data.content)
+            message.last_seq = event.seq
         # A message that an unwinding closed was cut off, not ended by its author: it may still go on.
         message.is_ended = data.complete
 
     def _thinking_delta(self, event: StoredEvent, data: ThinkingDelta) -> None:
         if data.thinking not in self._streams:
             self._streams[data.thinking] = self._say(event, Saying(kind=Kind.STREAM, id=data.thinking))
-        self._streams[data.thinking].put(data.offset, data.text)
+        self._go_on(event, self._streams[data.thinking], data)
 
     def _agent_thinking(self, event: StoredEvent, data: AgentThinking) -> None:
         if data.thinking is None:
@@ -350,9 +357,12 @@ class Journal:
     def _custom(self, event: StoredEvent, data: Custom) -> None:
         self._say(event, Saying(kind=Kind.CUSTOM, words=data, is_ended=True))
 
-    def _superseded(self, _event: StoredEvent, data: Superseded) -> None:
+    def _superseded(self, event: StoredEvent, data: Superseded) -> None:
+        if data.reason == "try_closed" and event.scope in self.tries:
+            self.tries[event.scope].is_closing = True
         ids, seqs = {*data.messages, *data.thinking}, set(data.events)
         for scope in self.scopes.values():
+            scope.taken += [(each.seq, event.seq) for each in scope.sayings if each.id in ids or each.seq in seqs]
             scope.sayings[:] = [each for each in scope.sayings if each.id not in ids and each.seq not in seqs]
 
     def _tool_executing(self, event: StoredEvent, data: ToolExecuting) -> None:

@@ -108,6 +108,9 @@ class Replay:
         for each in tries:
             if not self._journal.has_begun(each.scope):
                 emits += self._close_cut_off(each, final=False, reason=reason or "drained")
+            elif each.is_closing:
+                # It raised, and only its end is missing: it would not say anew what it said, it would be repeated.
+                emits += self._close_try(each, EventError(code=_RAISED, message="The tool raised."), final=False)
         return emits
 
     def end_scope(self, scope: str) -> list[Emit]:
@@ -304,20 +307,14 @@ class Replay:
         key, wait = wait_id(self._run, scope, kind, voice.named["wait", kind])
         begun = LoggedWait(key=wait, kind=kind, parent=scope, prompt=prompt, call=call, due_at=due_at)
         logged = _matched(voice, begun)
+        recorded = self._ended(voice, logged) if logged else None
         emits = self._voices.close(voice)
         voice.begin("wait", kind)
         if logged is None:
             self._journal.begin(begun)
-            waiting = AgentWaiting(wait=wait, kind=kind, prompt=prompt, call=call, due_at=due_at)
-            return Wait(key=key, id=wait, kind=kind, due_at=due_at, emits=[*emits, Emit(waiting, scope)])
-        recorded = logged.completion
-        # An answer that this attempt learned came after all that was in the log when it began.
-        answered_seq = logged.completed_seq or self._journal.last_seq + 1
-        if voice.logged_act and voice.logged_act.seq < answered_seq:
-            recorded = AgentResumed(wait=wait, value=None, by="ended")
-        elif recorded and recorded.by != "ended" and kind == "approval":
-            self._check_approved(voice, wait, answered_seq)
-        return Wait(key=key, id=wait, kind=kind, due_at=logged.due_at, emits=emits, recorded=recorded)
+            emits.append(Emit(AgentWaiting(wait=wait, kind=kind, prompt=prompt, call=call, due_at=due_at), scope))
+        due_at = logged.due_at if logged else due_at
+        return Wait(key=key, id=wait, kind=kind, due_at=due_at, emits=emits, recorded=recorded)
 
     def resume(self, wait: str, value: Any, by: str) -> bool:
         """Learn how a wait ended while the attempt runs; return False if it is not open."""
@@ -409,11 +406,22 @@ class Replay:
             lost=lost,
         )
 
-    def _check_approved(self, voice: Voice, wait: str, answered_seq: int) -> None:
-        for scope in self._journal.chain(voice.scope):
-            if not self._voices.enter(scope).has_come_as_answered(answered_seq):
+    def _ended(self, voice: Voice, wait: LoggedWait) -> AgentResumed | None:
+        """Return how a wait that the log has ended for the scope."""
+        # An answer that this attempt learned came after all that was in the log when it began.
+        answered_seq = wait.completed_seq or self._journal.last_seq + 1
+        after = voice.log.begun[voice.begun + 1 : voice.begun + 2]
+        if after and after[0].seq < answered_seq:
+            return AgentResumed(wait=wait.key, value=None, by="ended")
+        if wait.completion and wait.kind == "approval" and wait.completion.by != "ended":
+            self._check_approved(voice.scope, wait.key, answered_seq)
+        return wait.completion
+
+    def _check_approved(self, scope: str, wait: str, answered_seq: int) -> None:
+        for each in self._journal.chain(scope):
+            if not self._voices.enter(each).has_come_as_answered(answered_seq):
                 raise RunFailed(
-                    f"Before approval {wait} was given, {_place(scope)} had said something else than it says now: "
+                    f"Before approval {wait} was given, {_place(each)} had said something else than it says now: "
                     "what was approved is not what would be done. Make the agent say the same each time.",
                     code=RunFailure.NONDETERMINISTIC_AGENT,
                     field=wait,
@@ -452,9 +460,17 @@ class Replay:
         who = "The worker was lost" if reason == RunFailure.WORKER_LOST else "The run was handed over to another worker"
         what = "tool" if isinstance(left, Try) else "sub-agent"
         error = EventError(code=reason, message=f"{who} while the {what} was running.")
-        # Taken back first: after a crash in between it is still open and only its end is missing.
+        if isinstance(left, Try):
+            return self._close_try(left, error, final=final)
         emits = self._voices.take_back_all(left.scope)
-        closed = left.completed(ok=False, final=final, error=error) if isinstance(left, Try) else left.failed(error)
+        closed = left.failed(error)
+        self._journal.close(left, closed)
+        return [*emits, Emit(closed, left.parent)]
+
+    def _close_try(self, left: Try, error: EventError, *, final: bool) -> list[Emit]:
+        # Taken back first: after a crash in between, the try is still open and only its end is missing.
+        emits = self._voices.take_back_all(left.scope)
+        closed = left.completed(ok=False, final=final, error=error)
         self._journal.close(left, closed)
         return [*emits, Emit(closed, left.parent)]
 

@@ -50,6 +50,7 @@ class Saying(msgspec.Struct, kw_only=True, eq=False, gc=False):
     kind: Kind
     id: str = ""  # of the message or thinking stream; whole thoughts and custom events have none
     seq: int = 0  # of its first event; 0: not known to be stored yet
+    last_seq: int = 0  # of the last event that added to it; 0: one of this attempt
     words: AgentThinking | Custom | None = None  # what says a whole thought or custom event
     is_ended: bool = False  # it may not go on
     length: int = 0  # code points of `text`

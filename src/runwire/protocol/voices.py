@@ -73,7 +73,11 @@ class Voice:
         """Return whether this attempt has said exactly what stood here when a wait inside was answered."""
         if self.has_differed or (self.logged and self.logged.seq < answered_seq):
             return False
-        return not self.said or 0 < self.log.sayings[self.said - 1].seq < answered_seq
+        if self.open and self.at < self.open.length:
+            return False
+        if any(said < answered_seq < taken for said, taken in self.log.taken):
+            return False
+        return all(0 < each.last_seq < answered_seq for each in self.log.sayings[: self.said])
 
 
 class Voices:
@@ -162,6 +166,8 @@ class Voices:
             return self._say_anew(voice, saying, saying.text[: voice.at] + text)
         new = text[saying.length - voice.at :]
         voice.at += len(text)
+        if new:
+            saying.last_seq = 0
         return [Emit(delta, voice.scope) for delta in deltas(saying, new)]
 
     def _say_anew(self, voice: Voice, saying: Saying, text: str) -> list[Emit]:
