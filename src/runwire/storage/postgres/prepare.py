@@ -56,7 +56,7 @@ async def migrate(url: str) -> Migrated:
             cause = error.orig.__cause__ if error.orig is not None else None
             if cause is None:
                 raise
-            raise cause from error  # the driver's own: the rest quotes statements and values
+            raise cause from None  # the driver's own: what is wrapped around it quotes statements and values
         finally:
             await engine.dispose()
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["PostgresRuns"]
 
 _SQL: Final = load("postgres.sql")
+# A claim passes over what another one holds for the time of a commit, and looks again: else, of two workers that hear of
+# two runs at once, one would wait for its next poll.
+_LOOKS: Final = 4
 _INTERRUPTED: Final = cancelled(CancelRequest(by="policy", reason="interrupt"))
 
 
@@ -110,9 +113,15 @@ class PostgresRuns:
         take_lost: bool = True,
     ) -> builtins.list[Claim]:
         """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`. Its agents decide nothing."""
-        held = None if holding is None else [*holding]
-        values = (worker, max(limit, 0), max(user_limit, 0), held, take_lost, self._lease_ms)
-        return [_claim(row) for row in await self._database.fetch(_SQL["claim"], *values, is_urgent=True)]
+        claims: builtins.list[Claim] = []
+        for _ in range(_LOOKS):
+            held = None if holding is None else [*holding, *(claim.run for claim in claims)]
+            values = (worker, max(limit - len(claims), 0), max(user_limit, 0), held, take_lost, self._lease_ms)
+            rows = await self._database.fetch(_SQL["claim"], *values, is_urgent=True)
+            claims += [_claim(row) for row in rows if row["run"] is not None]
+            if not rows or rows[-1]["run"] is not None:
+                break
+        return claims
 
     async def renew(self, worker: str, held: Mapping[str, int]) -> None:
         """Renew this worker's leases; see `Runs.renew`."""

@@ -446,7 +446,8 @@ BEGIN
 END
 $$
 
--- Takes runs: lost ones, then parked ones that were woken, then queued ones; see `Runs.claim`. A user's row is locked
+-- Takes runs: lost ones, then parked ones that were woken, then queued ones; see `Runs.claim`. A last row without a run:
+-- there were more, of users whose row another claimer held at this moment. A user's row is locked
 -- before their running runs are counted, and nobody starts one of theirs without that lock: so the limit is exact. No
 -- lock of the thread is needed: its oldest queued run, unchanged under its own lock, proves that no other was started.
 -- (The plus keeps the planner from walking, for the order's sake, through all runs there ever were.)
@@ -465,6 +466,7 @@ DECLARE
   v_people bigint[];
   v_handed text[];
   v_woken bigint := 0;
+  v_is_passed_over boolean := false;
 BEGIN
   SELECT coalesce(array_agg(l.key ORDER BY l.key), '{}') INTO v_keys FROM (
     SELECT r.key FROM run r
@@ -476,6 +478,7 @@ BEGIN
   ) l;
   IF cardinality(v_keys) < p_limit THEN
     v_people := runwire_people(true, p_limit - cardinality(v_keys), p_user_limit);
+    v_is_passed_over := 0 = ANY (v_people);
     IF cardinality(v_people) > 0 THEN
       SELECT coalesce(array_agg(l.key ORDER BY l.place, l.turn, l.woken_at, l.key), '{}') INTO v_some FROM (
         SELECT c.place, c.turn, c.woken_at, r.key
@@ -508,6 +511,7 @@ BEGIN
   v_some := '{}';
   IF cardinality(v_keys) < p_limit THEN
     v_people := runwire_people(false, p_limit - cardinality(v_keys), p_user_limit);
+    v_is_passed_over := v_is_passed_over OR 0 = ANY (v_people);
     IF cardinality(v_people) > 0 THEN
       SELECT coalesce(array_agg(l.key ORDER BY l.place, l.turn, l.key), '{}') INTO v_some FROM (
         SELECT c.place, c.turn, r.key
@@ -540,18 +544,24 @@ BEGIN
   FROM unnest(v_keys) WITH ORDINALITY AS k (key, n) JOIN run r ON r.key = k.key JOIN thread t ON t.key = r.thread_key
     JOIN "user" u ON u.key = r.user_key LEFT JOIN pinned p ON p.run_key = r.key
   ORDER BY k.n;
+  IF v_is_passed_over AND cardinality(v_keys) < p_limit THEN
+    run := NULL;
+    RETURN NEXT;
+  END IF;
 END
 $$
 
 -- Locks those users, at most so many, who were served longest ago and have a run to start. It steps from user to user
 -- through the index of such runs, so that one user's thousand queued runs cost nobody else, and looks closer at each in
--- turn until it has enough; whose row another claimer holds is left to that one.
+-- turn until it has enough; whose row another claimer holds is left to that one. A key of 0 stands for such a user, if
+-- those that are locked are too few.
 -- name: runwire_people
 CREATE FUNCTION runwire_people(p_is_woken boolean, p_limit bigint, p_user_limit bigint) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
   v_people bigint[];
+  v_is_held boolean := false;
 BEGIN
   IF p_is_woken THEN
     WITH RECURSIVE people (key) AS (
@@ -568,6 +578,21 @@ BEGIN
       WHERE (SELECT count(*) FROM run a WHERE a.user_key = w.key AND a.status = 'running') < p_user_limit
       LIMIT p_limit FOR NO KEY UPDATE OF u SKIP LOCKED
     ) l;
+    IF coalesce(cardinality(v_people), 0) < p_limit THEN
+      WITH RECURSIVE people (key) AS (
+        (SELECT min(q.user_key) FROM run q WHERE q.status = 'waiting' AND q.woken_at IS NOT NULL)
+        UNION ALL
+        SELECT (SELECT min(q.user_key) FROM run q
+          WHERE q.status = 'waiting' AND q.woken_at IS NOT NULL AND q.user_key > people.key)
+        FROM people WHERE people.key IS NOT NULL
+      )
+      SELECT count(*) > 0 INTO v_is_held FROM (
+        SELECT 1 FROM people
+        WHERE (SELECT count(*) FROM run a WHERE a.user_key = people.key AND a.status = 'running') < p_user_limit
+          AND people.key IS NOT NULL AND people.key <> ALL (coalesce(v_people, '{}'))
+        LIMIT 1
+      ) o;
+    END IF;
   ELSE
     WITH RECURSIVE people (key) AS (
       (SELECT min(q.user_key) FROM run q WHERE q.status = 'queued')
@@ -586,8 +611,26 @@ BEGIN
           LIMIT 1)
       LIMIT p_limit FOR NO KEY UPDATE OF u SKIP LOCKED
     ) l;
+    IF coalesce(cardinality(v_people), 0) < p_limit THEN
+      WITH RECURSIVE people (key) AS (
+        (SELECT min(q.user_key) FROM run q WHERE q.status = 'queued')
+        UNION ALL
+        SELECT (SELECT min(q.user_key) FROM run q WHERE q.status = 'queued' AND q.user_key > people.key)
+        FROM people WHERE people.key IS NOT NULL
+      )
+      SELECT count(*) > 0 INTO v_is_held FROM (
+        SELECT 1 FROM people
+        WHERE (SELECT count(*) FROM run a WHERE a.user_key = people.key AND a.status = 'running') < p_user_limit
+          AND (
+            SELECT true FROM run q WHERE q.user_key = people.key AND q.status = 'queued' AND NOT EXISTS (
+              SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
+            LIMIT 1)
+          AND people.key IS NOT NULL AND people.key <> ALL (coalesce(v_people, '{}'))
+        LIMIT 1
+      ) o;
+    END IF;
   END IF;
-  RETURN coalesce(v_people, '{}');
+  RETURN CASE WHEN v_is_held THEN v_people || 0::bigint ELSE coalesce(v_people, '{}') END;
 END
 $$
 
