@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { safeLink, slug, splitBlocks } from "./markdown.js";
 import { ThreadView } from "./runwire.js";
-import { Rows, stopHint, titleOf } from "./view.js";
+import { Rows, stopHint, titleOf, waitOutcome, waitTitle } from "./view.js";
 
 // ---- rows of a thread's state
 
@@ -76,18 +76,90 @@ test("failure, cancel and a returned value are shown", () => {
 
 test("what happens to a run is noted where it happened, and events of a newer server do no harm", () => {
   const view = begin();
-  play(view, "agent_waiting", { wait: "w", kind: "approval", prompt: "Sure?" });
-  play(view, "agent_resumed", { wait: "w", value: true, by: "usr_1" });
   play(view, "agent_retrying", { attempt: 2, reason: "worker_lost" });
-  play(view, "subagent_started", { span: "s", agent: "a" });
-  play(view, "subagent_failed", { span: "s", code: "x", message: "It broke." });
   play(view, "custom", { name: "n", value: 1 });
-  const shown = ["Waiting for approval: Sure?", "The wait is over.", "The worker was lost; attempt 2 goes on.", "a begins to help.", "The helping agent failed: It broke.", "n"];
+  const shown = ["The worker was lost; attempt 2 goes on.", "n"];
   assert.deepEqual(view.rows.map((row) => row.text ?? row.name), shown);
   play(view, "something_new", { a: 1 });
   play(view, "agent_waiting", { kind: "a shape of a newer version" });
   play(view, "text_delta", null);
   assert.deepEqual(view.rows.map((row) => row.text ?? row.name), shown);
+});
+
+test("a wait is a card that says how it ended", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_1", content: "Delete it" });
+  play(view, "agent_started", { agent: "a", message: "msg_1" });
+  play(view, "tool_executing", { call: "c1", step: "s", try: 1, name: "delete", args: {} });
+  play(view, "agent_waiting", { wait: "w1", kind: "approval", prompt: "Sure?", call: "c1" });
+  play(view, "agent_waiting", { wait: "w2", kind: "input" });
+  play(view, "agent_waiting", { wait: "w3", kind: "timer", due_at: 9000 });
+  const card = (wait) => rowOf(view, `w:${wait}`);
+  assert.deepEqual(["w1", "w2", "w3"].map((wait) => waitTitle(card(wait))), ["Approve delete?", "The agent asks", "Sleeping"]);
+  assert.deepEqual(view.openWaits.map(({ wait, run }) => [wait, run]), [["w1", "run_1"], ["w2", "run_1"]]);
+  assert.equal(stopHint(view), "Waits for you: “Delete it”; Stop (Esc) ends it");
+  const { rev } = card("w1");
+  view.answering("run_1", "w1");
+  assert.deepEqual([card("w1").isSending, card("w1").rev], [true, rev + 1]);
+  view.answering("run_1", "w1", false); // refused
+  assert.deepEqual([card("w1").isSending, card("w1").isOpen], [false, true]);
+  view.answering("run_1", "w1");
+  play(view, "agent_resumed", { wait: "w1", value: false, by: "usr_1" });
+  assert.deepEqual([card("w1").isSending, card("w1").isOpen, waitOutcome(card("w1"))], [false, false, "You rejected this."]);
+  play(view, "agent_resumed", { wait: "w2", value: { city: "Ulm" }, by: "usr_1" });
+  assert.match(waitOutcome(card("w2")), /^You answered: .*Ulm/s);
+  assert.equal(stopHint(view), "Sleeps: “Delete it”; Stop (Esc) ends it");
+  play(view, "agent_resumed", { wait: "w3", value: null, by: "timer" });
+  assert.equal(waitOutcome(card("w3")), "The time has come.");
+  assert.equal(stopHint(view), "Stop (Esc) ends “Delete it”");
+  play(view, "agent_waiting", { wait: "w4", kind: "input", due_at: 1 });
+  play(view, "agent_resumed", { wait: "w4", value: null, by: "timer" });
+  assert.equal(waitOutcome(card("w4")), "Nobody answered in time.");
+  play(view, "agent_waiting", { wait: "w5", kind: "approval" });
+  play(view, "agent_resumed", { wait: "w5", value: null, by: "ended" });
+  play(view, "agent_cancelled", { by: "user" });
+  assert.deepEqual([waitOutcome(card("w5")), view.openWaits], ["The run ended before this was answered.", []]);
+  assert.deepEqual(kinds(view), ["user", "run", "tool", "wait", "wait", "wait", "wait", "wait", "end"]);
+});
+
+test("what a sub-agent does stands further in, below its own row", () => {
+  const view = begin();
+  play(view, "agent_started", { agent: "a", message: "m" });
+  play(view, "subagent_started", { span: "sp_1", agent: "reader", input: "x" });
+  play(view, "subagent_started", { span: "sp_2", agent: "counter", parent: "sp_1" });
+  play(view, "tool_executing", { call: "c", step: "s", try: 1, name: "count", args: {}, span: "sp_2" });
+  play(view, "message_started", { message: "m1", role: "assistant", span: "sp_1" });
+  play(view, "message_completed", { message: "m1", content: "Seven", complete: true });
+  play(view, "subagent_failed", { span: "sp_2", code: "agent_error", message: "It broke." });
+  play(view, "subagent_completed", { span: "sp_1", output: { n: 7 } });
+  play(view, "subagent_started", { span: "sp_3", agent: "loop", parent: "sp_3" });
+  play(view, "agent_completed", { output: 7, duration_ms: 1 });
+  const shown = view.rows.map(({ kind, depth = 0, name, status, speaker }) => [kind, depth, name ?? speaker ?? null, status ?? null]);
+  assert.deepEqual(shown, [
+    ["run", 0, null, null], ["span", 0, "reader", "ok"], ["span", 1, "counter", "failed"], ["tool", 2, "count", "running"],
+    ["message", 1, "reader", null], ["span", 8, "loop", "failed"], ["end", 0, null, "completed"],
+  ]);
+  assert.equal(view.rows.at(-1).output, 7, "what the helper said is not the run's own answer");
+  assert.deepEqual(rowOf(view, "s:sp_2").error, { code: "agent_error", message: "It broke." });
+});
+
+test("a failed run may be tried again, once from here", () => {
+  const view = begin();
+  play(view, "user_message", { message: "msg_1", content: "x" }, "run_1");
+  play(view, "agent_failed", { code: "agent_error", message: "It broke.", error_id: "err_1", retryable: true }, "run_1");
+  const end = () => rowOf(view, "x:run_1").retry;
+  assert.equal(end(), "");
+  view.retrying("run_1");
+  assert.equal(end(), "asked");
+  view.retrying("run_1", false);
+  assert.equal(end(), "");
+  play(view, "user_message", { message: "msg_2", content: "x", retry_of: "run_1" }, "run_2");
+  assert.equal(end(), "done");
+  view.retrying("run_1", false);
+  assert.equal(end(), "done");
+  assert.deepEqual(view.rows.filter((row) => row.kind === "user").map((row) => row.isRetry), [false, true]);
+  play(view, "agent_cancelled", { by: "user" }, "run_2");
+  assert.equal(rowOf(view, "x:run_2").retry, null);
 });
 
 test("a row keeps its place, and moves its `rev` only when it changes", () => {

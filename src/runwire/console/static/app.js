@@ -5,7 +5,7 @@ import { ThreadView, connect } from "./runwire.js";
 import { Session, SignInFailed, keep, recall, takeLink } from "./session.js";
 import { Threads } from "./threads.js";
 import { Timeline, make } from "./timeline.js";
-import { Rows, stopHint } from "./view.js";
+import { Rows, contentText, stopHint, waitTitle } from "./view.js";
 
 const link = takeLink(); // before anything else: a link in the address could be copied or logged
 const root = new URL(".", document.baseURI);
@@ -42,6 +42,8 @@ class Page {
       link: (href) => this.#linkTo(href),
       blob: (ref) => this.session.get(`v1/blobs/${ref}`),
       cancel: (run) => this.#cancel(run),
+      answer: (run, wait, value) => this.#answer(run, wait, value),
+      retry: (run) => this.#retry(run),
     });
     this.threads = new Threads(at("threads"), (path) => this.session.get(path));
     this.events = []; // raw events of the thread, as they were applied
@@ -187,6 +189,7 @@ class Page {
     }
     if (event.type === "user_message") this.#nameThread(event);
     if (event.type === "agent_completed") this.#announceAnswer(event);
+    if (event.type === "agent_waiting") this.#announceWait(event);
   }
 
   #begun(frame) {
@@ -287,6 +290,39 @@ class Page {
     } catch (error) {
       rows.stopping(run, false);
       if (rows === this.rows) this.#tell(error.message);
+      this.#drawSoon();
+    }
+  }
+
+  /** Answer a wait; a lost connection repeats it. Another tab may have been first: then the card closes, and it is said. */
+  async #answer(run, wait, value) {
+    const { client, rows } = this;
+    if (!this.#isConnected) return;
+    rows.answering(run, wait);
+    this.#tell("");
+    this.#drawSoon();
+    try {
+      await client.answer(run, wait, value);
+    } catch (error) {
+      rows.answering(run, wait, false);
+      if (rows === this.rows && client === this.client && this.#isConnected) this.#tell(error.message);
+      this.#drawSoon();
+    }
+  }
+
+  /** Start a run with the message of one that failed. */
+  async #retry(run) {
+    const { client, rows } = this;
+    if (!this.#isConnected) return;
+    rows.retrying(run);
+    this.#tell("");
+    this.#drawSoon();
+    this.sticks = true;
+    try {
+      await client.retry(run);
+    } catch (error) {
+      rows.retrying(run, false);
+      if (rows === this.rows && client === this.client && this.#isConnected) this.#tell(error.message);
       this.#drawSoon();
     }
   }
@@ -394,8 +430,11 @@ class Page {
     at("stop").title = hint;
     at("stop").textContent = run?.isStopping ? "Stopping" : "Stop";
     at("hint").textContent = hint || HINT;
-    at("timeline").setAttribute("aria-busy", String(run !== null));
+    const waits = run?.status === "waiting";
+    at("timeline").setAttribute("aria-busy", String(run !== null && !waits));
     document.body.classList.toggle("is-running", run !== null);
+    document.body.classList.toggle("is-waiting-run", waits);
+    this.#title(waits && run.isAsking);
     at("empty").hidden = this.live !== null || here.length > 0;
     at("scroll").hidden = !at("empty").hidden;
     if (!at("events").hidden) this.#drawEvents();
@@ -482,6 +521,18 @@ class Page {
     if (this.catchUp) return;
     const message = this.rows.rows.findLast((row) => row.run === event.run && row.kind === "message");
     if (message) at("announce").textContent = `Answer: ${message.text}`;
+  }
+
+  #announceWait({ run, data }) {
+    if (this.catchUp || data.kind === "timer") return;
+    const row = this.rows.openWaits.find((wait) => wait.run === run && wait.wait === data.wait);
+    if (row) at("announce").textContent = `${waitTitle(row)}: ${contentText(row.prompt)}`;
+  }
+
+  /** A tab in the background tells that somebody is waited for. */
+  #title(isAsked) {
+    const title = isAsked ? "● Runwire waits for you" : "Runwire";
+    if (document.title !== title) document.title = title;
   }
 
   #linkTo(href) {

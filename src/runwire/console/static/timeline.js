@@ -1,9 +1,10 @@
 // Rows as DOM: each row is made once and changed in place.
 
 import { renderBlock, splitBlocks } from "./markdown.js";
-import { contentText, isReference } from "./view.js";
+import { contentText, isReference, waitOutcome, waitTitle } from "./view.js";
 
 const CLIPPED_CHARS = 4000;
+const DEPTHS = 4; // sub-agents inside each other that are drawn further and further in
 const STATUS_WORD = {
   preparing: "preparing", running: "running", ok: "done", failed: "failed", repeated: "cut off, will be repeated",
 };
@@ -29,12 +30,14 @@ export function duration(ms) {
 export class Timeline {
   /**
    * @param {HTMLElement} list where rows go
-   * @param {{link: (href: string) => string|null, blob: (ref: string) => Promise<unknown>, cancel: (run: string) => void}} services
+   * @param {{link: (href: string) => string|null, blob: (ref: string) => Promise<unknown>, cancel: (run: string) => void,
+   *   answer: (run: string, wait: string, value: unknown) => void, retry: (run: string) => void}} services
    */
   constructor(list, services) {
     this.list = list;
     this.services = services;
     this.drawn = new Map(); // key -> {element, rev, update}
+    this.clock = null; // while a wait has an end to count down to
   }
 
   /** Bring the list up to date with the rows. */
@@ -66,6 +69,19 @@ export class Timeline {
       this.drawn.get(key).element.remove();
       this.drawn.delete(key);
     }
+    this.#count(rows.some((row) => row.kind === "wait" && row.isOpen && row.dueAt !== null));
+  }
+
+  /** Have the time that is left told anew each second, as long as there is any. */
+  #count(isNeeded) {
+    if (isNeeded && this.clock === null) this.clock = setInterval(() => this.#tick(), 1000);
+    if (isNeeded || this.clock === null) return;
+    clearInterval(this.clock);
+    this.clock = null;
+  }
+
+  #tick() {
+    for (const { row, update } of this.drawn.values()) if (row.kind === "wait" && row.isOpen && row.dueAt !== null) update(row);
   }
 
   #row(row) {
@@ -75,8 +91,10 @@ export class Timeline {
     element.append(body);
     const parts = { element, body };
     const update = {
-      user: userRow, run: runRow, thinking: thinkingRow, tool: toolRow, message: messageRow, note: noteRow, custom: customRow, end: endRow,
+      user: userRow, run: runRow, thinking: thinkingRow, tool: toolRow, message: messageRow, wait: waitRow, span: spanRow, note: noteRow,
+      custom: customRow, end: endRow,
     }[row.kind](parts, this.services);
+    if (row.depth) element.dataset.depth = Math.min(row.depth, DEPTHS);
     return { element, update };
   }
 }
@@ -86,9 +104,12 @@ function userRow({ element, body }, services) {
   const state = make("span");
   const cancel = make("button", { type: "button", class: "more", text: "Cancel" });
   const foot = make("p", { class: "waits", hidden: true }, state, " ", cancel);
-  body.append(make("span", { class: "who", text: "You" }), text, foot);
+  const who = make("span", { class: "who", text: "You" });
+  body.append(who, text, foot);
   return (row) => {
     text.textContent = row.text;
+    who.textContent = row.isRetry ? "You, tried again" : "You";
+    who.classList.toggle("is-shown", row.isRetry === true);
     element.classList.toggle("is-waiting", Boolean(row.waiting));
     foot.hidden = !row.waiting;
     state.textContent = row.waiting === "stopping" ? "Being cancelled" : "Waits for its turn";
@@ -142,13 +163,16 @@ function toolRow({ element, body }, services) {
 }
 
 function messageRow({ element, body }, services) {
+  const speaker = make("p", { class: "speaker", hidden: true });
   const text = make("div", { class: "prose", dir: "auto" });
   const foot = make("div", { class: "message-foot" });
-  body.append(text, foot);
+  body.append(speaker, text, foot);
   let drawn = [];
   let whole = null; // a large content that was fetched
   return function update(row) {
     element.classList.toggle("is-open", row.isOpen === true);
+    speaker.hidden = !row.speaker;
+    speaker.textContent = row.speaker ?? "";
     const blocks = splitBlocks(whole ?? row.text);
     let same = 0;
     while (same < blocks.length && same < drawn.length && blocks[same] === drawn[same]) same += 1;
@@ -167,6 +191,98 @@ function messageRow({ element, body }, services) {
     }
     if (!row.isOpen && row.text) foot.append(copyButton(() => whole ?? row.text));
   };
+}
+
+/** A sub-agent: what it does stands below, further in. */
+function spanRow({ element, body }, services) {
+  const name = make("strong");
+  const state = make("span");
+  const more = make("div", { class: "span-more" });
+  body.append(make("p", { class: "line" }, name, " ", state), more);
+  return (row) => {
+    element.dataset.status = row.status;
+    name.textContent = row.name;
+    state.textContent = { running: "helps", ok: "has helped", failed: "could not help" }[row.status];
+    const parts = [];
+    if (row.error) parts.push(make("p", { class: "error", text: `${row.error.code}: ${row.error.message}` }));
+    if (row.output !== undefined && typeof row.output !== "string") parts.push(value("Result", row.output, services));
+    more.replaceChildren(...parts);
+  };
+}
+
+/** What the run waits for: a card that asks as long as it is open, and says afterwards how it ended. */
+function waitRow({ element, body }, services) {
+  const title = make("h3", { class: "wait-title" });
+  const prompt = make("div", { class: "wait-prompt", dir: "auto" });
+  const due = make("p", { class: "wait-due" });
+  const form = make("form", { class: "wait-form" });
+  const outcome = make("p", { class: "wait-outcome", tabIndex: -1 });
+  const card = make("section", { class: "wait" }, title, prompt, due, form, outcome);
+  body.append(card);
+  let shown; // the prompt that stands there
+  let fields = null; // of the form, made once: what is typed stays
+  return (row) => {
+    const hasFocus = form.contains(document.activeElement);
+    element.dataset.status = row.isOpen ? "open" : row.by === "ended" || row.by === "timer" ? "over" : "answered";
+    element.dataset.wait = row.waitKind;
+    title.textContent = row.isOpen || row.waitKind !== "timer" ? waitTitle(row) : "Slept";
+    card.ariaLabel = title.textContent;
+    if (shown !== row.prompt) {
+      shown = row.prompt;
+      prompt.replaceChildren(...promptParts(row.prompt, services));
+    }
+    due.hidden = !row.isOpen || row.dueAt === null;
+    due.textContent = due.hidden ? "" : untilText(row);
+    if (row.isOpen && row.waitKind !== "timer") {
+      fields ??= (row.waitKind === "approval" ? approval : input)(form, (given) => services.answer(row.run, row.wait, given));
+      for (const field of fields) field.disabled = row.isSending;
+    }
+    form.hidden = !row.isOpen || row.waitKind === "timer";
+    form.ariaBusy = String(row.isSending);
+    outcome.hidden = row.isOpen && !row.isSending;
+    outcome.textContent = row.isOpen ? (row.isSending ? "Sending your answer" : "") : waitOutcome(row);
+    // The button that was pressed is gone: who uses the keyboard goes on from here.
+    if (hasFocus && form.hidden) outcome.focus();
+  };
+}
+
+function approval(form, answer) {
+  const approve = make("button", { type: "button", class: "send", text: "Approve" });
+  const reject = make("button", { type: "button", class: "stop", text: "Reject" });
+  approve.addEventListener("click", () => answer(true));
+  reject.addEventListener("click", () => answer(false));
+  form.append(approve, reject);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  return [approve, reject];
+}
+
+function input(form, answer) {
+  const field = make("textarea", { rows: 2, maxLength: 60000, ariaLabel: "Your answer", name: "answer" });
+  const give = make("button", { type: "submit", class: "send", text: "Answer" });
+  form.append(field, give);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    answer(field.value);
+  });
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    form.requestSubmit();
+  });
+  return [field, give];
+}
+
+function promptParts(prompt, services) {
+  if (prompt === null) return [];
+  if (typeof prompt === "string") return [make("p", { text: prompt })];
+  return [value("What is asked", prompt, services)];
+}
+
+function untilText({ waitKind, dueAt }) {
+  const leftS = Math.max(0, Math.ceil((dueAt - Date.now()) / 1000));
+  const time = new Date(dueAt).toLocaleTimeString([], { hour12: false });
+  const left = leftS === 0 ? "now" : leftS < 90 ? `in ${leftS} s` : leftS < 5400 ? `in ${Math.round(leftS / 60)} min` : `in ${Math.round(leftS / 3600)} h`;
+  return waitKind === "timer" ? `Until ${time}, ${left}` : `An answer is taken until ${time}, ${left}`;
 }
 
 function noteRow({ body }) {
@@ -196,6 +312,12 @@ function endRow({ element, body }, services) {
       const facts = make("p", { class: "facts" }, make("code", { text: row.code ?? "failed" }));
       if (row.errorId) facts.append(" · error id ", make("code", { text: row.errorId }));
       parts.push(facts);
+      if (row.retry === "done") parts.push(make("p", { class: "facts", text: "Tried again below." }));
+      else if (row.retry !== null) {
+        const again = make("button", { type: "button", class: "again", text: row.retry === "asked" ? "Trying again" : "Try again", disabled: row.retry === "asked" });
+        again.addEventListener("click", () => services.retry(row.run));
+        parts.push(again);
+      }
     }
     body.replaceChildren(...parts);
   };

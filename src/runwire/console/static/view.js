@@ -5,6 +5,7 @@ const ENDED = { completed: true, failed: true, cancelled: true };
 const GOING_ON = { running: true, waiting: true };
 const TITLE_CHARS = 80;
 const QUOTED_CHARS = 28;
+const SPANS_DEEP = 8; // sub-agents inside each other; a span that names itself as its parent ends somewhere
 const RETRY_REASON = {
   worker_lost: "The worker was lost",
   drained: "The run was handed over",
@@ -13,11 +14,6 @@ const RETRY_REASON = {
 // Said once, where it happened.
 const NOTES = {
   agent_retrying: ({ reason, attempt }) => `${RETRY_REASON[reason] ?? "The run was interrupted"}; attempt ${attempt} goes on.`,
-  agent_waiting: ({ kind, prompt }) => `Waiting for ${kind}${prompt ? `: ${contentText(prompt)}` : ""}`,
-  agent_resumed: () => "The wait is over.",
-  subagent_started: ({ agent }) => `${agent} begins to help.`,
-  subagent_completed: () => "The helping agent is done.",
-  subagent_failed: ({ message }) => `The helping agent failed: ${message}`,
   superseded: () => "Earlier words were taken back; the agent says this part anew.",
 };
 
@@ -39,6 +35,22 @@ export function titleOf(content) {
   return contentText(content).replace(/\s+/g, " ").trim().slice(0, TITLE_CHARS);
 }
 
+/** What a wait is for, in words: the head of its card, and what is said of it aloud. */
+export function waitTitle({ waitKind, name }) {
+  if (waitKind === "approval") return name ? `Approve ${name}?` : "Your approval is needed";
+  if (waitKind === "timer") return "Sleeping";
+  return "The agent asks";
+}
+
+/** How a wait ended, in words; empty while it is open. */
+export function waitOutcome({ waitKind, by, value }) {
+  if (by === null) return "";
+  if (by === "ended") return "The run ended before this was answered.";
+  if (by === "timer") return waitKind === "timer" ? "The time has come." : "Nobody answered in time.";
+  if (waitKind === "approval") return value === true ? "You approved this." : "You rejected this.";
+  return `You answered: ${contentText(value) || "null"}`;
+}
+
 /** What Esc and the button Stop would do now, in words; empty if nothing runs. */
 export function stopHint(rows) {
   const run = rows.activeRun;
@@ -46,6 +58,7 @@ export function stopHint(rows) {
   const waiting = rows.waitingRuns.filter((other) => other.run !== run.run).length;
   const others = waiting === 0 ? "" : waiting === 1 ? "; 1 more waits" : `; ${waiting} more wait`;
   if (run.isStopping) return `Stopping ${quoted(run)}${others}`;
+  if (run.status === "waiting") return `${run.isAsking ? "Waits for you" : "Sleeps"}: ${quoted(run)}; Stop (Esc) ends it${others}`;
   return `Stop (Esc) ${run.status === "queued" ? "withdraws" : "ends"} ${quoted(run)}${others}`;
 }
 
@@ -58,9 +71,9 @@ function quoted(run) {
  * The rows of one thread: grouped by run, runs in the order of their messages, a run's rows by seq.
  *
  * A message that was sent while a run goes on begins a run of its own; what the older run says later still
- * belongs above it. A row has `key`, `kind` (user, run, thinking, tool, message, note, custom, end), `seq`,
- * `run`, `rev` (moves with every change) and what its kind needs. What is shown comes from the state; the events
- * that made it only add when each thing happened, and where notes stand.
+ * belongs above it. A row has `key`, `kind` (user, run, thinking, tool, message, wait, span, note, custom, end), `seq`,
+ * `run`, `rev` (moves with every change) and what its kind needs; `depth` says inside how many sub-agents it stands. What
+ * is shown comes from the state; the events that made it only add when each thing happened, and where notes stand.
  */
 export class Rows {
   #facts = new Map(); // run -> {asked, startedAt, marks, notes}: when things happened
@@ -68,6 +81,8 @@ export class Rows {
   #byKey = new Map();
   #older = new Map(); // run -> rows of messages from before the state begins
   #stopping = new Set(); // runs that were asked to stop
+  #answering = new Set(); // waits whose answer is on its way
+  #retried = new Map(); // run -> "asked" (on its way) or "done" (there is another run with its message)
   #changed = new Set(); // runs whose rows are to be made anew
 
   /** @param {{runs: Map, messages: Map}} state a `ThreadView` that has applied what is given to `take` */
@@ -128,6 +143,26 @@ export class Rows {
     return this.#stopping.has(id);
   }
 
+  /** Remember that an answer to a wait is on its way, or that it was stored or refused. */
+  answering(id, wait, isAnswering = true) {
+    if (isAnswering) this.#answering.add(wait);
+    else this.#answering.delete(wait);
+    this.#changed.add(id);
+  }
+
+  /** Remember that a run is being tried again, or that this was refused. */
+  retrying(id, isAsked = true) {
+    if (this.#retried.get(id) === "done") return;
+    if (isAsked) this.#retried.set(id, "asked");
+    else this.#retried.delete(id);
+    this.#changed.add(id);
+  }
+
+  /** The open waits of a thread that a person may answer, oldest first. */
+  get openWaits() {
+    return this.rows.filter((row) => row.kind === "wait" && row.isOpen && row.waitKind !== "timer");
+  }
+
   /** Put older messages (of `GET …/messages`) above everything; those that are here already stay as they are. */
   putBefore(messages) {
     const known = [...this.#older];
@@ -143,12 +178,13 @@ export class Rows {
   }
 
   #clear() {
-    for (const map of [this.#facts, this.#rows, this.#byKey, this.#older, this.#stopping, this.#changed]) map.clear();
+    for (const map of [this.#facts, this.#rows, this.#byKey, this.#older, this.#stopping, this.#answering, this.#retried, this.#changed]) map.clear();
   }
 
   #brief(run) {
     const asked = this.state.messages.get(this.#facts.get(run.id)?.asked)?.content ?? null;
-    return { run: run.id, status: run.status, asked, isStopping: this.#stopping.has(run.id) };
+    const isAsking = [...run.waits.values()].some(({ by, kind }) => by === null && kind !== "timer");
+    return { run: run.id, status: run.status, asked, isStopping: this.#stopping.has(run.id), isAsking };
   }
 
   /** Remember when and where something happened. */
@@ -162,7 +198,15 @@ export class Rows {
     const key = keyOf(event);
     if (!facts.marks.has(key)) facts.marks.set(key, { seq, beganAt: ts, endedAt: ts });
     facts.marks.get(key).endedAt = ts;
-    if (type === "user_message") facts.asked = data.message;
+    if (type === "user_message") {
+      facts.asked = data.message;
+      facts.isRetry = typeof data.retry_of === "string";
+      if (facts.isRetry && this.state.runs.has(data.retry_of)) {
+        this.#retried.set(data.retry_of, "done");
+        this.#changed.add(data.retry_of);
+      }
+    }
+    if (type === "agent_resumed") this.#answering.delete(data.wait);
     if (type === "agent_started") facts.startedAt = ts;
     if (type in NOTES) facts.notes.push({ key, seq, kind: "note", text: NOTES[type](data) });
     if (run.status in ENDED) this.#stopping.delete(id);
@@ -173,14 +217,16 @@ export class Rows {
     if (!run) return [];
     const facts = this.#facts.get(id) ?? { startedAt: null, marks: new Map(), notes: [] };
     const made = [
-      ...messages.map((message) => this.#said(message, run)),
+      ...messages.map((message) => this.#said(message, run, facts)),
       ...startRow(run),
       ...[...run.thinking.values()].map((thought) => thinkingRow(thought, run, facts)),
       ...toolRows(run),
+      ...[...run.spans.values()].map((span) => spanRow(span, run)),
+      ...[...run.waits.values()].map((wait) => this.#wait(wait, run)),
       ...[...run.opaque.values()].filter(({ type }) => type === "custom").map(({ seq, name, value }) => ({ key: `e:${seq}`, seq, kind: "custom", name, value })),
       ...facts.notes,
     ];
-    if (run.isEnded) made.push(endRow(run, facts, made.some((row) => row.kind === "message")));
+    if (run.isEnded) made.push({ ...endRow(run, facts, made.some((row) => row.kind === "message" && !row.depth)), retry: this.#retry(run) });
     // What began before this view did has no mark: it stands first.
     for (const row of made) Object.assign(row, { run: id, seq: facts.marks.get(row.key)?.seq ?? row.seq ?? 0 });
     const rows = made.sort((a, b) => a.seq - b.seq).map((row) => this.#kept(row));
@@ -189,10 +235,24 @@ export class Rows {
     return rows;
   }
 
-  #said(message, run) {
+  /** Whether a failed run may be tried again: "" or what to say of it. */
+  #retry(run) {
+    if (run.status !== "failed") return null;
+    return this.#retried.get(run.id) ?? "";
+  }
+
+  #wait({ wait, kind, prompt, call, due_at: dueAt, value, by }, run) {
+    const isOpen = by === null && !run.isEnded;
+    return {
+      key: `w:${wait}`, kind: "wait", wait, waitKind: kind ?? "input", prompt: prompt ?? null, name: run.steps.get(call)?.name ?? null,
+      dueAt: dueAt ?? null, value, by: by ?? (run.isEnded ? "ended" : null), isOpen, isSending: this.#answering.has(wait),
+    };
+  }
+
+  #said(message, run, facts) {
     const row = said({ role: message.role, content: message.content, complete: message.complete, isOpen: !message.complete && !run.isEnded });
     const waiting = run.status !== "queued" ? "" : this.#stopping.has(run.id) ? "stopping" : "turn";
-    return { key: `m:${message.id}`, seq: message.seq, ...row, ...(row.kind === "user" ? { waiting } : {}) };
+    return { key: `m:${message.id}`, seq: message.seq, ...row, ...(row.kind === "user" ? { waiting, isRetry: facts.isRetry === true } : depthIn(run, message.span)) };
   }
 
   /** The row as it was made first, changed in place; `rev` moves if something differs. */
@@ -217,6 +277,8 @@ function keyOf({ type, seq, run, data }) {
   if (type === "user_message" || type.startsWith("message_") || type === "text_delta") return `m:${data.message}`;
   if (type === "thinking_delta" || (type === "agent_thinking" && data.thinking)) return `t:${data.thinking}`;
   if (type.startsWith("tool_")) return `c:${data.call}`;
+  if (type === "agent_waiting" || type === "agent_resumed") return `w:${data.wait}`;
+  if (type.startsWith("subagent_")) return `s:${data.span}`;
   if (type === "agent_started") return `r:${run}`;
   if (type === "agent_completed" || type === "agent_failed" || type === "agent_cancelled") return `x:${run}`;
   return `e:${seq}`;
@@ -244,12 +306,24 @@ function thinkingRow(thought, run, facts) {
   return { key, seq: thought.seq, kind: "thinking", text: contentText(thought.text), isOpen: !thought.complete && !run.isEnded, durationMs };
 }
 
+/** Inside how many sub-agents something stands: nothing to add for what the run's own agent does. */
+function depthIn(run, span) {
+  let depth = 0;
+  for (let id = span; id && depth < SPANS_DEEP; id = run.spans.get(id)?.parent) depth += 1;
+  return depth === 0 ? {} : { depth, speaker: run.spans.get(span)?.agent ?? null };
+}
+
+function spanRow({ span, agent, parent, ok, output, error }, run) {
+  const status = ok === null ? (run.isEnded ? "failed" : "running") : ok ? "ok" : "failed";
+  return { key: `s:${span}`, kind: "span", name: agent ?? "A helping agent", status, output: output ?? undefined, error, ...depthIn(run, parent) };
+}
+
 function toolRows(run) {
   const streamed = [...run.args].map(([call, { text }]) => ({ key: `c:${call}`, kind: "tool", name: "…", status: "preparing", argsText: text }));
-  const begun = [...run.steps.values()].map(({ call, seq, name, args, ok, final, result, error, duration_ms: durationMs }) => ({
+  const begun = [...run.steps.values()].map(({ call, seq, name, args, ok, final, result, error, duration_ms: durationMs, span }) => ({
     key: `c:${call}`, seq, kind: "tool", name, args: args ?? undefined, result, error, durationMs,
     status: ok === null ? "running" : ok ? "ok" : final === false ? "repeated" : "failed",
-    hasResult: ok === true,
+    hasResult: ok === true, ...depthIn(run, span),
   }));
   return [...streamed, ...begun];
 }
