@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["PostgresRuns"]
 
 _SQL: Final = load("postgres.sql")
-# A claim passes over what another one holds for the time of a commit, and looks again: else, of two workers that hear of
-# two runs at once, one would wait for its next poll.
+# A claim passes over what another one holds for the time of a commit, and looks again: else, of two workers that hear
+# of two runs at once, one would wait for its next poll.
 _LOOKS: Final = 4
 _INTERRUPTED: Final = cancelled(CancelRequest(by="policy", reason="interrupt"))
 
