@@ -217,16 +217,22 @@ class RunsMachine(RuleBasedStateMachine):
         """The claims are stored; their worker hears of them when it says what it holds."""
         self.claim_as(worker, limit=limit, knows=False, hears=False)
 
-    @precondition(lambda self: self.model.of("running"))
-    @rule(worker=st.sampled_from(WORKERS))
-    def steal(self, worker: str) -> None:
-        """All workers are lost, and another takes over at once."""
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
+    def steal(self, data: st.DataObject, worker: str) -> None:
+        """All workers are lost, and another takes over at once; the former holder knows of nothing."""
+        held = self.draw_owned(data)
         self.crash_and_reopen()
-        self.claim_as(worker, limit=9, knows=False)
+        for _ in range(2):
+            if held in self.zombies():
+                assert self.do(self.storage.events.append([self.batch(held, 1)])) == [Fenced()]
+            self.claim_as(worker, limit=9, knows=False)
 
-    @rule(data=st.data(), size=st.integers(1, 3))
-    def step(self, data: st.DataObject, size: int) -> None:
-        self.store([self.batch(self.draw_owned(data), size)])
+    @rule(data=st.data(), size=st.integers(1, 3), is_answered=st.booleans())
+    def step(self, data: st.DataObject, size: int, is_answered: bool) -> None:
+        held = self.draw_owned(data)
+        self.store([self.batch(held, size)])
+        if not is_answered:
+            self.append_again(held)
 
     @precondition(lambda self: len(self.owned()) > 1)
     @rule(data=st.data())
@@ -237,7 +243,9 @@ class RunsMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(tuple(ENDS)))
     def end(self, data: st.DataObject, how: str) -> None:
-        held = self.draw_owned(data)
+        self.end_one(self.draw_owned(data), how)
+
+    def end_one(self, held: Held, how: str) -> None:
         self.store([self.batch(held, 0, end=how)])
         if held.is_owner:  # overtaken: it reads the log, and ends anew
             held.open = {wait.id for wait in held.run.waits.values() if wait.by is None}
@@ -258,6 +266,22 @@ class RunsMachine(RuleBasedStateMachine):
         self.store([self.batch(held, 0, waits=opened)])
         if parks:
             self.park_one(held)
+
+    @rule(data=st.data(), value=st.booleans(), then=st.sampled_from(("end", "park", "learn", "give back")))
+    def answer_before_the_holder_knows(self, data: st.DataObject, value: bool, then: str) -> None:
+        held = self.draw_owned(data)
+        wait = f"wt_{next(self.numbers)}"
+        self.store([self.batch(held, 0, waits=[OpenedWait(wait=wait, kind="input")])])
+        self.answer_one(held.run.waits[wait], value)
+        match then:
+            case "end":
+                self.end_one(held, "completed")
+            case "park":
+                self.park_one(held)
+            case "learn":
+                self.learn(held.worker)
+            case _:
+                self.give_back(held, "deploy")
 
     @rule(data=st.data())
     def park(self, data: st.DataObject) -> None:
@@ -295,7 +319,9 @@ class RunsMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), reason=st.sampled_from(("drained", "deploy", "worker_lost")))
     def release(self, data: st.DataObject, reason: Any) -> None:
-        held = self.draw_owned(data)
+        self.give_back(self.draw_owned(data), reason)
+
+    def give_back(self, held: Held, reason: Any) -> None:
         self.do(self.storage.runs.release(held.run.id, held.claim.attempt, reason=reason))
         held.run.left = "given back"
         if reason == "worker_lost":
@@ -306,7 +332,9 @@ class RunsMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(held.last for held in self.known()))
     @rule(data=st.data())
     def append_again_after_a_lost_reply(self, data: st.DataObject) -> None:
-        held = data.draw(st.sampled_from([one for one in self.known() if one.last]), label="held")
+        self.append_again(data.draw(st.sampled_from([one for one in self.known() if one.last]), label="held"))
+
+    def append_again(self, held: Held) -> None:
         assert held.last is not None
         batch, first = held.last
         (outcome,) = self.do(self.storage.events.append([batch]))
