@@ -99,11 +99,11 @@ def _check(works: Sequence[object]) -> None:
 
 
 def _called(work: object) -> str:
-    kind = type(work).__name__
+    kind = f"of type {type(work).__name__}"
     if isinstance(work, list | tuple | set) or inspect.isgenerator(work):
-        return f"a {kind}: write `ctx.gather(*coroutines)`, with an asterisk"
+        return f"{kind}: write `ctx.gather(*coroutines)`, with an asterisk"
     if inspect.isasyncgen(work):
         return "an async generator: gather `async def` functions that return, or ctx.subagent for an agent that yields"
     if callable(work):
-        return f"a {kind}: call it, as in `ctx.gather(work(1), work(2))`"
-    return f"a {kind}; write `ctx.gather(work(1), work(2))`"
+        return f"{kind}: call it, as in `ctx.gather(work(1), work(2))`"
+    return f"{kind}; write `ctx.gather(work(1), work(2))`"
