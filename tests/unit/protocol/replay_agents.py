@@ -121,7 +121,7 @@ class Author:
             number=self.number(),
             name=self.chance.choice(("search", "fetch")),
             body=self.acts(self.chance.randint(0, 3), depth=depth + 1),
-            kind=self.chance.choice(("tool", "tool", "step")),  # type: ignore[arg-type]  # of choice
+            kind=self.chance.choice(("tool", "tool", "step")),
             raises=self.chance.choice((0, 0, 0, 1, 2)),
             is_ok=self.chance.random() < 0.8,
             has_ident=self.chance.random() < 0.3,

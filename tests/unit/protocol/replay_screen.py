@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +47,7 @@ class Screen:
     approved: dict[str, dict[str, list[Said]]] = field(default_factory=dict)  # by wait: what stood when it was answered
     reasons: set[str] = field(default_factory=set)
     passages: Counter[str] = field(default_factory=Counter)
+    entered: Container[str] = ()  # the scopes that the attempt at work has entered
 
     def copy(self) -> Screen:
         return Screen(
@@ -203,7 +205,14 @@ class Screen:
         if data.reason == "differs":
             first = min((shown.seq for shown in taken if shown.scope == event.scope), default=None)
             left = [each for each in self.shown.values() if first is not None and each.seq > first]
-            assert not any(each.scope == event.scope for each in left), "not all taken back"
+            assert not any(self.must_go(each.scope, event.scope) for each in left), "not all taken back"
+
+    def must_go(self, scope: str, differing: str) -> bool:
+        """Return whether a difference takes back what a scope said after it."""
+        around = self.chain(scope)
+        if differing not in around or (scope in self.entered and scope != differing):
+            return False
+        return all(self.begun[each].is_open for each in around[: around.index(differing)] if each in self.begun)
 
     def standing(self) -> dict[str, list[Said]]:
         standing: dict[str, list[Said]] = {}

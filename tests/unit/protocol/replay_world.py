@@ -34,9 +34,11 @@ from runwire.protocol.events import (
     AgentCompleted,
     AgentFailed,
     AgentResumed,
+    AgentRetrying,
     AgentStarted,
     EventData,
     EventError,
+    EventType,
     StepStarted,
     StoredEvent,
     ToolExecuting,
@@ -113,6 +115,7 @@ class Attempt:
         self.is_parked = False
         self.has_failed = False
         self.said: dict[str, list[Said]] = {}  # by scope
+        self.now.screen.entered = self.said
         self.done: list[tuple[int, str]] = []  # events before an end, and what ended
         self.ids = 0
         self.learned: dict[str, AgentResumed] = {}  # answers by wait
@@ -129,7 +132,7 @@ class Attempt:
         place = Place(_RUN)
         self.said[_RUN] = []
         try:
-            self.tell(self.replay.start(AgentStarted(agent="a", message="msg_u"), reason=self.reason))
+            self.begin()
             self.drive(self.perform(self.agent.acts, place))
         except _CalledOff:
             self.call_off()
@@ -147,6 +150,13 @@ class Attempt:
                 self.store(AgentFailed(code="agent_error", message="m", error_id="e", retryable=False), _RUN)
             else:
                 self.store(AgentCompleted(output=self.replay.text, duration_ms=1), _RUN)
+
+    def begin(self) -> None:
+        emits = self.replay.start(AgentStarted(agent="a", message="msg_u"), reason=self.reason)
+        has_started = any(event.type == EventType.AGENT_STARTED for event in self.start.log)
+        is_told = any(isinstance(emit.data, AgentRetrying) for emit in emits)
+        assert is_told == (has_started and self.reason is not None), "who goes on after a wait says nothing of it"
+        self.tell(emits)
 
     def texts(self, scope: str) -> list[Said]:
         """Return the messages of the run and its branches."""
@@ -322,7 +332,7 @@ class Attempt:
 
     def return_(self, act: Call, step: replay.Step) -> Iterator[bool]:
         result = {"result": self.result(act.number)} if act.is_ok else {"error": _ERROR}
-        emits = self.replay.end_step(step, ok=act.is_ok, duration_ms=1, **result)  # type: ignore[arg-type]  # of the two
+        emits = self.replay.end_step(step, ok=act.is_ok, duration_ms=1, **result)
         self.tell(emits)
         self.finish(step.scope)
         yield False
@@ -480,6 +490,7 @@ class World:
         """Return what is there when the first events of an attempt were stored and the rest was lost."""
         history = attempt.start.copy()
         history.has_lost = attempt.now.has_lost
+        history.screen.entered = attempt.said
         for event in attempt.now.log[len(history.log) :][:point]:
             history.append(event)
         self.keep(history, attempt, point)
