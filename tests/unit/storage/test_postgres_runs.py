@@ -91,59 +91,65 @@ async def test_limits_are_exact_under_eight_claimers_with_connections_of_their_o
         assert max(most.values()) == user_limit  # reached, and never passed
 
 
+class Crowd:
+    """People and workers, each on connections of their own, who all want the same six threads for a while."""
+
+    def __init__(self, threads: list[str], *, until_s: float) -> None:
+        self.threads = threads
+        self.until_s = until_s
+        self.done: Counter[str] = Counter()
+
+    def goes_on(self) -> bool:
+        return asyncio.get_running_loop().time() < self.until_s
+
+    async def person(self, storage: PostgresStorage, number: int) -> None:
+        done = self.done
+        while self.goes_on():
+            place = (number + done["send"]) % 6
+            on_active = "interrupt" if done["send"] % 3 else "enqueue"
+            sent = await send(storage, self.threads[place], user=f"usr_{place % 2}", on_active=on_active)
+            done["send"] += 1
+            if done["send"] % 5 == 0:
+                await storage.runs.cancel(None, sent.run, CancelRequest(by="user"))
+            if done["send"] % 17 == 0:
+                await storage.runs.cancel_user(f"usr_{place % 2}", CancelRequest(by="revoked"))
+
+    async def worker(self, storage: PostgresStorage, name: str) -> None:
+        held: dict[str, tuple[Claim, int]] = {}
+        while self.goes_on():
+            claims = await storage.runs.claim(name, agents=[], limit=4, user_limit=9, holding=[*held])
+            held |= {claim.run: (claim, claim.ordinal) for claim in claims}
+            await storage.runs.renew(name, {run: claim.attempt for run, (claim, _) in held.items()})
+            batches = [_next(claim, ordinal) for claim, ordinal in held.values()]
+            for batch, outcome in zip(batches, await storage.events.append(batches), strict=True):
+                self.done[type(outcome).__name__] += 1
+                if isinstance(outcome, Stored):
+                    held[batch.run] = (held[batch.run][0], batch.ordinal + 1)
+                if isinstance(outcome, Fenced) or (isinstance(outcome, Stored) and batch.end):
+                    del held[batch.run]
+
+
+def _next(claim: Claim, ordinal: int) -> Batch:
+    is_last = ordinal > 3
+    events = (thought("x"), completed()) if is_last else (thought("x"),)
+    end = COMPLETED if is_last else None
+    return Batch(run=claim.run, attempt=claim.attempt, ordinal=ordinal, events=events, end=end)
+
+
 async def test_everything_at_once_deadlocks_nobody(postgres_server: PostgresServer, url: str) -> None:
     async with opened(url, 4) as storages:
         threads = [(await send(storages[0], user=f"usr_{number % 2}")).thread for number in range(6)]
-        until_s = asyncio.get_running_loop().time() + 2.0
-        done: Counter[str] = Counter()
-
-        def goes_on() -> bool:
-            return asyncio.get_running_loop().time() < until_s
-
-        async def people(storage: PostgresStorage, number: int) -> None:
-            while goes_on():
-                place = (number + done["send"]) % 6
-                on_active = "interrupt" if done["send"] % 3 else "enqueue"
-                sent = await send(storage, threads[place], user=f"usr_{place % 2}", on_active=on_active)
-                done["send"] += 1
-                if done["send"] % 5 == 0:
-                    await storage.runs.cancel(None, sent.run, CancelRequest(by="user"))
-                if done["send"] % 17 == 0:
-                    await storage.runs.cancel_user(f"usr_{place % 2}", CancelRequest(by="revoked"))
-
-        async def worker(storage: PostgresStorage, name: str) -> None:
-            held: dict[str, tuple[Claim, int]] = {}
-            while goes_on():
-                claims = await storage.runs.claim(name, agents=[], limit=4, user_limit=9, holding=[*held])
-                held |= {claim.run: (claim, claim.ordinal) for claim in claims}
-                await storage.runs.renew(name, {run: claim.attempt for run, (claim, _) in held.items()})
-                batches = [
-                    Batch(
-                        run=run,
-                        attempt=claim.attempt,
-                        ordinal=ordinal,
-                        events=(thought("x"), completed()) if ordinal > 3 else (thought("x"),),
-                        end=COMPLETED if ordinal > 3 else None,
-                    )
-                    for run, (claim, ordinal) in held.items()
-                ]
-                for batch, outcome in zip(batches, await storage.events.append(batches), strict=True):
-                    done[type(outcome).__name__] += 1
-                    if isinstance(outcome, Stored):
-                        held[batch.run] = (held[batch.run][0], batch.ordinal + 1)
-                    if isinstance(outcome, Fenced) or (isinstance(outcome, Stored) and batch.end):
-                        del held[batch.run]
-
+        crowd = Crowd(threads, until_s=asyncio.get_running_loop().time() + 2.0)
         async with asyncio.TaskGroup() as group:
             for number, storage in enumerate(storages):
-                group.create_task(people(storage, number))
-                group.create_task(worker(storage, f"w{number}"))
-        assert done["send"] > 50
-        assert done["Stored"] > 20
+                group.create_task(crowd.person(storage, number))
+                group.create_task(crowd.worker(storage, f"w{number}"))
+        assert crowd.done["send"] > 50
+        assert crowd.done["Stored"] > 20
         assert "deadlock" not in postgres_server.log()
-        for place, thread in enumerate(threads):  # and every log is whole
+        for thread in threads:  # and every log is whole
             page = await storages[0].events.read(thread, after=0, limit=10**6, size_bytes=10**9)
-            assert [event.seq for event in page.events] == list(range(1, page.head + 1)), place
+            assert [event.seq for event in page.events] == list(range(1, page.head + 1))
 
 
 @pytest.mark.parametrize("table", ["thread", "run"])

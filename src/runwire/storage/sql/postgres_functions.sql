@@ -247,6 +247,27 @@ BEGIN
 END
 $$
 
+-- Locks the runs of a thread that have not ended; NULL: there are none. In two halves, so that each has its partial index:
+-- a thread may have thousands of runs that ended. The caller holds the lock of the thread.
+-- name: runwire_lock_unfinished
+CREATE FUNCTION runwire_lock_unfinished(p_thread bigint) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+  v_keys bigint[];
+BEGIN
+  SELECT array_agg(l.key) INTO v_keys FROM (
+    SELECT r.key FROM run r
+    WHERE r.key = ANY (ARRAY(
+        SELECT a.key FROM run a WHERE a.thread_key = p_thread AND a.status IN ('running', 'waiting')
+        UNION ALL
+        SELECT q.key FROM run q WHERE q.thread_key = p_thread AND q.status = 'queued'))
+      AND coalesce(r.status, '') IN ('queued', 'running', 'waiting')
+    ORDER BY r.key FOR NO KEY UPDATE
+  ) l;
+  RETURN v_keys;
+END
+$$
+
 -- A message and its run. Sends with one key wait for each other, before they lock anything else, so that the second one
 -- finds what the first one stored. What was committed comes as arrays, in seq order.
 -- name: runwire_send
@@ -266,7 +287,6 @@ DECLARE
   v_seq bigint;
   v_event bytea;
   v_unfinished bigint[];
-  v_has_started boolean;
 BEGIN
   run := p_run;
   message := p_message;
@@ -306,13 +326,9 @@ BEGIN
     END IF;
     v_now := runwire_now();
     IF p_on_active <> 'enqueue' THEN
-      SELECT array_agg(l.key), array_agg(l.id ORDER BY l.key) FILTER (WHERE l.status = 'running')
-      INTO v_unfinished, stop
-      FROM (
-        SELECT r.key, r.id, r.status FROM run r
-        WHERE r.thread_key = v_thread AND r.status IN ('queued', 'running', 'waiting')
-        ORDER BY r.key FOR NO KEY UPDATE
-      ) l;
+      v_unfinished := runwire_lock_unfinished(v_thread);
+      stop := ARRAY(SELECT r.id FROM run r
+        WHERE r.key = ANY (v_unfinished) AND coalesce(r.status, '') = 'running' ORDER BY r.key);
       IF p_on_active = 'reject' AND v_unfinished IS NOT NULL THEN
         outcome := 'run_active';
         RETURN NEXT;
@@ -432,17 +448,14 @@ BEGIN
     RETURN NULL;
   END IF;
   v_now := runwire_now();
-  SELECT array_agg(l.key), array_agg(l.id ORDER BY l.key) FILTER (WHERE l.status = 'running') INTO v_unfinished, v_stop
-  FROM (
-    SELECT r.key, r.id, r.status FROM run r
-    WHERE r.thread_key = v_thread AND r.status IN ('queued', 'running', 'waiting')
-    ORDER BY r.key FOR NO KEY UPDATE
-  ) l;
+  v_unfinished := runwire_lock_unfinished(v_thread);
+  v_stop := ARRAY(SELECT r.id FROM run r
+    WHERE r.key = ANY (v_unfinished) AND coalesce(r.status, '') = 'running' ORDER BY r.key);
   IF v_unfinished IS NOT NULL THEN
     PERFORM runwire_call_off(v_unfinished, 'user', 'thread deleted', p_before, p_behind, v_now);
   END IF;
   UPDATE thread SET title = NULL, deleted_at = v_now, updated_at = v_now WHERE key = v_thread;
-  RETURN coalesce(v_stop, '{}');
+  RETURN v_stop;
 END
 $$
 
