@@ -139,6 +139,7 @@ class Buffer:
         self.busy = 0  # how often in a row the frozen batch found its rows taken
         # Called on the control loop after each commit, before anybody who waits for it goes on.
         self.on_stored: OnStored | None = None
+        self.on_waits: Callable[[Sequence[OpenedWait]], None] | None = None  # likewise, of waits that are open now
         self._outbox = outbox
         self._ordinal = ordinal
         self._on_lost = on_lost
@@ -283,6 +284,8 @@ class Buffer:
             return
         if self.on_stored:
             self.on_stored(batch.events, _first_seq(outcome))
+        if self.on_waits and batch.waits:
+            self.on_waits(batch.waits)
         _wake(waiters)
         if has_more:
             self._outbox.notify(self)

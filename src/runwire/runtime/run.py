@@ -6,6 +6,7 @@
                                                 ├─ cancel, deadline ─ cancelled, grace ─▶ last words ─▶ committed
                                                 ├─ its loop is blocked ────────────────▶ last words ─▶ committed
                                                 ├─ hand-over ─ silenced, grace, flushed ▶ released
+                                                ├─ it waits ── silenced, grace, flushed ▶ parked
                                                 └─ fenced ─────────────────────────────▶ stopped, silently
 
 The attempt says its first word before its code begins, and without the agents' loop: so the log always tells why
@@ -19,9 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Literal
+from typing import Literal
 
 import structlog
 
@@ -30,10 +31,12 @@ from runwire.agents.payload import plain
 from runwire.agents.plain import Agent
 from runwire.errors import Fenced, PayloadError, RunFailed
 from runwire.protocol.codes import RunFailure
-from runwire.protocol.events import AgentStarted, StoredEvent
+from runwire.protocol.events import AgentStarted, EventType, StoredEvent, decode_data, emitted
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay, lost_attempts_without_progress
-from runwire.runtime.endings import Ending, Failure, Returned, failure_of, last_words
+from runwire.runtime.clock import now_ms
+from runwire.runtime.code import Code
+from runwire.runtime.endings import Ending, Failure, Park, Returned, failure_of, last_words
 from runwire.runtime.journal import Past, is_short, read_past, when_available
 from runwire.runtime.lease import Lease
 from runwire.runtime.limits import WorkerSettings
@@ -41,11 +44,9 @@ from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Buffer, Lost, Outbox
 from runwire.runtime.speech import HandOver, Speaker, Stop
 from runwire.storage import base
-from runwire.storage.base import CancelRequest, Claim, Storage
+from runwire.storage.base import CancelRequest, Claim, OpenedWait, Signal, Storage
 
 __all__ = ["Run"]
-
-_LOOK_S: Final = 0.05  # how often it is looked whether threads have ended
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class Run:
         settings: limits and times.
         is_allowed: whether a user may still use tools; called in the agent's loop.
         lease: on the run, since it was claimed.
+        on_due: told when a wait of the run is due (ms UTC), as soon as it has begun.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Run:
         settings: WorkerSettings,
         is_allowed: Callable[[str], bool],
         lease: Lease,
+        on_due: Callable[[int], None],
     ) -> None:
         self.claim = claim
         self.lease = lease
-        self.thread = thread  # may be another one until the code begins
-        self.abandoned = 0  # code and blocking calls that go on although the run has ended
+        self.waits: dict[str, int | None] = {}  # that are in the log and open, as far as is known; when each is due
+        self._on_due = on_due
+        self._code = Code(self, thread, grace_s=settings.grace_s, on_over=self._learn)
         self._agent = agent
         self._version = version
         self._user = user
@@ -92,26 +96,45 @@ class Run:
         self._settings = settings
         self._is_allowed = is_allowed
         self._control = asyncio.get_running_loop()
+        self._overtaken = asyncio.Event()  # a wait was answered before the run's end closed it
         self._buffer = self._open_buffer(claim.ordinal)
         self._speaker: Speaker | None = None  # from when the code begins
         self._is_draining = False
         self._lost: Lost | None = None
         self._stop: Stop | None = None
-        self._result: Ending | None = None  # how the code ended by itself
+        self._is_waiting = False  # every branch of the code waits for people or times
+        self._is_leaving = False  # what ends this attempt is on its way to the database: its outcome alone decides
         self._news = asyncio.Event()  # stopped, lost, or the code has ended
-        self._unwound = asyncio.Event()  # the code has ended, or is not waited for
-        self._is_code_over = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._is_blocked = False
-        self._has_waited = False  # the code had its grace
+        self._parking: asyncio.TimerHandle | None = None
         self._fault = "The server could not run this."  # said if bringing the run to its end fails
 
     # ── control loop ─────────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def thread(self) -> LoopThread:
+        """Return where the code runs, or is to run."""
+        return self._code.thread
+
+    @thread.setter
+    def thread(self, thread: LoopThread) -> None:
+        assert not self.has_begun, "code cannot move"
+        self._code.thread = thread
+
+    @property
+    def abandoned(self) -> int:
+        """Return how much code and how many blocking calls of it go on although the run has ended."""
+        return self._code.abandoned
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether the run is known not to be this attempt's any more."""
+        return self._lost is not None
+
+    @property
     def is_held(self) -> bool:
-        """Return whether the run is still this attempt's, as far as is known: neither given back nor lost."""
-        return not self._lost and not isinstance(self._stop, HandOver)
+        """Return whether anything can still be told to the run: it is neither leaving this worker nor lost."""
+        return not self._lost and not self._is_leaving and not isinstance(self._stop, HandOver | Park)
 
     @property
     def is_late(self) -> bool:
@@ -125,18 +148,17 @@ class Run:
 
     def stop(self, stop: Stop) -> None:
         """End the run this way, unless it is ending already: the first word counts."""
-        if self._stop is None and not self._is_code_over:
+        if self._stop is None and not self._code.is_over:
             self._stop = stop
             self._news.set()
 
     def block(self) -> None:
         """Fail the run because it blocks its loop, at once: its code cannot be told."""
         message = "The agent blocked its event loop. Use await, or run blocking code as a plain function with ctx.tool."
-        if not self._is_code_over and not isinstance(self._stop, CancelRequest | HandOver):
+        if not self._code.is_over and not isinstance(self._stop, CancelRequest | HandOver | Park):
             self._stop = Failure(code=RunFailure.LOOP_BLOCKED, message=message)
-        self._is_blocked = True
         self._news.set()
-        self._unwound.set()
+        self._code.block()
 
     def lose(self, lost: Lost) -> None:
         """Stop silently: the run is another attempt's now, or the database cannot hold what it says."""
@@ -145,10 +167,34 @@ class Run:
         self._news.set()
 
     def drain(self) -> None:
-        """Hand the run over at its next step boundary."""
+        """Hand the run over at its next step boundary; one that waits is put aside at once."""
         self._is_draining = True
-        if self._speaker:
+        if self._is_waiting:
+            self.stop(Park())
+        elif self._speaker:
             self._speaker.drain()
+
+    def set_aside(self) -> None:
+        """Let the run go on elsewhere: nobody was lost."""
+        self.stop(Park() if self._is_waiting else HandOver("drained"))
+
+    def hear(self, signal: Signal) -> None:
+        """Learn what others want of the run that is not lost."""
+        if not self.is_held:
+            return  # it left when this was asked
+        for answer in signal.answers:
+            if answer.wait in self.waits and self._speaker:
+                del self.waits[answer.wait]
+                self._speaker.resume(answer)
+        if signal.cancel:
+            self.stop(signal.cancel)
+
+    def renew(self, sent_s: float) -> None:
+        """Learn that its lease was renewed by a call that was sent then."""
+        was_valid = self.lease.is_valid
+        self.lease.renew(sent_s)
+        if not was_valid:
+            self._outbox.notify(self._buffer)  # it may have held back what it has
 
     async def supervise(self) -> None:
         """Run the attempt to its end: the run is ended, handed over or lost when this returns. Raises nothing."""
@@ -157,6 +203,7 @@ class Run:
                 if await self._is_done(work):
                     return
         finally:
+            self._clear_timers()
             self._buffer.close()
 
     async def _is_done(self, work: Callable[[], Awaitable[None]]) -> bool:
@@ -197,6 +244,7 @@ class Run:
         """End the run without its log, which cannot be read or continued: what is open there stays open."""
         ending = Failure(code=RunFailure.INTERNAL, message=self._fault)
         words = last_words(ending, Replay(run="", attempt=0, logged=(), new_id=new_id), duration_ms=0)
+        self._is_leaving = True
         self._buffer.put(words.emits, end=words.end)
         await self._buffer.flushed()
         self._log_end(ending)
@@ -209,26 +257,26 @@ class Run:
                 beginning = tasks.create_task(self._begin(agent))
                 await self._news.wait()
                 beginning.cancel()  # told to stop before the code began; else it is over already
-            if isinstance(self._stop, HandOver) and not self._lost:
+            self._clear_timers()
+            if self._lost:
+                pass
+            elif isinstance(self._stop, HandOver):
                 await self._hand_over(self._stop)
-            elif not self._lost:
-                await self._end()
+            elif isinstance(self._stop, Park):
+                await self._park()
+            else:
+                await self._end(self._stop)
         except Fenced as error:
             fenced = error
-        finally:
-            if self._deadline:
-                self._deadline.cancel()
         await self._let_go()
         if fenced or self._lost:
             raise fenced or Fenced("the run was lost")
 
-    async def _end(self) -> None:
+    async def _end(self, stop: Failure | CancelRequest | None) -> None:
         """End the run: as its code did, or as it was told to."""
-        if self._stop is not None:
-            self.thread.cancel(self)
-            await self._grace()
-        ending = self._stop or self._result
-        assert not isinstance(ending, HandOver), "handed over elsewhere"
+        if stop is not None:
+            await self._code.unwind()
+        ending = stop or self._code.result
         if ending is None:
             sentence = "The agent's task was cancelled from inside."
             ending = Failure(code=RunFailure.AGENT_ERROR, message=sentence, is_raised=True)
@@ -238,56 +286,73 @@ class Run:
         if self._speaker is None:  # the code has not begun
             await self._end_unplayed(ending)
             return
+        self._is_leaving = True
         real = self._speaker.conclude(ending)
-        await self._buffer.flushed()
+        await self._ended()
         self._log_end(real)
 
-    async def _hand_over(self, stop: HandOver) -> None:
-        """Let somebody else go on: what was said is committed, nothing is closed or taken back.
+    async def _ended(self) -> None:
+        """Wait until the run's last words are committed."""
+        if not self._buffer.is_closing_waits:
+            await self._buffer.flushed()
+            return
+        fenced: Fenced | None = None
+        async with asyncio.TaskGroup() as tasks:
+            mending = tasks.create_task(self._leave_out_answered())
+            try:
+                await self._buffer.flushed()
+            except Fenced as error:  # out of the group it would come in a group
+                fenced = error
+            mending.cancel()
+        if fenced:
+            raise fenced
 
-        Only when the code is over, or its grace: else the next attempt would begin a tool beside what is left of
-        the same one here.
-        """
+    async def _leave_out_answered(self) -> None:
+        """Close only the waits that are open, whenever an answer came before the end that would have closed it."""
+        while True:
+            await self._overtaken.wait()
+            self._overtaken.clear()
+            logged = await when_available(lambda: self._storage.events.read_run(self.claim.run))
+            self._buffer.leave_out(
+                {decode_data(event).wait for event in logged if event.type == EventType.AGENT_RESUMED}
+            )
+
+    async def _hand_over(self, stop: HandOver) -> None:
+        """Let somebody else go on: what was said is committed, nothing is closed or taken back."""
         self._silence()
-        self.thread.cancel(self)
-        if not self.thread.is_retired:  # there nothing comes to its end; it ends where it is
-            await self._grace()
-        await self._calls_over()
+        await self._code.leave()
         await self._buffer.flushed()
         claim = self.claim
         await when_available(lambda: self._storage.runs.release(claim.run, claim.attempt, reason=stop.reason))
         _log.info("run_handed_over", run=claim.run, attempt=claim.attempt, reason=stop.reason)
 
+    async def _park(self) -> None:
+        """Put the run aside until somebody answers or a time comes; nothing is closed or taken back.
+
+        An answer that comes meanwhile is not lost: the parking write finds its wait closed, and the run goes on.
+        """
+        speaker, claim = self._speaker, self.claim
+        assert speaker is not None, "only its code can wait"
+        waits = tuple(self.waits)
+        self._silence()
+        await self._code.leave()
+        await self._buffer.flushed()
+        now = now_ms()
+        closing = [emitted(emit.data, ts=now, scope=emit.scope) for emit in speaker.closing()]
+        ordinal = self._buffer.ordinal
+        is_parked = await when_available(
+            lambda: self._storage.runs.park(claim.run, claim.attempt, ordinal=ordinal, waits=waits, closing=closing)
+        )
+        if not is_parked:
+            raise Fenced("this attempt does not own the run any more")
+        _log.info("run_parked", run=claim.run, attempt=claim.attempt, waits=len(waits))
+
     async def _let_go(self) -> None:
         """Make sure that the code has ended, or count it as abandoned; its Context is dead already."""
-        if not self.has_begun:
-            return
         self._silence()
-        if not self.thread.is_retired or self._is_blocked:  # else it ends with its thread
-            if not self._is_code_over and not self._has_waited:
-                self.thread.cancel(self)
-                await self._grace()
-            self.thread.cancel(self, with_children=True)
-            self.abandoned += not self._is_code_over
-        calls = self.thread.calls_of(self)
-        self.abandoned += calls
+        await self._code.let_go()
         if self.abandoned:
-            _log.warning("agent_abandoned", run=self.claim.run, agent=self.claim.agent, calls=calls)
-
-    async def _grace(self) -> None:
-        if not self.has_begun:
-            return
-        self._has_waited = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.grace_s):
-                await self._unwound.wait()
-
-    async def _calls_over(self) -> None:
-        """Wait until no blocking call of the code goes on, as long as its grace at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.grace_s):
-                while self.thread.calls_of(self):  # noqa: ASYNC110 - the end of a thread is no event of this loop
-                    await asyncio.sleep(_LOOK_S)
+            _log.warning("agent_abandoned", run=self.claim.run, agent=self.claim.agent, calls=self._code.calls)
 
     async def _end_unplayed(self, ending: Ending) -> None:
         """End the run from its log alone, without executing its code."""
@@ -303,8 +368,9 @@ class Run:
         if isinstance(ending, Failure) and ending.is_raised:
             ending = Failure(code=ending.code, message=ending.message, error_id=ending.error_id)
         words = last_words(ending, replay, duration_ms=0)
+        self._is_leaving = True
         self._buffer.put([*emits, *words.emits], blobs=words.blobs, end=words.end)
-        await self._buffer.flushed()
+        await self._ended()
         self._log_end(words.ending)
 
     async def _begin(self, agent: Agent) -> None:
@@ -318,6 +384,7 @@ class Run:
                 speaker = self._make_speaker(past)
             else:
                 speaker = await asyncio.to_thread(self._make_speaker, past)
+            await self.lease.wait_valid()  # claimed by a call that took longer than the lease
             speaker.start()
         except RunFailed as error:
             self.stop(Failure(code=error.code, message=error.message))
@@ -327,17 +394,16 @@ class Run:
         if self._is_draining:
             speaker.drain()
         self._speaker = speaker
+        self._expect(speaker.open_waits())
         self._set_deadline(speaker.seconds_left())
         context = Context(speaker, run=claim.run, thread=claim.thread, user=past.user, history=past.history)
-        self.thread.start(self, partial(self._execute, agent, context, past.message))
+        self._code.start(partial(self._execute, agent, context, past.message))
 
     def _make_speaker(self, past: Past) -> Speaker:
         """Make what speaks for the code, if there is to be another attempt. Any thread."""
         claim, limit = self.claim, self._settings.max_attempts
-        if claim.attempt > limit:
-            # The port knows "worker_lost" as a reason too, and that is no hand-over.
-            is_handed_over = claim.handed_over not in (None, "worker_lost")
-            lost = lost_attempts_without_progress(past.logged, claim.attempt, handed_over=is_handed_over)
+        if len(claim.lost) >= limit:
+            lost = lost_attempts_without_progress(past.logged, claim.attempt, claim.lost)
             if lost >= limit:
                 message = f"The server was lost {lost} times while running this, without progress."
                 raise RunFailed(message, code=RunFailure.WORKER_LOST)
@@ -346,9 +412,11 @@ class Run:
             past,
             buffer=self._buffer,
             events=self._storage.events,
+            lease=self.lease,
             stop=self._request_stop,
             is_allowed=self._is_allowed,
             is_stopping=lambda: self._stop is not None or self._lost is not None,
+            on_waiting=self._report_waiting,
         )
 
     def _silence(self) -> None:
@@ -364,14 +432,43 @@ class Run:
         message = "The run took longer than its deadline."
         self.stop(Failure(code=RunFailure.DEADLINE_EXCEEDED, message=message))
 
-    def _open_buffer(self, ordinal: int) -> Buffer:
-        return self._outbox.open(self.claim, ordinal=ordinal, lease=self.lease, on_lost=self.lose)
+    def _wait(self, is_waiting: bool) -> None:
+        """Learn whether every branch of the code waits: such time is not running time."""
+        self._is_waiting = is_waiting
+        if self._stop is not None or self._lost or self._speaker is None:
+            return
+        self._clear_timers()
+        if not is_waiting:
+            self._set_deadline(self._speaker.seconds_left())
+        elif self._is_draining:
+            self.stop(Park())
+        else:
+            self._parking = self._control.call_later(self._settings.park_after_s, self.stop, Park())
 
-    def _finish(self, result: Ending | None) -> None:
-        """Learn that the code has ended, and how if by itself."""
-        self._is_code_over = True
-        self._result = result
-        self._unwound.set()
+    def _expect(self, waits: dict[str, int | None]) -> None:
+        """Learn of waits that are in the log."""
+        self.waits |= waits
+        for due_at in waits.values():
+            if due_at is not None:
+                self._on_due(due_at)
+
+    def _open(self, waits: Sequence[OpenedWait]) -> None:
+        self._expect({wait.wait: wait.due_at for wait in waits})
+
+    def _clear_timers(self) -> None:
+        for timer in (self._deadline, self._parking):
+            if timer:
+                timer.cancel()
+        self._deadline = self._parking = None
+
+    def _open_buffer(self, ordinal: int) -> Buffer:
+        buffer = self._outbox.open(
+            self.claim, ordinal=ordinal, lease=self.lease, on_lost=self.lose, on_overtaken=self._overtaken.set
+        )
+        buffer.on_waits = self._open
+        return buffer
+
+    def _learn(self) -> None:
         self._news.set()
 
     def _log_end(self, ending: Ending) -> None:
@@ -407,10 +504,14 @@ class Run:
                 _log.warning("agent_raised", run=self.claim.run, error_id=result.error_id, exc_info=raised)
         finally:
             with contextlib.suppress(RuntimeError):  # the control loop has ended
-                self._control.call_soon_threadsafe(self._finish, result)
+                self._control.call_soon_threadsafe(self._code.finish, result)
 
     def _request_stop(self, stop: Stop) -> None:
         self._control.call_soon_threadsafe(self.stop, stop)
+
+    def _report_waiting(self, is_waiting: bool) -> None:
+        with contextlib.suppress(RuntimeError):  # the control loop has ended
+            self._control.call_soon_threadsafe(self._wait, is_waiting)
 
 
 async def _call(agent: Agent, context: Context, message: str) -> Ending:

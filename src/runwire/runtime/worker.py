@@ -2,8 +2,10 @@
 
 ::
 
-    claim loop     wake "runs" or 1 s      ─▶ Run.supervise, one task each
-    signals loop   wake "signals" or 250 ms ─▶ cancel, lost
+    claim loop     wake "runs" or 1 s       ─▶ Run.supervise, one task each
+    signals loop   wake "signals" or 250 ms ─▶ answers, cancel, lost
+    renewal        a third of the lease     ─▶ leases go on, or runs are lost
+    timers         next due, or 1 s         ─▶ waits whose time has come
     outbox         commits for all runs
     watchdog       a thread                ─▶ a blocked agent loop is replaced
 """
@@ -12,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 import structlog
+from prometheus_client import CollectorRegistry, Counter
 
 from runwire.agents.context import User
 from runwire.agents.load import Agents
@@ -27,11 +30,12 @@ from runwire.runtime.lease import Lease
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Outbox
+from runwire.runtime.renewal import Renewal
 from runwire.runtime.run import Run
 from runwire.runtime.speech import HandOver
+from runwire.runtime.timers import Timers
 from runwire.runtime.watchdog import Stall, Watchdog
-from runwire.storage import base
-from runwire.storage.base import Bus, BusMessage, CancelRequest, Claim, Storage, Wake
+from runwire.storage.base import Bus, BusMessage, CancelRequest, Claim, Signal, Storage, Wake
 
 __all__ = ["Worker", "WorkerSettings"]
 
@@ -62,6 +66,7 @@ class Worker:
         is_allowed: whether a user may still use tools; called in the agents' loop before each tool, so it must be
             quick and callable from any thread.
         who: name and roles of a user, pinned when a run starts; called on the control loop, must not raise.
+        registry: gets the figures; None: nobody asks for them.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Worker:
         *,
         is_allowed: Callable[[str], bool] = _anyone,
         who: Callable[[str], User] = _nameless,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._storage = storage
         self._bus = bus
@@ -88,6 +94,8 @@ class Worker:
         self._is_draining = False
         self._is_claiming = False
         self._abandoned = 0
+        self._registry = registry
+        self._claimed = Counter("runtime_claimed_runs", "Attempts begun, by why.", ["why"], registry=registry)
 
     @property
     def active(self) -> int:
@@ -110,6 +118,16 @@ class Worker:
         self._wake_signals = asyncio.Event()
         self._idle = asyncio.Event()
         self._outbox = Outbox(self._storage, self._bus)
+        self._renewal = Renewal(
+            self._storage,
+            self._name,
+            held=lambda: self._runs,
+            blind_s=self._settings.blind_s,
+            registry=self._registry,
+        )
+        self._timers = Timers(
+            self._storage, self._bus, self._renewal, due=self._due_times, poll_s=self._settings.poll_s
+        )
         self._watchdog = Watchdog(warn_s=self._settings.blocked_warn_s, report=self._report_stall)
         self._thread = self._new_thread()
         stop_listening = self._bus.listen(self._hear)
@@ -117,6 +135,8 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_up("outbox", self._outbox.run))
                 tasks.create_task(self._keep_up("signals", self._follow_signals))
+                tasks.create_task(self._keep_up("renewal", self._renewal.run))
+                tasks.create_task(self._keep_up("timers", self._timers.run))
                 await self._keep_up("claims", lambda: self._claim(tasks))
         finally:
             stop_listening()
@@ -176,13 +196,16 @@ class Worker:
     async def _ask_for_runs(self, limit: int) -> list[Claim]:
         self._is_claiming = True
         try:
-            return await self._storage.runs.claim(
-                self._name,
-                agents=self._agents.names,
-                limit=limit,
-                user_limit=self._settings.user_limit,
-                # So that a run comes again whose claim was stored and not answered.
-                holding=[run.claim.run for run in self._runs],
+            return await self._renewal.call(
+                lambda: self._storage.runs.claim(
+                    self._name,
+                    agents=self._agents.names,
+                    limit=limit,
+                    user_limit=self._settings.user_limit,
+                    # So that a run comes again whose claim was stored and not answered.
+                    holding=[run.claim.run for run in self._runs],
+                    take_lost=self._renewal.may_take_lost(),
+                )
             )
         finally:
             self._is_claiming = False
@@ -203,11 +226,16 @@ class Worker:
             settings=self._settings,
             is_allowed=self._is_allowed,
             lease=Lease(self._storage.lease_s, sent_s=sent_s, margin_s=self._settings.lease_margin_s),
+            on_due=self._timers.expect,
         )
         self._runs.add(run)
+        if not run.lease.is_valid:  # the claim was on its way for too long: it waits until it is renewed
+            self._renewal.renew_now()
         if self._is_draining:  # claimed in the moment in which it began
             run.stop(HandOver("drained"))
-        _log.info("run_claimed", run=claim.run, thread=claim.thread, attempt=claim.attempt, agent=claim.agent)
+        why = _why(claim)
+        self._claimed.labels(why).inc()
+        _log.info("run_claimed", run=claim.run, thread=claim.thread, attempt=claim.attempt, agent=claim.agent, why=why)
         return run
 
     async def _supervise(self, run: Run) -> None:
@@ -223,17 +251,25 @@ class Worker:
         while True:
             self._wake_signals.clear()  # armed before looking
             held = {run.claim.run: run for run in self._runs if run.is_held}
-            if held:
-                attempts = {run: one.claim.attempt for run, one in held.items()}
-                for signal in await self._storage.runs.signals(self._name, attempts):
-                    run = held.get(signal.run)
-                    if run is None:
-                        continue
-                    if signal.attempt != run.claim.attempt:
-                        run.lose(base.Fenced())
-                    elif signal.cancel:
-                        run.stop(signal.cancel)
+            for signal in await self._ask_for_signals(held) if held else ():
+                run = held[signal.run]
+                if signal.is_lost and run.is_held:
+                    self._renewal.lose(run)
+                else:
+                    run.hear(signal)
             await _wait(self._wake_signals, self._settings.signals_s if self._runs else self._settings.poll_s)
+
+    async def _ask_for_signals(self, held: Mapping[str, Run]) -> list[Signal]:
+        attempts = {run: one.claim.attempt for run, one in held.items()}
+        waits = [wait for run in held.values() for wait in run.waits]
+        return await self._renewal.call(lambda: self._storage.runs.signals(self._name, attempts, waits))
+
+    def _due_times(self) -> Iterator[int]:
+        """Yield the times that this worker's runs wait for."""
+        for run in self._runs:
+            for due_at in run.waits.values():
+                if due_at is not None:
+                    yield due_at
 
     def _hear(self, message: BusMessage) -> None:
         if not isinstance(message, Wake):
@@ -285,9 +321,17 @@ class Worker:
             elif not run.has_begun:
                 run.thread = self._thread
             else:
-                run.stop(HandOver("drained"))  # nobody was lost: it does not count towards `max_attempts`
+                run.set_aside()  # nobody was lost: it does not count towards `max_attempts`
         # Last, so that no run takes what this cancels for a time limit of its author's.
         stall.thread.retire()
+
+
+def _why(claim: Claim) -> str:
+    if claim.is_resumed:
+        return "resumed"
+    if claim.handed_over in ("drained", "deploy"):
+        return "handed_over"
+    return "taken_over" if claim.attempt > 1 else "queued"
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
