@@ -1,4 +1,4 @@
-"""`runwire run`, `tail` and `replay`: a run in the terminal."""
+"""`runwire run`, `tail`, `replay`, `answer` and `retry`: a run in the terminal."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import typer
 from rich.console import Console
 
 from runwire.cli.accounts import DataDir
+from runwire.cli.asking import Questions, Silent, questions, value_of
 from runwire.cli.place import TokenOption, UrlOption, connected
 from runwire.cli.screen import JsonLines, Screen, Tree
 from runwire.client import Client, Event
-from runwire.errors import NotFound
+from runwire.errors import NotFound, ProtocolError
 from runwire.protocol.events import TERMINAL_TYPES, EventType
 
-__all__ = ["replay", "run", "tail"]
+__all__ = ["answer", "replay", "retry", "run", "tail"]
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object per event.")]
 _PROGRESS_AFTER_S: Final = 1.0
+_APPROVALS: Final = {"true": True, "false": False, "yes": True, "no": False, "y": True, "n": False}
 
 
 def run(
@@ -36,14 +38,54 @@ def run(
     data_dir: DataDir = None,
     as_json: _Json = False,
 ) -> None:
-    """Run an agent once and watch it; exit status 0 if it completed."""
+    """Run an agent once and watch it; exit status 0 if it completed. At a terminal you are asked what it asks."""
 
     async def talk() -> int:
         async with connected(url, token, data_dir, targets=tuple(target or ())) as client:
             started = await client.send(message, agent=agent, thread=thread)
-            return await _show(started.events(), _screen(as_json))
+            return await _attend(client, started.events(), as_json)
 
     _exit(talk())
+
+
+def retry(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Which run; it has ended.")],
+    url: UrlOption = None,
+    token: TokenOption = None,
+    data_dir: DataDir = None,
+    as_json: _Json = False,
+) -> None:
+    """Start a new run with the message of one that has ended, and watch it like `run`."""
+
+    async def again() -> int:
+        async with connected(url, token, data_dir) as client:
+            started = await client.retry(run_id)
+            return await _attend(client, started.events(), as_json)
+
+    _exit(again())
+
+
+def answer(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Which run.")],
+    wait: Annotated[str, typer.Argument(metavar="WAIT", help="What it waits for, as `run` and `tail` show it.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="true or false for an approval; text, or JSON.")],
+    url: UrlOption = None,
+    token: TokenOption = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Answer what a run waits for; the first answer wins."""
+
+    async def give() -> int:
+        async with connected(url, token, data_dir) as client:
+            asked = {each["wait"]: each for each in (await client.http.run(run_id))["waits"]}
+            is_approval = asked.get(wait, {}).get("kind") == "approval"
+            given = _APPROVALS.get(value.lower()) if is_approval else value_of(value, is_approval=False)
+            if is_approval and given is None:
+                raise ProtocolError("An approval is answered with true or false.", field="VALUE")
+            await client.answer(run_id, wait, "" if given is None else given)
+            return 0
+
+    _exit(give())
 
 
 def tail(
@@ -58,7 +100,7 @@ def tail(
     async def follow() -> int:
         async with connected(url, token, data_dir) as client:
             thread, only = await _find(client, of)
-            return await _show(_of_run(client.events(thread), only), _screen(as_json))
+            return await _show(_of_run(client.events(thread), only), _screen(as_json), Silent())
 
     _exit(follow())
 
@@ -76,7 +118,7 @@ def replay(
     async def play() -> int:
         async with connected(url, token, data_dir) as client:
             thread = (await client.http.run(run_id))["thread"]
-            return await _show(_paced(_of_run(client.events(thread), run_id), speed), _screen(as_json))
+            return await _show(_paced(_of_run(client.events(thread), run_id), speed), _screen(as_json), Silent())
 
     _exit(play())
 
@@ -112,7 +154,14 @@ async def _paced(items: AsyncIterator[Any], speed: float) -> AsyncIterator[Any]:
         yield item
 
 
-async def _show(items: Any, screen: Screen) -> int:
+async def _attend(client: Client, items: Any, as_json: bool) -> int:
+    """Show a run that this person has started, and ask what it asks."""
+    screen = _screen(as_json)
+    async with questions(client, begin=screen.close, is_asked=not as_json) as asked:
+        return await _show(items, screen, asked)
+
+
+async def _show(items: Any, screen: Screen, asked: Questions) -> int:
     """Show the items; the exit status says how the last run ended."""
     last: Event | None = None
     try:
@@ -120,7 +169,9 @@ async def _show(items: Any, screen: Screen) -> int:
             async for item in items:
                 heard()
                 screen.show(item)
-                last = item if isinstance(item, Event) else last
+                if isinstance(item, Event):
+                    asked.heard(item)
+                    last = item
     finally:
         screen.close()
     return 1 if last and last.type in TERMINAL_TYPES and last.type != EventType.AGENT_COMPLETED else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -48,6 +49,7 @@ class Tree:
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._shown: dict[str, int] = {}  # message → code points on the screen
+        self._waits: dict[str, str] = {}  # open waits and their kinds
         self._is_mid_line = False
 
     def show(self, item: Event | Reset) -> None:
@@ -60,7 +62,11 @@ class Tree:
         elif item.type == EventType.MESSAGE_COMPLETED:
             self._stream(str(item.data.get("message")), 0, _text(item.data.get("content")))
             self.close()
+        elif item.type == EventType.AGENT_RESUMED:
+            self._line(_resumed_line(item.data, kind=self._waits.pop(str(item.data.get("wait")), None)))
         elif line := _LINES.get(item.type):
+            if item.type == EventType.AGENT_WAITING:
+                self._waits[str(item.data.get("wait"))] = str(item.data.get("kind"))
             self._line(line(item.data))
 
     def close(self) -> None:
@@ -89,10 +95,36 @@ def _tool_line(data: dict[str, Any]) -> str:
     return f"  [red]✗[/] {name} {took} {escape(str(error.get('message', '')))}"
 
 
+def _waiting_line(data: dict[str, Any]) -> str:
+    due_at, kind = data.get("due_at"), data.get("kind")
+    until = "" if due_at is None else f" until {time.strftime('%H:%M:%S', time.localtime(due_at / 1000))}"
+    if kind == "timer":
+        return f"  [magenta]◷[/] sleeps{until}"
+    what = "approval" if kind == "approval" else "an answer"
+    asked = data.get("prompt")
+    prompt = asked if isinstance(asked, str) else _text(asked) if _is_reference(asked) else _short(asked)
+    return f"  [magenta]?[/] waits for {what}{until} [dim]({escape(str(data.get('wait')))})[/]: {escape(prompt)}"
+
+
+def _resumed_line(data: dict[str, Any], *, kind: str | None) -> str:
+    by = data.get("by")
+    if by == "ended":
+        return "  [dim]◷ nobody waits any more[/]"
+    if by == "timer":
+        return "  [magenta]◷[/] the time has come" if kind == "timer" else "  [yellow]◷ nobody answered in time[/]"
+    if kind == "approval":
+        return "  [green]✓[/] approved" if data.get("value") is True else "  [red]✗[/] rejected"
+    return f"  [green]✓[/] answered: {escape(_short(data.get('value')))}"
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and "$ref" in value
+
+
 def _text(content: Any) -> str:
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    if isinstance(content, dict) and "$ref" in content:
+    if _is_reference(content):
         return f"{content.get('head', '')}… ({content.get('bytes')} bytes)"
     return "" if content is None else str(content)
 
@@ -112,6 +144,12 @@ _LINES: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = MappingProxyType(
             f"  [blue]→[/] {escape(str(data.get('name')))}({escape(_short(data.get('args')))})"
         ),
         EventType.TOOL_COMPLETED: _tool_line,
+        EventType.AGENT_WAITING: _waiting_line,
+        EventType.SUBAGENT_STARTED: lambda data: f"  [cyan]⤷[/] {escape(str(data.get('agent')))} helps",
+        EventType.SUBAGENT_COMPLETED: lambda _: "  [cyan]⤶[/] the helper is done",
+        EventType.SUBAGENT_FAILED: lambda data: (
+            f"  [red]⤶ the helper failed ({escape(str(data.get('code')))})[/]: {escape(str(data.get('message')))}"
+        ),
         EventType.SUPERSEDED: lambda _: "  [yellow]↺ the last passage is said anew[/]",
         EventType.CUSTOM: lambda data: (
             f"  [dim]{escape(str(data.get('name')))}: {escape(_short(data.get('value')))}[/]"
