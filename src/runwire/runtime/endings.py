@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from runwire.agents.context import ToolFailed, type_name
+from runwire.agents.failures import CallFailed
 from runwire.agents.payload import put_aside, told
+from runwire.agents.steps import type_name
 from runwire.errors import PayloadError, RunFailed, RunwireError
 from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import (
@@ -136,7 +137,7 @@ def failure_of(raised: BaseException) -> Failure:
     raised = _first_of(raised)
     retry_after_s = _seconds(getattr(raised, "retry_after_s", None)) if isinstance(raised, RunwireError) else None
     code, message = str(RunFailure.AGENT_ERROR), f"The agent failed ({type_name(raised)})."
-    if isinstance(raised, RunFailed | PayloadError | ToolFailed):
+    if isinstance(raised, RunFailed | PayloadError | CallFailed):
         code = told(raised.code)
         # Its author may have given anything as text, or have made a class that keeps none.
         message = told(getattr(raised, "message", raised))
