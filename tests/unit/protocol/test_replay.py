@@ -8,95 +8,33 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.protocol.replay_run import RUN, STARTED, Run, begun, taken_back
 
 from runwire.errors import RunFailed
 from runwire.protocol.events import (
     AgentCompleted,
     AgentRetrying,
-    AgentStarted,
     AgentThinking,
     Custom,
     EventData,
     EventError,
     MessageCompleted,
     MessageStarted,
-    StoredEvent,
     Superseded,
     TextDelta,
     ThinkingDelta,
     ToolCompleted,
     ToolExecuting,
     UserMessage,
-    emitted,
 )
 from runwire.protocol.ids import ID_PATTERN
-from runwire.protocol.replay import Emit, Replay, Step, closers, lost_attempts_without_progress, step_key
+from runwire.protocol.replay import Emit, Replay, closers, lost_attempts_without_progress, step_key
 from runwire.protocol.sayings import same_json
-
-STARTED = AgentStarted(agent="a", message="msg_u")
-RUN = ""
-
-
-class Run:
-    """A run's log, and the attempt that now writes to it."""
-
-    def __init__(self) -> None:
-        self.log: list[StoredEvent] = []
-        self.number = 0
-        self.ids = 0
-        self.attempt: Replay
-
-    def new_id(self, prefix: str) -> str:
-        self.ids += 1
-        return f"{prefix}_{self.ids}"
-
-    def take_over(self, reason: Any = "worker_lost") -> list[EventData]:
-        """Begin the next attempt; return what it said first."""
-        self.number += 1
-        self.attempt = Replay(run="run_1", attempt=self.number, logged=self.log, new_id=self.new_id)
-        return self.store(self.attempt.start(STARTED, reason=reason))
-
-    def store(self, emits: Sequence[Emit]) -> list[EventData]:
-        """Append, and return the data of what was appended."""
-        for emit in emits:
-            self.append(emit.data, emit.scope)
-        return [emit.data for emit in emits]
-
-    def append(self, data: EventData, scope: str = RUN) -> StoredEvent:
-        seq = len(self.log) + 1
-        new = emitted(data, ts=seq * 10, scope=scope)
-        event = StoredEvent(
-            seq=seq, run="run_1", attempt=self.number, type=new.type, ts=new.ts, data=new.data, scope=scope
-        )
-        self.log.append(event)
-        return event
-
-    def begin(self, name: str = "search", args: Any = None, scope: str = RUN) -> Step:
-        step = self.attempt.begin_step(scope, name, args)
-        self.store(step.emits)
-        return step
-
-    def end(self, step: Step, result: Any = "found") -> list[EventData]:
-        return self.store(self.attempt.end_step(step, ok=True, result=result, duration_ms=7))
-
-    def say(self, *thoughts: str, scope: str = RUN) -> list[EventData]:
-        return [data for text in thoughts for data in self.store(self.attempt.thinking(scope, text))]
-
-    def write(self, *chunks: str, scope: str = RUN) -> list[EventData]:
-        return [data for text in chunks for data in self.store(self.attempt.write(scope, text))]
 
 
 @pytest.fixture
 def run() -> Run:
-    run = Run()
-    run.append(UserMessage(message="msg_u", content="hello"))
-    run.take_over()
-    return run
-
-
-def taken_back(data: EventData) -> tuple[list[str], list[str], list[int], str]:
-    assert isinstance(data, Superseded)
-    return data.messages, data.thinking, data.events, data.reason
+    return begun()
 
 
 # ── what is said the first time ──────────────────────────────────────────────────────────────────────────
@@ -671,7 +609,7 @@ def test_long_whole_message_is_known_by_its_deltas_when_its_content_is_stored_el
 
 
 def lost(run: Run) -> int:
-    return lost_attempts_without_progress(run.log, run.number + 1)
+    return lost_attempts_without_progress(run.log, run.number + 1, range(1, run.number + 1))
 
 
 def test_attempts_that_say_the_same_again_are_lost_without_progress(run: Run) -> None:
@@ -687,10 +625,10 @@ def test_attempts_that_say_the_same_again_are_lost_without_progress(run: Run) ->
 def test_attempt_that_wrote_nothing_counts_as_lost() -> None:
     run = Run()
     run.append(UserMessage(message="msg_u", content="hello"))
-    assert lost_attempts_without_progress(run.log, 1) == 0
-    assert lost_attempts_without_progress(run.log, 4) == 3
+    assert lost_attempts_without_progress(run.log, 1, []) == 0
+    assert lost_attempts_without_progress(run.log, 4, [1, 2, 3]) == 3
     run.take_over()
-    assert lost_attempts_without_progress(run.log, 4) == 3
+    assert lost_attempts_without_progress(run.log, 4, [1, 2, 3]) == 3
 
 
 @pytest.mark.parametrize("how", ["text", "saying", "step"])
@@ -724,17 +662,10 @@ def test_less_text_under_new_ids_is_no_progress(run: Run) -> None:
     assert lost(run) == 1
 
 
-def test_attempts_handed_over_are_not_counted(run: Run) -> None:
-    run.take_over("drained")
-    run.take_over("worker_lost")
-    assert lost(run) == 2  # 1 was handed over; 2 and 3 were lost
-    assert lost_attempts_without_progress(run.log, 4, handed_over=True) == 1
-
-
 def test_events_of_the_attempt_itself_do_not_count(run: Run) -> None:
     run.take_over()
     run.say("hm")
-    assert lost_attempts_without_progress(run.log, 2) == 1
+    assert lost_attempts_without_progress(run.log, 2, [1]) == 1
 
 
 # ── tries that were left ─────────────────────────────────────────────────────────────────────────────────
