@@ -16,4 +16,4 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
     """
     server = PostgresServer.start(tmp_path_factory.mktemp("postgres"))
     yield server
-    server.kill()
+    server.remove()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -39,7 +41,8 @@ __all__ = ["PostgresRuns"]
 _SQL: Final = load("postgres.sql")
 # A claim passes over what another one holds for the time of a commit, and looks again: else, of two workers that hear
 # of two runs at once, one would wait for its next poll.
-_LOOKS: Final = 4
+_LOOKS: Final = 5
+_COMMIT_S: Final = 0.002
 _INTERRUPTED: Final = cancelled(CancelRequest(by="policy", reason="interrupt"))
 
 
@@ -114,7 +117,9 @@ class PostgresRuns:
     ) -> builtins.list[Claim]:
         """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`. Its agents decide nothing."""
         claims: builtins.list[Claim] = []
-        for _ in range(_LOOKS):
+        for look in range(_LOOKS):
+            if look:
+                await asyncio.sleep(_COMMIT_S * look * (0.5 + random.random()))  # noqa: S311 - to meet once only
             held = None if holding is None else [*holding, *(claim.run for claim in claims)]
             values = (worker, max(limit - len(claims), 0), max(user_limit, 0), held, take_lost, self._lease_ms)
             rows = await self._database.fetch(_SQL["claim"], *values, is_urgent=True)
