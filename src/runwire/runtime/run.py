@@ -85,6 +85,7 @@ class Run:
     ) -> None:
         self.claim = claim
         self.lease = lease
+        self.is_late = False  # it is past its deadline
         self.waits: dict[str, int | None] = {}  # that are in the log and open, as far as is known; when each is due
         self._on_due = on_due
         self._code = Code(self, thread, grace_s=settings.grace_s, on_over=self._learn)
@@ -102,7 +103,7 @@ class Run:
         self._is_draining = False
         self._lost: Lost | None = None
         self._stop: Stop | None = None
-        self._is_waiting = False  # every branch of the code waits for people or times
+        self._parked_waits: list[str] = []  # what it waits for when it parks
         self._is_leaving = False  # what ends this attempt is on its way to the database: its outcome alone decides
         self._news = asyncio.Event()  # stopped, lost, or the code has ended
         self._deadline: asyncio.TimerHandle | None = None
@@ -137,11 +138,6 @@ class Run:
         return not self._lost and not self._is_leaving and not isinstance(self._stop, HandOver | Park)
 
     @property
-    def is_late(self) -> bool:
-        """Return whether the run is past its deadline."""
-        return self._deadline is not None and self._control.time() >= self._deadline.when()
-
-    @property
     def has_begun(self) -> bool:
         """Return whether the code was given to its loop."""
         return self._speaker is not None
@@ -169,14 +165,13 @@ class Run:
     def drain(self) -> None:
         """Hand the run over at its next step boundary; one that waits is put aside at once."""
         self._is_draining = True
-        if self._is_waiting:
-            self.stop(Park())
-        elif self._speaker:
+        if not self._put_aside() and self._speaker:
             self._speaker.drain()
 
-    def set_aside(self) -> None:
+    def move(self) -> None:
         """Let the run go on elsewhere: nobody was lost."""
-        self.stop(Park() if self._is_waiting else HandOver("drained"))
+        if not self._put_aside():
+            self.stop(HandOver("drained"))
 
     def hear(self, signal: Signal) -> None:
         """Learn what others want of the run that is not lost."""
@@ -333,8 +328,7 @@ class Run:
         """
         speaker, claim = self._speaker, self.claim
         assert speaker is not None, "only its code can wait"
-        waits = tuple(self.waits)
-        self._silence()
+        waits = self._parked_waits
         await self._code.leave()
         await self._buffer.flushed()
         now = now_ms()
@@ -429,21 +423,32 @@ class Run:
         self._deadline = self._control.call_later(max(left_s, 0), self._meet_deadline)
 
     def _meet_deadline(self) -> None:
+        self.is_late = True
         message = "The run took longer than its deadline."
         self.stop(Failure(code=RunFailure.DEADLINE_EXCEEDED, message=message))
 
     def _wait(self, is_waiting: bool) -> None:
         """Learn whether every branch of the code waits: such time is not running time."""
-        self._is_waiting = is_waiting
         if self._stop is not None or self._lost or self._speaker is None:
             return
         self._clear_timers()
         if not is_waiting:
             self._set_deadline(self._speaker.seconds_left())
         elif self._is_draining:
-            self.stop(Park())
+            self._put_aside()
         else:
-            self._parking = self._control.call_later(self._settings.park_after_s, self.stop, Park())
+            self._parking = self._control.call_later(self._settings.park_after_s, self._put_aside)
+
+    def _put_aside(self) -> bool:
+        """Park the run if all of its code waits; return whether it did."""
+        if self._stop is not None or self._lost or self._code.is_over or self._speaker is None:
+            return False
+        waits = self._speaker.park()
+        if waits is None:
+            return False
+        self._parked_waits = waits
+        self.stop(Park())
+        return True
 
     def _expect(self, waits: dict[str, int | None]) -> None:
         """Learn of waits that are in the log."""

@@ -121,6 +121,8 @@ class Speaker:
         self._due: dict[str, int | None] = {}  # of every wait that has begun, ended or not
         self._left: set[str] = set()  # waits that the agent stopped waiting for in an earlier attempt
         self._answers: dict[str, asyncio.Future[AgentResumed]] = {}  # that tasks wait for
+        self._unheard: set[str] = set()  # of those, what was answered and has not reached its task
+        self._at_boundary = 0  # leaves that wait to be handed over, and for nobody
         for event in past.logged:
             if event.type not in DELTA_TYPES:
                 self._remember(event, decode_data(event))
@@ -192,6 +194,18 @@ class Speaker:
         with self._lock:
             return {wait: self._due[wait] for wait in self._replay.open_waits}
 
+    def park(self) -> list[str] | None:
+        """Take the word from the code if all of it waits, and return the open waits; None: some of it goes on.
+
+        Decided in one moment with `resume`: what was answered before it is either heard, so that the code goes on, or
+        still open for the database, which then finds the answer.
+        """
+        with self._lock:
+            if self._is_over or self._unheard or self._at_boundary or not self._leaves.is_idle:
+                return None
+            self._is_over = True
+            return self._replay.open_waits
+
     def resume(self, answer: Answer) -> None:
         """Learn how a wait ended; who waits for it goes on. Any thread; again or too late it does nothing."""
         ended = AgentResumed(wait=answer.wait, value=answer.value, by=answer.by)
@@ -200,6 +214,8 @@ class Speaker:
             if not self._replay.resume(answer.wait, answer.value, answer.by):
                 return
             self._check([Emit(ended)])
+            if answer.wait in self._answers:
+                self._unheard.add(answer.wait)
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was replaced: nobody waits there
                 self._loop.call_soon_threadsafe(self._wake, ended)
@@ -381,9 +397,10 @@ class Speaker:
         if answer is not None and not answer.done():
             answer.set_result(ended)
             self._leaves.go_on()
+        self._unheard.discard(ended.wait)  # only now: before, the code is not seen to go on
 
     def _on_idle(self, is_idle: bool) -> None:
-        if is_idle and self._is_draining:
+        if is_idle and self._is_draining and self._at_boundary:
             self._ask_to_stop(HandOver("drained"))
         self._on_waiting(is_idle)
 
@@ -394,6 +411,7 @@ class Speaker:
             self._ask_to_stop(CancelRequest(by="revoked"))
         elif self._is_draining:
             # Handed over when the last branch has come to its boundary; none is cut off in a step for the others.
+            self._at_boundary += 1
             self._leaves.pause()
         else:
             return

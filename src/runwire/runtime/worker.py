@@ -321,7 +321,7 @@ class Worker:
             elif not run.has_begun:
                 run.thread = self._thread
             else:
-                run.set_aside()  # nobody was lost: it does not count towards `max_attempts`
+                run.move()  # nobody was lost: it does not count towards `max_attempts`
         # Last, so that no run takes what this cancels for a time limit of its author's.
         stall.thread.retire()
 
