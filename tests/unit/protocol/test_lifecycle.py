@@ -97,8 +97,16 @@ def took_back(messages: list[str], thinking: list[str] | None = None, attempt: i
     return Superseded(messages=messages, thinking=thinking or [], events=[], reason="differs"), attempt
 
 
-def span(id_: str = "sp", attempt: int = 1) -> Told:
-    return SubagentStarted(span=id_, agent="b"), attempt
+def span(id_: str = "sp", attempt: int = 1, *, parent: str | None = None) -> Told:
+    return SubagentStarted(span=id_, agent="b", parent=parent), attempt
+
+
+def step(try_: int = 1, attempt: int = 1) -> Told:
+    return StepStarted(step="s", try_=try_, name="n"), attempt
+
+
+def stepped(try_: int = 1, attempt: int = 1, *, ok: bool = True, final: bool = True) -> Told:
+    return StepCompleted(step="s", try_=try_, ok=ok, final=final), attempt
 
 
 def feed(history: list[Told]) -> RunOrder:
@@ -224,6 +232,30 @@ LEGAL: dict[str, list[Told]] = {
         closed(attempt=2, complete=False),
         failed(2),
     ],
+    "internal steps inside a message, tried again": [
+        *(ASKED, STARTED, opened(), step(), retrying(2), stepped(attempt=2, ok=False, final=False)),
+        *(step(2, 2), stepped(2, 2), closed(attempt=2), (DONE[0], 2)),
+    ],
+    "sub-agents inside each other": [
+        *(ASKED, STARTED, span(), (MessageStarted(message="m", span="sp"), 1), closed()),
+        *(span("sp2", parent="sp"), (ToolExecuting(call="c", step="s", try_=1, name="n", args={}, span="sp2"), 1)),
+        *(returned(), (SubagentCompleted(span="sp2"), 1), (SubagentFailed(span="sp", code="c", message="m"), 1), DONE),
+    ],
+    "answered while it is being ended": [
+        *(ASKED, STARTED, waits(), waits("w2"), opened(), closed(complete=False)),
+        *(resumed(), resumed("w2", by="ended"), CANCELLED),
+    ],
+    "a parked run called off by a gateway": [
+        *(ASKED, STARTED, called(), waits(), (Custom(name="n", value=1), 1)),
+        *(resumed(by="ended"), returned(ok=False), CANCELLED),
+    ],
+    "a try cut off that who goes on after a wait closes": [
+        *(ASKED, STARTED, waits(), resumed(), called(), returned(attempt=2, ok=False, final=False)),
+        *(called("c2", 2, attempt=2), returned("c2", 2, attempt=2), (DONE[0], 2)),
+    ],
+    "parked twice, the second time without a word": [
+        *(ASKED, STARTED, waits(), waits("w2"), resumed(), resumed("w2", attempt=2), (Custom(name="n", value=1), 3)),
+    ],
     "cancelled by its claimer with nothing open": [ASKED, STARTED, (AgentCancelled(by="user"), 2)],
     "a future type anywhere": [ASKED, STARTED, DONE],
 }
@@ -321,6 +353,23 @@ ILLEGAL: dict[str, tuple[list[Told], str]] = {
     "a wait opened twice": ([ASKED, STARTED, waits(), waits()], "begun already"),
     "a wait answered twice": ([ASKED, STARTED, waits(), resumed(), resumed()], "not open"),
     "an answer to nothing": ([ASKED, STARTED, resumed()], "not open"),
+    "an internal step begun twice": ([ASKED, STARTED, step(), step()], "begun already"),
+    "an internal step that ends twice": ([ASKED, STARTED, step(), stepped(), stepped()], "not open"),
+    "an internal step tried again after its end": ([ASKED, STARTED, step(), stepped(), step(2)], "is final"),
+    "an internal step that is ok and not final": ([ASKED, STARTED, step(), stepped(final=False)], "not final"),
+    "ended with an open internal step": ([ASKED, STARTED, step(), DONE], "leaves open: step s/1"),
+    "a message of a span that is not open": (
+        [ASKED, STARTED, (MessageStarted(message="m", span="sp"), 1)],
+        "span sp, which is not open",
+    ),
+    "a tool of a span that has ended": (
+        [
+            *(ASKED, STARTED, span(), (SubagentCompleted(span="sp"), 1)),
+            (ToolExecuting(call="c", step="s", try_=1, name="n", args={}, span="sp"), 1),
+        ],
+        "span sp, which is not open",
+    ),
+    "a span of a parent that is not there": ([ASKED, STARTED, span("sp2", parent="sp")], "span sp, which is not open"),
     "a span that fails twice": (
         [
             ASKED,

@@ -653,6 +653,7 @@ def test_a_run_tells_its_status() -> None:
         (AgentStarted(agent="a", message="msg_u"), 1),
         (AgentWaiting(wait="w1", kind="input"), 1),
         (AgentWaiting(wait="w2", kind="timer"), 1),
+        (AgentRetrying(attempt=1, reason="worker_lost"), 1),
         (AgentResumed(wait="w1", value=1, by="usr_1"), 1),
         (AgentResumed(wait="w2", value=None, by="timer"), 1),
         (AgentRetrying(attempt=2, reason="deploy"), 2),
@@ -666,11 +667,25 @@ def test_a_run_tells_its_status() -> None:
         ("waiting", 1),
         ("waiting", 1),
         ("waiting", 1),
+        ("waiting", 1),
         ("running", 1),
         ("running", 2),
         ("failed", 2),
     ]
     assert run.error == {"code": "internal", "message": "m", "error_id": "e", "retryable": True, "retry_after_s": 2}
+
+
+def test_a_snapshot_says_which_messages_are_a_sub_agents() -> None:
+    log = a_log()
+    view = log.say(
+        SubagentStarted(span="sp", agent="b"), MessageStarted(message="m1", span="sp"), MessageStarted(message="m2")
+    )
+    snapshot = view.to_snapshot()
+    shapes = {shape["message"]: shape for shape in snapshot["messages"]}
+    assert shapes["m1"]["span"] == "sp"
+    assert "span" not in shapes["m2"]
+    again = ThreadView.from_snapshot(snapshot)
+    assert (again.messages["m1"].span, again.messages["m2"].span) == ("sp", None)
 
 
 def test_sub_agents_are_spans_and_not_the_run() -> None:
