@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.postgres import PostgresServer
 
 from runwire.errors import Conflict, NotFound
 from runwire.storage.base import AuthEvent, AuthKind, AuthStore, SessionRow, TicketRow, UserRow
 from runwire.storage.memory.auth import MemoryAuthStore
+from runwire.storage.postgres.auth import PostgresAuthStore
+from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.sqlite.auth import SqliteAuthStore
 from runwire.storage.sqlite.database import SqliteDatabase
 
@@ -36,20 +39,35 @@ Check = Callable[[AuthStore, FakeClock], Awaitable[None]]
 Suite = Callable[[Check], None]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@asynccontextmanager
+async def postgres(server: PostgresServer, clock: FakeClock) -> AsyncIterator[AuthStore]:
+    url = await server.create_database()
+    database = await PostgresDatabase.open(url, limit_s=10)
+    try:
+        yield PostgresAuthStore(database, clock=clock)
+    finally:
+        await database.close()
+        await server.drop_database(url)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def on_store(request: pytest.FixtureRequest, tmp_path: Path) -> Suite:
     """Run a check against a fresh store of each kind."""
+    server = request.getfixturevalue("postgres_server") if request.param == "postgres" else None
 
     @asynccontextmanager
     async def opened(clock: FakeClock) -> AsyncIterator[AuthStore]:
         if request.param == "memory":
             yield MemoryAuthStore(clock=clock)
-            return
-        database = await SqliteDatabase.open(tmp_path / "runwire.db")
-        try:
-            yield SqliteAuthStore(database, clock=clock)
-        finally:
-            await database.close()
+        elif server is not None:
+            async with postgres(server, clock) as store:
+                yield store
+        else:
+            database = await SqliteDatabase.open(tmp_path / "runwire.db")
+            try:
+                yield SqliteAuthStore(database, clock=clock)
+            finally:
+                await database.close()
 
     async def run(check: Check) -> None:
         clock = FakeClock()

@@ -9,4 +9,11 @@ from typing import Final
 
 __all__ = ["REVISIONS"]
 
-REVISIONS: Final = ("0001_initial", "0002_auth", "0003_upkeep", "0004_waits", "0005_postgres")
+REVISIONS: Final = (
+    "0001_initial",
+    "0002_auth",
+    "0003_upkeep",
+    "0004_waits",
+    "0005_postgres",
+    "0006_postgres_auth",
+)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from runwire.errors import Unavailable
-from runwire.storage.base import AuthStore, Upkeep
+from runwire.storage.postgres.auth import PostgresAuthStore
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.postgres.log import PostgresEventLog
 from runwire.storage.postgres.runs import PostgresRuns
 from runwire.storage.postgres.threads import PostgresThreads
+from runwire.storage.postgres.upkeep import PostgresUpkeep
 from runwire.storage.sql import load
 
 __all__ = ["PostgresStorage"]
@@ -25,16 +26,8 @@ class PostgresStorage:
         self.events: Final = PostgresEventLog(database)
         self.runs: Final = PostgresRuns(database)
         self.threads: Final = PostgresThreads(database)
-
-    @property
-    def auth(self) -> AuthStore:
-        """Tables of the auth service and their log of changes."""
-        raise Unavailable("It is not there yet.")
-
-    @property
-    def upkeep(self) -> Upkeep:
-        """Compaction, retention, figures and backup."""
-        raise Unavailable("It is not there yet.")
+        self.auth: Final = PostgresAuthStore(database)
+        self.upkeep: Final = PostgresUpkeep(database)
 
     @classmethod
     async def open(cls, url: str, *, lease_s: float = 6.0, limit_s: float | None = None) -> PostgresStorage:
