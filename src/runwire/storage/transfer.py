@@ -18,7 +18,7 @@ from typing import Annotated, Any, BinaryIO, Final, Literal
 import msgspec
 
 from runwire.errors import ProtocolError
-from runwire.protocol.events import TERMINAL_TYPES
+from runwire.protocol.events import TERMINAL_TYPES, unpack
 from runwire.protocol.ids import ID_PATTERN
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Segment",
     "Thread",
     "User",
+    "Wait",
     "kind_of",
     "read_export",
     "write_export",
@@ -132,7 +133,21 @@ class Run(_Line, frozen=True, tag="run"):
     created_at: _Whole
     ended_at: _Whole | None
     compacted_at: _Whole | None
-    pinned: str | None  # what a replay reads again: JSON
+    lost: str = ""  # attempts whose worker was lost: "1,3,"
+    woken_at: _Whole | None = None  # since when a parked run is to be claimed
+    closing: str | None = None  # what ends a parked run, should it be cancelled: packed events, JSON
+    pinned: str | None = None  # what a replay reads again: JSON
+
+
+class Wait(_Line, frozen=True, tag="wait"):
+    """What a run waits, or waited, for."""
+
+    run: str
+    wait: str
+    waits_for: Literal["approval", "input", "timer"]
+    due_at: _Whole | None
+    by: str | None  # who or what ended it; None: it is open
+    value: str | None  # of an answer, JSON
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,18 +187,19 @@ class End(_Line, frozen=True, tag="end"):
     sha256: str  # of all of them, with their line ends
 
 
-Record = Account | ApiKey | User | Thread | Run | Segment | Blob
+Record = Account | ApiKey | User | Thread | Run | Wait | Segment | Blob
 # In this order: each thing comes after what it names.
-KINDS: Final[tuple[type[Record], ...]] = (Account, ApiKey, User, Thread, Run, Segment, Blob)
+KINDS: Final[tuple[type[Record], ...]] = (Account, ApiKey, User, Thread, Run, Wait, Segment, Blob)
 
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(Header | Account | ApiKey | User | Thread | Run | Segment | Blob | End)
+_decoder: Final = msgspec.json.Decoder(Header | Account | ApiKey | User | Thread | Run | Wait | Segment | Blob | End)
 _LINE: Final = re.compile(rb'\{"crc":"([0-9a-f]{8})",(.*)\n', re.DOTALL)
 _ID: Final = re.compile(ID_PATTERN)
 _NAME: Final = re.compile(r"[\w.@+-]{1,128}")
 _PASSWORD_HASH: Final = re.compile(r"\$argon2id\$(?:v=\d+\$)?m=(\d{1,7}),t=(\d{1,3}),p=(\d{1,2})\$[!-~]{1,512}")
 _HASH_MEMORY_KIB: Final = 1_048_576  # who signs in spends what the hash says
 _ROLES: Final = 64
+_LOST: Final = re.compile(r"([1-9]\d{0,17},)*")
 _PLACE: Final = {kind: place for place, kind in enumerate(KINDS)}
 
 
@@ -278,7 +294,7 @@ def _check(record: Header | Record | End, number: int) -> None:
         if record.format != FORMAT:
             raise Damaged(f"The export has format {record.format}; this release reads {FORMAT}: upgrade Runwire.")
         return
-    for name in ("user", "key", "thread", "run", "message", "ref"):
+    for name in ("user", "key", "thread", "run", "message", "wait", "ref"):
         ident = getattr(record, name, None)
         if ident is not None and not _ID.fullmatch(ident):
             raise Damaged(f"Line {number}: `{name}` is no id.")
@@ -306,6 +322,24 @@ def _fault_of_run(run: Run) -> str | None:
         return "its end does not fit its status"
     if not all(text is None or _is_json(text, dict[str, Any]) for text in (run.error, run.pinned)):
         return "`error` or `pinned` is no JSON object"
+    if not _LOST.fullmatch(run.lost):
+        return "`lost` is no list of attempts"
+    if (run.closing is not None) != (run.status == "waiting") or not (run.woken_at is None or run.closing is not None):
+        return "what a parked run has does not fit its status"
+    return None if run.closing is None else _fault_of_closing(run.closing)
+
+
+def _fault_of_closing(closing: str) -> str | None:
+    try:
+        types = {event.type for event in unpack(closing.encode(), first_seq=1, run="", attempt=0)}
+    except (msgspec.MsgspecError, RecursionError):
+        return "`closing` has no events"
+    return "`closing` has an end" if types & set(TERMINAL_TYPES) else None
+
+
+def _fault_of_wait(wait: Wait) -> str | None:
+    if wait.value is not None and (wait.by is None or not _is_json(wait.value, msgspec.Raw)):
+        return "its value is no answer"
     return None
 
 
@@ -325,6 +359,7 @@ _FAULTS: Final[Mapping[type[Any], Callable[[Any], str | None]]] = {
     Account: _fault_of_account,
     Thread: lambda thread: None if thread.floor <= thread.head else "its floor lies above its head",
     Run: _fault_of_run,
+    Wait: _fault_of_wait,
     Segment: _fault_of_segment,
     Blob: lambda blob: None if _is_json(blob.data, msgspec.Raw) else "its data is no JSON",
 }

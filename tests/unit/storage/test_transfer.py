@@ -18,8 +18,8 @@ from typing_extensions import Buffer
 
 import runwire.storage.schema_auth  # noqa: F401  # its tables join the same metadata
 from runwire.errors import ConfigurationError, Conflict, NotFound, ProtocolError, Unavailable
-from runwire.protocol.events import AgentCompleted, AgentStarted, AgentThinking, emitted
-from runwire.storage.base import Batch, IncomingMessage, RunEnd
+from runwire.protocol.events import AgentCompleted, AgentResumed, AgentStarted, AgentThinking, AgentWaiting, emitted
+from runwire.storage.base import Batch, CancelRequest, IncomingMessage, OpenedWait, RunEnd
 from runwire.storage.schema import metadata
 from runwire.storage.sqlite.archives import export_file, import_file
 from runwire.storage.sqlite.backup import back_up_file
@@ -72,10 +72,33 @@ async def source(tmp_path: Path) -> Path:
         for n in range(2):  # one that runs, one behind it
             await storage.runs.send(IncomingMessage(user=user, thread=thread, agent="a", content=f"{n} of {word}"))
         await storage.runs.claim("w", agents=["a"], limit=1, user_limit=9)
+        await park(storage, user, word)
     gone = (await storage.runs.send(IncomingMessage(user=ann.user, thread=None, agent="a", content="deleted"))).thread
     await storage.threads.delete(ann.user, gone)
     await storage.close()
     return path
+
+
+async def park(storage: SqliteStorage, user: str, word: str) -> None:
+    """Add a run that waits, for two things of which one was answered."""
+    sent = await storage.runs.send(IncomingMessage(user=user, thread=None, agent="a", content=f"waits, of {word}"))
+    (claim,) = await storage.runs.claim("w", agents=["a"], limit=1, user_limit=9)
+    assert claim.run == sent.run
+    waits = [f"wt_{word}{n}" for n in range(2)]
+    batch = Batch(
+        run=claim.run,
+        attempt=1,
+        ordinal=0,
+        events=(
+            emitted(AgentStarted(agent="a", message=claim.message), ts=5),
+            *(emitted(AgentWaiting(wait=wait, kind="input"), ts=5) for wait in waits),
+        ),
+        waits=tuple(OpenedWait(wait=wait, kind="input", due_at=2**50) for wait in waits),
+    )
+    await storage.events.append([batch])
+    await storage.runs.answer(user, claim.run, waits[0], {"of": word})
+    closing = [emitted(AgentResumed(wait=waits[1], value=None, by="ended"), ts=6)]
+    assert await storage.runs.park(claim.run, 1, ordinal=3, waits=waits[1:], closing=closing)
 
 
 def exported(path: Path, user: str | None = None) -> bytes:
@@ -108,7 +131,7 @@ async def test_what_goes_round_is_the_same(source: Path, tmp_path: Path) -> None
     target = imported(tmp_path, text)
     assert content(exported(target)) == content(text)
     kinds = [json.loads(line)["kind"] for line in text.splitlines()]
-    assert set(kinds) == {"export", "account", "api_key", "user", "thread", "run", "segment", "blob", "end"}
+    assert set(kinds) == {"export", "account", "api_key", "user", "thread", "run", "wait", "segment", "blob", "end"}
     for word in (b"deleted", b"refresh-me", b"ses_1", b"BEGIN PRIVATE", b'"d":'):
         assert word not in text, word
     assert flags(target) == flags(source)
@@ -131,6 +154,13 @@ async def test_what_goes_round_is_the_same(source: Path, tmp_path: Path) -> None
     # What was running is lost and claimed first, under the next attempt; what waited behind it waits.
     claims = await after.runs.claim("w", agents=["a"], limit=9, user_limit=9)
     assert [(claim.attempt, claim.ordinal, claim.pinned) for claim in claims] == [(2, 0, None)] * 2
+    # What waits goes on waiting, can be answered, and can be called off with what closes it.
+    (parked,) = [run.run for run in await after.runs.list(ann.user) if run.status == "waiting"]
+    assert (await after.runs.answer(ann.user, parked, "wt_ann0", {"of": "ann"})).committed is None
+    assert (await after.runs.answer(ann.user, parked, "wt_ann1", 1)).is_parked
+    assert [claim.run for claim in await after.runs.claim("w", agents=[], limit=9, user_limit=9)] == [parked]
+    *_, called_off = await after.runs.cancel_user(bob.user, CancelRequest(by="revoked"))
+    assert (called_off.status, len(await after.events.read_run(called_off.run))) == ("cancelled", 7)
     ended = [run for run in await after.runs.list(ann.user) if run.status == "completed"]
     assert await after.events.run_blob(ended[0].run, REF) == b'"large"'
     with closing(sqlite3.connect(target)) as connection:
@@ -156,7 +186,8 @@ def test_every_column_is_exported_or_left_out_for_a_reason() -> None:
     left_out = {
         "user": {"key", "turn"},  # the turn of a queue that begins anew
         "thread": {"key", "deleted_at", "purged_at"},  # deleted threads stay behind
-        "run": {"key", "owner", "worker"},  # nobody holds it in another database
+        "run": {"key", "owner", "worker", "lease_until"},  # nobody holds it in another database
+        "wait": {"key", "kind"},  # `kind` is the member that every line has: it is `waits_for`
         "segment": {"key", "flags"},  # flags follow from the events
         "blob": {"key"},
         "auth_user": set[str](),
@@ -406,7 +437,7 @@ async def test_import_refuses_what_is_not_empty_and_takes_what_was_never_used(so
     unused = tmp_path / "unused" / "runwire.db"
     await (await SqliteStorage.open(unused)).close()
     imported(tmp_path, text, "unused")
-    with pytest.raises(Conflict, match=r"not empty: it has 2 users, 2 threads and 6 runs"):
+    with pytest.raises(Conflict, match=r"not empty: it has 2 users, 4 threads and 8 runs"):
         imported(tmp_path, text, "unused")
     foreign = tmp_path / "foreign" / "runwire.db"
     foreign.parent.mkdir()

@@ -41,10 +41,21 @@ WHERE t.deleted_at IS NULL AND (?1 IS NULL OR u.id = ?1)
 -- name: run
 SELECT r.id, t.id, r.agent, r.message, r.after, r.seq, r.status, r.attempt, r.ordinal, r.handed_over, r.cancel_by,
   r.cancel_reason, r.error, r.started_seq, r.terminal_seq, r.idempotency_key, r.fingerprint, r.created_at, r.ended_at,
-  r.compacted_at, p.data
+  r.compacted_at, r.lost, r.woken_at, r.closing, p.data
 FROM run r CROSS JOIN thread t ON t.key = r.thread_key CROSS JOIN user u ON u.key = t.user_key
   LEFT JOIN pinned p ON p.run_key = r.key
 WHERE t.deleted_at IS NULL AND (?1 IS NULL OR u.id = ?1) ORDER BY r.key
+
+-- name: count_wait
+SELECT count(*) FROM wait w JOIN run r ON r.key = w.run_key JOIN thread t ON t.key = r.thread_key
+  JOIN user u ON u.key = t.user_key
+WHERE t.deleted_at IS NULL AND (?1 IS NULL OR u.id = ?1)
+
+-- name: wait
+SELECT r.id, w.id, w.kind, w.due_at, w."by", w.value
+FROM wait w CROSS JOIN run r ON r.key = w.run_key CROSS JOIN thread t ON t.key = r.thread_key
+  CROSS JOIN user u ON u.key = t.user_key
+WHERE t.deleted_at IS NULL AND (?1 IS NULL OR u.id = ?1) ORDER BY w.key
 
 -- name: count_segment
 SELECT count(*) FROM segment s JOIN thread t ON t.key = s.thread_key JOIN user u ON u.key = t.user_key
@@ -91,9 +102,13 @@ SELECT ?1, key, ?3, ?4, ?5, ?6, ?7 FROM user WHERE id = ?2
 -- Nobody holds it: an unfinished run is claimed by the next server, like one whose server was killed.
 -- name: add_run
 INSERT INTO run (id, thread_key, user_key, agent, message, after, seq, status, attempt, ordinal, handed_over, cancel_by,
-  cancel_reason, error, started_seq, terminal_seq, idempotency_key, fingerprint, created_at, ended_at, compacted_at)
-SELECT ?1, key, user_key, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20
+  cancel_reason, error, started_seq, terminal_seq, idempotency_key, fingerprint, created_at, ended_at, compacted_at,
+  lost, woken_at, closing)
+SELECT ?1, key, user_key, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23
 FROM thread WHERE id = ?2
+
+-- name: add_wait
+INSERT INTO wait (run_key, id, kind, due_at, "by", value) SELECT key, ?2, ?3, ?4, ?5, ?6 FROM run WHERE id = ?1
 
 -- name: add_pinned
 INSERT INTO pinned (run_key, data) SELECT key, ?2 FROM run WHERE id = ?1

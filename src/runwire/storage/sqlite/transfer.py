@@ -26,6 +26,7 @@ from runwire.storage.transfer import (
     Segment,
     Thread,
     User,
+    Wait,
     kind_of,
 )
 
@@ -51,6 +52,7 @@ _BLOCKS: Final[Mapping[type[Record], _Blocks]] = MappingProxyType(
         User: _Blocks("count_user", "user", "add_user"),
         Thread: _Blocks("count_thread", "thread", "add_thread"),
         Run: _Blocks("count_run", "run", "add_run"),
+        Wait: _Blocks("count_wait", "wait", "add_wait"),
         Segment: _Blocks("count_segment", "segment", "add_segment"),
         Blob: _Blocks("count_blob", "blob", "add_blob"),
     }
@@ -104,13 +106,22 @@ def _segment(row: _Row) -> Segment:
     )
 
 
+def _decoded(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
 _RECORDS: Final[Mapping[type[Record], Callable[[_Row], Record]]] = MappingProxyType(
     {
         Account: _account,
         ApiKey: lambda row: _named(ApiKey, (*row[:2], row[2].hex(), *row[3:])),
         User: lambda row: _named(User, row),
         Thread: lambda row: _named(Thread, row),
-        Run: lambda row: _named(Run, (*row[:-1], None if row[-1] is None else row[-1].decode())),
+        Run: lambda row: _named(Run, (*row[:-2], *map(_decoded, row[-2:]))),
+        Wait: lambda row: _named(Wait, (*row[:-1], _decoded(row[-1]))),
         Segment: _segment,
         Blob: lambda row: Blob(run=row[0], ref=row[1], data=row[2].decode()),
     }
@@ -157,7 +168,9 @@ def _values(record: Record) -> _Row:
         key, user, secret_hash, *rest = msgspec.structs.astuple(record)
         return (key, user, bytes.fromhex(secret_hash), *rest)
     if isinstance(record, Run):
-        return msgspec.structs.astuple(record)[:-1]
+        return (*msgspec.structs.astuple(record)[:-2], _encoded(record.closing))
+    if isinstance(record, Wait):
+        return (*msgspec.structs.astuple(record)[:-1], _encoded(record.value))
     if isinstance(record, Segment):
         flags, packed = _packed(record)
         *rest, _ = msgspec.structs.astuple(record)
