@@ -107,6 +107,8 @@ async def test_older_database_is_brought_to_the_newest_revision(empty: str, post
     for table in ("run", "thread", '"user"'):
         await postgres_server.execute(empty, f"CREATE TABLE {table} (key bigint)")
     await postgres_server.execute(empty, "CREATE TABLE meta (key bigint PRIMARY KEY, log text)")
+    fkey = "CONSTRAINT segment_run_key_fkey CHECK (run_key > 0)"
+    await postgres_server.execute(empty, f"CREATE TABLE segment (run_key bigint, {fkey})")
     done = await migrate(empty)
     assert (done.before, done.after) == ("0004_waits", REVISIONS[-1])
 

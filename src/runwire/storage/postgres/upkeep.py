@@ -121,8 +121,8 @@ class PostgresUpkeep:
         """Refuse: PostgreSQL's own means copy it. Raises ConfigurationError."""
         raise ConfigurationError(
             [
-                "A PostgreSQL database is backed up with its own tools, pg_dump or continuous archiving; restore it into"
-                " a new database, so that clients learn that it is another history (how-to/deploy-with-postgresql.md)."
+                "A PostgreSQL database is backed up with its own tools, pg_dump or continuous archiving; restore it"
+                " into a new database, so that clients learn that it is another history. How: Deploy with PostgreSQL."
             ]
         )
 
