@@ -260,18 +260,19 @@ class Run:
             elif isinstance(self._stop, Park):
                 await self._park()
             else:
-                await self._end(self._stop)
+                await self._end()
         except Fenced as error:
             fenced = error
         await self._let_go()
         if fenced or self._lost:
             raise fenced or Fenced("the run was lost")
 
-    async def _end(self, stop: Failure | CancelRequest | None) -> None:
+    async def _end(self) -> None:
         """End the run: as its code did, or as it was told to."""
-        if stop is not None:
+        if self._stop is not None:
             await self._code.unwind()
-        ending = stop or self._code.result
+        ending = self._stop or self._code.result  # looked at again: it may have been found to block its loop
+        assert not isinstance(ending, HandOver | Park), "ended elsewhere"
         if ending is None:
             sentence = "The agent's task was cancelled from inside."
             ending = Failure(code=RunFailure.AGENT_ERROR, message=sentence, is_raised=True)
