@@ -27,6 +27,7 @@ from runwire.storage.base import (
     Unstorable,
 )
 from runwire.storage.postgres.storage import PostgresStorage
+from runwire.storage.sql import load
 
 COMPLETED = RunEnd(status="completed")
 
@@ -274,6 +275,38 @@ async def test_of_an_answer_and_a_batch_that_closes_its_wait_one_is_first(storag
         assert (answered.result(), closed.result()) in ((True, "Overtaken"), (False, "Stored"))
         if answered.result():
             await append(storage, claim, completed(), ordinal=2, end=COMPLETED)
+
+
+async def test_client_that_stops_reading_holds_no_lock(storage: PostgresStorage) -> None:
+    claim = await running(storage)
+    pinned = b"x" * (24 << 20)  # more than sockets take on by themselves
+    await storage.events.append([Batch(run=claim.run, attempt=1, ordinal=1, events=(thought("x"),), pinned=pinned)])
+    await storage.runs.release(claim.run, 1, reason="drained")
+    async with storage.database.alone(statement_timeout_s=5) as connection:
+        claim_all = await connection.prepare(load("postgres.sql")["claim"])
+        connection._transport.pause_reading()  # type: ignore[attr-defined]  # as SIGSTOP would
+        async with asyncio.TaskGroup() as group:
+            stopped = group.create_task(claim_all.fetch("w2", 9, 9, None, True, 60_000, timeout=10))
+            until_s = asyncio.get_running_loop().time() + 3
+            while (await storage.runs.get("usr_ada", claim.run)).attempt == 1:  # it is committed
+                assert asyncio.get_running_loop().time() < until_s
+                await asyncio.sleep(0.01)
+            connection._transport.resume_reading()  # type: ignore[attr-defined]  # and SIGCONT
+        (row,) = stopped.result()
+        assert row["run"] == claim.run
+    (again,) = await storage.runs.claim("w2", agents=[], limit=9, user_limit=9, holding=[])
+    assert again.pinned == pinned
+
+
+async def test_long_values_go_in_several_statements(storage: PostgresStorage) -> None:
+    claims = [await running(storage, f"usr_{number}") for number in range(4)]
+    value = b'"' + b"x" * (5 << 20) + b'"'
+    batches = [
+        Batch(run=claim.run, attempt=1, ordinal=1, events=(thought("x"),), blobs={"blob_1": value}) for claim in claims
+    ]
+    outcomes = await storage.events.append(batches)
+    assert [type(outcome) for outcome in outcomes] == [Stored] * 4
+    assert await storage.events.run_blob(claims[3].run, "blob_1") == value
 
 
 # leases -------------------------------------------------------------------------------------------

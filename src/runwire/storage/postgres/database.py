@@ -183,7 +183,7 @@ class PostgresDatabase:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def _fetch(self, sql: str, values: tuple[object, ...], timeout_s: float, *, is_urgent: bool) -> list[Record]:
-        slots = self._urgent_slots if is_urgent else self._slots
+        slots = self._urgent_slots if is_urgent and self._slots.locked() else self._slots
         await self._wait_for(slots)
         try:
             with translated():

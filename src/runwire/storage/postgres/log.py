@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgresEventLog"]
 
 _SQL: Final = load("postgres.sql")
+_STATEMENT_BYTES: Final = 8 << 20  # what is longer may take longer than a statement may, and would be sent for ever
 _REFUSALS: Final[Mapping[str, Outcome]] = {"busy": Busy(), "overtaken": Overtaken(), "fenced": Fenced()}
 
 
@@ -114,16 +115,25 @@ class PostgresEventLog:
 
     async def _store(self, ready: list[Frozen]) -> list[Outcome]:
         """Store all batches in one statement; if a value breaks it, halve them until the guilty one is alone."""
+        if len(ready) > 1 and sum(map(_size_bytes, ready)) > _STATEMENT_BYTES:
+            return await self._halves(ready)
         try:
             rows = await self._database.fetch(_SQL["append"], *_columns(ready), is_urgent=True)
         except DataFault as fault:
             if len(ready) == 1:
                 return [Unstorable(reason=f"the database refused it ({fault.kind}, SQLSTATE {fault.sqlstate})")]
-            middle = len(ready) // 2
-            return [*await self._store(ready[:middle]), *await self._store(ready[middle:])]
+            return await self._halves(ready)
         log = self._database.log
         outcomes = {row[0]: _outcome(row, ready[row[0] - 1], log) for row in rows}
         return [outcomes[place] for place in range(1, len(ready) + 1)]
+
+    async def _halves(self, ready: list[Frozen]) -> list[Outcome]:
+        middle = len(ready) // 2
+        return [*await self._store(ready[:middle]), *await self._store(ready[middle:])]
+
+
+def _size_bytes(one: Frozen) -> int:
+    return len(one.packed) + sum(map(len, one.batch.blobs.values()))
 
 
 def _columns(ready: list[Frozen]) -> list[Any]:

@@ -123,7 +123,8 @@ class PostgresRuns:
             held = None if holding is None else [*holding, *(claim.run for claim in claims)]
             values = (worker, max(limit - len(claims), 0), max(user_limit, 0), held, take_lost, self._lease_ms)
             rows = await self._database.fetch(_SQL["claim"], *values, is_urgent=True)
-            claims += [_claim(row) for row in rows if row["run"] is not None]
+            pinned = await self._pinned([row["run"] for row in rows if row["has_pinned"]])
+            claims += [_claim(row, pinned) for row in rows if row["run"] is not None]
             if not rows or rows[-1]["run"] is not None:
                 break
         return claims
@@ -246,6 +247,10 @@ class PostgresRuns:
             for row in await self._database.fetch(_SQL["cancel"], *values)
         ]
 
+    async def _pinned(self, runs: builtins.list[str]) -> dict[str, bytes]:
+        rows = await self._database.fetch(_SQL["pinned"], runs, is_urgent=True) if runs else []
+        return {run: data for run, data in rows}  # noqa: C416 - rows are no pairs to the type checker
+
     async def _one(self, block: str, *values: object) -> Record:
         (row,) = await self._database.fetch(_SQL[block], *values)
         return row
@@ -265,7 +270,7 @@ class PostgresRuns:
         )
 
 
-def _claim(row: Record) -> Claim:
+def _claim(row: Record, pinned: Mapping[str, bytes]) -> Claim:
     return Claim(
         run=row["run"],
         thread=row["thread"],
@@ -275,7 +280,7 @@ def _claim(row: Record) -> Claim:
         attempt=row["attempt"],
         ordinal=row["ordinal"],
         created_at=row["created_at"],
-        pinned=row["pinned"],
+        pinned=pinned.get(row["run"]),
         cancel=_request(row["cancel_by"], row["cancel_reason"]),
         handed_over=row["handed_over"],
         is_resumed=row["is_resumed"],

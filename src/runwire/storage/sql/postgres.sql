@@ -126,6 +126,10 @@ SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6)
 -- name: claim
 SELECT * FROM runwire_claim($1, $2, $3, $4, $5, $6)
 
+-- What claimed runs must read again; not with the claim, whose locks would wait until it is taken off the socket.
+-- name: pinned
+SELECT r.id, p.data FROM unnest($1::text[]) AS a (id) JOIN run r ON r.id = a.id JOIN pinned p ON p.run_key = r.key
+
 -- All leases of a worker at once, also those that have run out and that nobody took. It waits for who holds a row: an
 -- append of this very worker, mostly. The `coalesce` here and below keeps the planner off the index of running runs, so
 -- that each run is found by its id.

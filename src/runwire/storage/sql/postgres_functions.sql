@@ -1,5 +1,6 @@
 -- The functions with which the PostgreSQL adapter writes: one call, one statement, one commit, so that a process which
--- is stopped between two round trips holds no lock. A migration executes each block; a later change is a later migration.
+-- is stopped between two round trips holds no lock. What they return is small: rows are sent before the commit, so that a
+-- stopped client that does not take them would hold it up. A migration executes each block; a later change is a later migration.
 -- Row locks are FOR NO KEY UPDATE (what foreign keys check with passes beside them), in the order user, thread, run,
 -- each by its key. Who must never wait (append, claim, timers) skips what is locked; whoever else waits, `lock_timeout`.
 -- After a lock was waited for, what it guards is read in a new statement: only that sees what was committed meanwhile.
@@ -469,7 +470,7 @@ CREATE FUNCTION runwire_claim(
   p_worker text, p_limit bigint, p_user_limit bigint, p_holding text[], p_take_lost boolean, p_lease_ms bigint
 ) RETURNS TABLE (
   run text, thread text, person text, agent text, message text, attempt bigint, ordinal bigint, created_at bigint,
-  pinned bytea, cancel_by text, cancel_reason text, handed_over text, is_resumed boolean, lost text
+  has_pinned boolean, cancel_by text, cancel_reason text, handed_over text, is_resumed boolean, lost text
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
@@ -552,7 +553,7 @@ BEGIN
     END IF;
   END IF;
   RETURN QUERY
-  SELECT r.id, t.id, u.id, r.agent, r.message, r.attempt, r.ordinal, r.created_at, p.data, r.cancel_by, r.cancel_reason,
+  SELECT r.id, t.id, u.id, r.agent, r.message, r.attempt, r.ordinal, r.created_at, p.run_key IS NOT NULL, r.cancel_by, r.cancel_reason,
     v_handed[k.n], k.n > cardinality(v_handed) - v_woken AND k.n <= cardinality(v_handed), r.lost
   FROM unnest(v_keys) WITH ORDINALITY AS k (key, n) JOIN run r ON r.key = k.key JOIN thread t ON t.key = r.thread_key
     JOIN "user" u ON u.key = r.user_key LEFT JOIN pinned p ON p.run_key = r.key
