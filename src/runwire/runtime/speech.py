@@ -1,16 +1,15 @@
 """The agent's side of an attempt: what its Context says goes through here, in the agent's loop.
 
-Everything that touches the replay matcher happens under one lock and never waits inside it, so that the control
-loop can take the word from code that is stuck, and end its run, at any moment.
+Here it waits: for room in the buffer, for the commit before a step, for the lease, for people and times. What is said,
+and that nothing is said too late, is the `Transcript`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeVarTuple
 
 import msgspec
@@ -19,45 +18,30 @@ from runwire.agents.attempt import Begun, Place
 from runwire.agents.failures import RunEnded
 from runwire.agents.payload import is_ref
 from runwire.agents.steps import LEFT
-from runwire.errors import Fenced, ProtocolError, RunFailed, RunwireError
+from runwire.errors import Fenced, RunFailed, RunwireError
 from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import (
-    DELTA_TYPES,
-    EVENT_DATA,
     AgentResumed,
-    AgentStarted,
-    AgentWaiting,
-    EmittedEvent,
-    EventData,
-    EventType,
-    StepStarted,
-    StoredEvent,
-    decode_data,
 )
-from runwire.protocol.ids import new_id
-from runwire.protocol.lifecycle import RunOrder
 from runwire.protocol.replay import Emit, Replay, Step, Wait
 from runwire.runtime.clock import now_ms
-from runwire.runtime.endings import Ending, Failure, Park, last_words
+from runwire.runtime.endings import Ending, Failure, Park
 from runwire.runtime.journal import Past, when_available
 from runwire.runtime.lease import Lease
 from runwire.runtime.leaves import Leaves
 from runwire.runtime.outbox import Buffer
+from runwire.runtime.transcript import OVER, Transcript, leave_wait
 from runwire.storage.base import Answer, CancelRequest, Claim, EventLog
 
 __all__ = ["HandOver", "Park", "Speaker", "Stop"]
 
 Ts = TypeVarTuple("Ts")
 
-_TYPE_OF: Final[Mapping[type[EventData], EventType]] = {data: kind for kind, data in EVENT_DATA.items()}
 # Of its deadline each attempt has at least this share: silence and a time in which nobody ran it look the same in
 # the log, and a server that was down for an hour must not end every run. So a run that hangs and is lost each time
 # meets its end within twice its deadline (`max_attempts` is five).
 _LEAST_SHARE: Final = 0.2
 _EVENTS_PER_TURN: Final = 32  # then the loop's other agents get their turn, and a cancel its chance
-_TAKEN_BACK_BY_SEQ: Final = frozenset({EventType.AGENT_THINKING, EventType.CUSTOM})
-_OVER: Final = "this run is over; nothing more can be said in it"
-_LEFT_WAIT: Final = "ctx.left"  # name of the steps that keep which waits the agent stopped waiting for
 
 
 class HandOver(msgspec.Struct, frozen=True):
@@ -110,22 +94,14 @@ class Speaker:
         self._on_waiting = on_waiting
         self._leaves = Leaves(self._on_idle)
         self._loop: asyncio.AbstractEventLoop | None = None  # the agent's
-        self._lock = threading.Lock()
-        self._is_over = False
         self._is_draining = False
         self._said = 0
         self._began_s = time.monotonic()
         self._past = past
-        self._replay = Replay(run=claim.run, attempt=claim.attempt, logged=past.logged, new_id=new_id)
-        self._order = RunOrder()
-        self._due: dict[str, int | None] = {}  # of every wait that has begun, ended or not
-        self._left: set[str] = set()  # waits that the agent stopped waiting for in an earlier attempt
+        self._transcript = Transcript(claim, past, buffer)
         self._answers: dict[str, asyncio.Future[AgentResumed]] = {}  # that tasks wait for
         self._unheard: set[str] = set()  # of those, what was answered and has not reached its task
         self._at_boundary = 0  # leaves that wait to be handed over, and for nobody
-        for event in past.logged:
-            if event.type not in DELTA_TYPES:
-                self._remember(event, decode_data(event))
 
     @property
     def places(self) -> Mapping[asyncio.Task[Any] | None, Place]:
@@ -140,7 +116,7 @@ class Speaker:
     @property
     def is_stopping(self) -> bool:
         """Return whether the code is being unwound by us: then a cancellation is no word of its author's."""
-        return self._is_over or self._has_asked_to_stop or self._buffer.is_closed or self._is_run_stopping()
+        return self._transcript.is_over or self._has_asked_to_stop or self._buffer.is_closed or self._is_run_stopping()
 
     def seconds_left(self) -> float:
         """Return how long the run may still run; the time in which every branch waits does not count."""
@@ -156,15 +132,7 @@ class Speaker:
         Raises:
             Fenced: the attempt does not own the run any more.
         """
-        pinned = self._past.pinned
-        started = AgentStarted(agent=self._claim.agent, message=self._claim.message, version=pinned.version)
-        reason: Any = None if self._claim.is_resumed else self._claim.handed_over or "worker_lost"
-        with self._lock:
-            emits = self._replay.start(started, reason=reason)
-            self._check(emits)
-            is_first = self._claim.pinned is None
-            self._buffer.on_stored = self._learn
-            self._buffer.put(emits, pinned=msgspec.json.encode(pinned) if is_first else None)
+        self._transcript.start()
 
     def drain(self) -> None:
         """Hand the run over at its next step boundary; at once if every branch waits. Any thread."""
@@ -174,8 +142,7 @@ class Speaker:
 
     def silence(self) -> None:
         """Take the word from the code: from now on its Context raises. Any thread."""
-        with self._lock:
-            self._is_over = True
+        self._transcript.silence()
 
     def conclude(self, ending: Ending) -> Ending:
         """Say the last words, after which nothing is said; return how the run really ends.
@@ -183,66 +150,26 @@ class Speaker:
         Raises:
             Fenced: the attempt does not own the run any more.
         """
-        with self._lock:
-            self._is_over = True
-            words = last_words(ending, self._replay, duration_ms=self.duration_ms)
-            self._buffer.put(words.emits, blobs=words.blobs, end=words.end)
-            return words.ending
+        return self._transcript.conclude(ending, duration_ms=self.duration_ms)
 
     def open_waits(self) -> dict[str, int | None]:
         """Return the waits that nothing has ended, and when each is due (ms UTC). Any thread."""
-        with self._lock:
-            return {wait: self._due[wait] for wait in self._replay.open_waits}
+        return self._transcript.open_waits()
 
     def park(self) -> list[str] | None:
-        """Take the word from the code if all of it waits, and return the open waits; None: some of it goes on.
-
-        Decided in one moment with `resume`: what was answered before it is either heard, so that the code goes on, or
-        still open for the database, which then finds the answer.
-        """
-        with self._lock:
-            if self._is_over or self._unheard or self._at_boundary or not self._leaves.is_idle:
-                return None
-            self._is_over = True
-            return self._replay.open_waits
+        """Take the word from the code if all of it waits, and return the open waits; None: some of it goes on."""
+        return self._transcript.park(lambda: self._leaves.is_idle and not self._unheard and not self._at_boundary)
 
     def resume(self, answer: Answer) -> None:
         """Learn how a wait ended; who waits for it goes on. Any thread; again or too late it does nothing."""
-        ended = AgentResumed(wait=answer.wait, value=answer.value, by=answer.by)
-        with self._lock:
-            # Also for code that has no word any more: the wait must not be closed again at the end.
-            if not self._replay.resume(answer.wait, answer.value, answer.by):
-                return
-            self._check([Emit(ended)])
-            if answer.wait in self._answers:
-                self._unheard.add(answer.wait)
-        if self._loop is not None:
+        ended = self._transcript.resume(answer, self._expect)
+        if ended is not None and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was replaced: nobody waits there
                 self._loop.call_soon_threadsafe(self._wake, ended)
 
     def closing(self) -> list[Emit]:
         """Return what closes all that is open, if the run is cancelled while it is parked. Any thread."""
-        with self._lock:
-            return self._replay.closing(code="cancelled", message="The run was cancelled.")
-
-    def _learn(self, stored: Sequence[EmittedEvent], first_seq: int) -> None:
-        """Tell the matcher the seqs of what it may have to take back by them."""
-        learned = [
-            StoredEvent(
-                seq=seq,
-                run=self._claim.run,
-                attempt=self._claim.attempt,
-                ts=event.ts,
-                type=event.type,
-                data=event.data,
-                scope=event.scope,
-            )
-            for seq, event in enumerate(stored, start=first_seq)
-            if event.type in _TAKEN_BACK_BY_SEQ
-        ]
-        if learned:
-            with self._lock:
-                self._replay.learn(learned)
+        return self._transcript.closing()
 
     # ── agent loop ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -257,8 +184,8 @@ class Speaker:
 
     def stray(self) -> RunwireError:
         """Return what to raise in a task that has no place."""
-        if self._is_over:
-            return RunEnded(_OVER)
+        if self._transcript.is_over:
+            return RunEnded(OVER)
         error = RunFailed(
             "The Context was used from another task (create_task, gather, TaskGroup or wait_for). Use it in the "
             "agent's own task, or in branches of ctx.gather; for a time limit use asyncio.timeout.",
@@ -274,8 +201,10 @@ class Speaker:
         try:
             if self._must_wait():
                 await self._turn()
-            self._speak(speech, args, blobs)
-        except (Fenced, RunFailed):
+            self._transcript.speak(speech, args, blobs)
+        except (Fenced, RunFailed) as error:
+            if isinstance(error, RunFailed):  # for good: the code may swallow the exception, the run still fails
+                self._ask_to_stop(Failure(code=error.code, message=error.message))
             # Code that tries again on any error would block its loop: here its cancellation reaches it.
             await asyncio.sleep(0)
             raise
@@ -330,8 +259,12 @@ class Speaker:
         """
         if self.is_stopping:  # who ends the run closes it, or the next attempt enters it again
             return
-        with contextlib.suppress(Fenced):  # it was stopped meanwhile
-            self._speak(speech, ())
+        try:
+            self._transcript.speak(speech, ())
+        except Fenced:
+            return  # it was stopped meanwhile
+        except RunFailed as error:
+            self._ask_to_stop(Failure(code=error.code, message=error.message))
 
     async def wait(
         self,
@@ -351,14 +284,14 @@ class Speaker:
         def begin(replay: Replay) -> list[Emit]:
             wait = replay.begin_wait(scope, kind, prompt=prompt, call=call, due_at=due_at)
             begun.append(wait)
-            if wait.recorded is None and wait.id not in self._left:
+            if wait.recorded is None and not self._transcript.was_left(wait.id):
                 self._answers[wait.id] = answer  # under the lock: the answer may come as soon as it is let go
             return wait.emits
 
         await self.say(begin, blobs=blobs)
         wait = begun[0]
         recorded = wait.recorded
-        if recorded is not None and recorded.by != "ended" and wait.id not in self._left:
+        if recorded is not None and recorded.by != "ended" and not self._transcript.was_left(wait.id):
             return recorded
         try:
             if wait.id not in self._answers:
@@ -366,15 +299,12 @@ class Speaker:
                 await asyncio.get_running_loop().create_future()
             return await self._answered(wait.id, answer)
         except asyncio.CancelledError:
-            self.cut(lambda replay: _leave_wait(replay, scope, wait))
+            self.cut(lambda replay: leave_wait(replay, scope, wait))
             raise
 
     def derive(self, scope: str, what: str) -> str:
         """Return 64 hex digits that are the same whenever the run is replayed."""
-        with self._lock:
-            if self._is_over:
-                raise RunEnded(_OVER)
-            return self._replay.derive(scope, what)
+        return self._transcript.derive(scope, what)
 
     async def resolve(self, value: Any) -> Any:
         """Return a recorded field as it was given."""
@@ -391,6 +321,10 @@ class Speaker:
             del self._answers[wait]
             if answer.cancelled() or not answer.done():  # else who woke us has counted
                 self._leaves.go_on()
+
+    def _expect(self, wait: str) -> None:
+        if wait in self._answers:
+            self._unheard.add(wait)
 
     def _wake(self, ended: AgentResumed) -> None:
         answer = self._answers.get(ended.wait)
@@ -423,8 +357,8 @@ class Speaker:
         Before something is said and never after it: between a result that is in the log and the agent that gets it
         nobody's time limit may come, or a replay, which is given the result, would go another way.
         """
-        if self._is_over:
-            raise RunEnded(_OVER)
+        if self._transcript.is_over:
+            raise RunEnded(OVER)
         self._said += 1
         return self._said % _EVENTS_PER_TURN == 0 or self._buffer.is_full
 
@@ -432,48 +366,8 @@ class Speaker:
         await asyncio.sleep(0)
         await self._buffer.room()
 
-    def _speak(
-        self, speech: Callable[[Replay, *Ts], list[Emit]], args: tuple[*Ts], blobs: Mapping[str, bytes] | None = None
-    ) -> None:
-        with self._lock:
-            if self._is_over:
-                raise RunEnded(_OVER)
-            try:
-                emits = speech(self._replay, *args)
-                self._check(emits)
-            except RunFailed as error:
-                self._fail(error)
-            self._buffer.put(emits, blobs=blobs)
-
-    def _check(self, emits: Iterable[Emit]) -> None:
-        """Let nothing illegal out: that would be a fault of ours, and the run ends before it shows."""
-        try:
-            for emit in emits:
-                kind = _TYPE_OF[type(emit.data)]
-                # A delta only goes on with what is open, at the offset that the matcher counted; to look at each
-                # one would cost a fifth of its way to the log (measured), and its completion is looked at.
-                if kind not in DELTA_TYPES:
-                    self._order.accept(kind, emit.data, self._claim.attempt)
-                    if isinstance(emit.data, AgentWaiting):
-                        self._due[emit.data.wait] = emit.data.due_at
-        except ProtocolError as error:
-            sentence = f"The server would have written an illegal event: {error.message}"
-            raise RunFailed(sentence, code=RunFailure.INTERNAL) from error
-
-    def _remember(self, event: StoredEvent, data: Any) -> None:
-        self._order.accept(event.type, data, event.attempt)
-        if isinstance(data, AgentWaiting):
-            self._due[data.wait] = data.due_at
-        elif isinstance(data, StepStarted) and data.name == _LEFT_WAIT:
-            self._left.add(data.args)
-
     def _running_s(self) -> float:
         return time.monotonic() - self._began_s - self._leaves.idle_s()
-
-    def _fail(self, error: RunFailed) -> None:
-        """Stop the run for good: the code may swallow the exception, the run still fails."""
-        self._ask_to_stop(Failure(code=error.code, message=error.message))
-        raise error
 
     def _ask_to_stop(self, stop: Stop) -> None:
         self._has_asked_to_stop = True
@@ -492,11 +386,3 @@ def _keeping(speech: Callable[[Replay], Begun], begun: list[Begun]) -> Callable[
 
 def _left(replay: Replay, step: Step) -> list[Emit]:
     return replay.end_step(step, ok=False, error=LEFT, duration_ms=0)
-
-
-def _leave_wait(replay: Replay, scope: str, wait: Wait) -> list[Emit]:
-    """Keep that the agent stopped waiting: the answer may still come, and a replay must go the same way without it."""
-    step = replay.begin_step(scope, _LEFT_WAIT, wait.id, kind="step", closes=False)
-    if step.recorded is not None:
-        return step.emits
-    return [*step.emits, *replay.end_step(step, ok=True, result=None, duration_ms=0)]
