@@ -125,9 +125,8 @@ class Try:
     @property
     def cut_off(self) -> EventError | None:
         """Return how it was closed if its worker left it; None: it is open, ended or raised."""
-        if self.completion is None or self.completion.final or not self.completion.error:
-            return None
-        return self.completion.error if self.completion.error.code in CUT_OFF else None
+        error = self.completion.error if self.completion and not self.completion.final else None
+        return error if error and error.code in CUT_OFF else None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

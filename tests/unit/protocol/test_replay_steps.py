@@ -546,10 +546,13 @@ def test_what_branches_wrote_is_output_in_the_order_of_the_branches(run: Run) ->
     one, two = branches(run)
     run.write("c", scope=two)
     run.write("b", scope=one)
-    run.write("aside", scope=delegate(run, scope=two).scope)
+    span = delegate(run, scope=two)
+    run.write("as", scope=span.scope)
+    run.write("ide", scope=branches(run, 1, scope=span.scope)[0])
     run.store([*run.attempt.end_scope(one), *run.attempt.end_scope(two)])
     run.write("d")
     assert run.attempt.text == "abcd"
+    assert run.attempt.text_of(span.scope) == "aside"
 
 
 # ── derived ids ──────────────────────────────────────────────────────────────────────────────────────────
