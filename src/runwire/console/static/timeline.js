@@ -202,7 +202,7 @@ function spanRow({ element, body }, services) {
   return (row) => {
     element.dataset.status = row.status;
     name.textContent = row.name;
-    state.textContent = { running: "helps", ok: "has helped", failed: "could not help" }[row.status];
+    state.textContent = { running: "is at work", ok: "is done", failed: "failed" }[row.status];
     const parts = [];
     if (row.error) parts.push(make("p", { class: "error", text: `${row.error.code}: ${row.error.message}` }));
     if (row.output !== undefined && typeof row.output !== "string") parts.push(value("Result", row.output, services));
@@ -221,11 +221,13 @@ function waitRow({ element, body }, services) {
   body.append(card);
   let shown; // the prompt that stands there
   let fields = null; // of the form, made once: what is typed stays
+  let held = null; // what had the focus when the answer was given: what is disabled loses it
   return (row) => {
-    const hasFocus = form.contains(document.activeElement);
+    if (form.contains(document.activeElement)) held = document.activeElement;
+    else if (document.activeElement !== document.body) held = null;
     element.dataset.status = row.isOpen ? "open" : row.by === "ended" || row.by === "timer" ? "over" : "answered";
     element.dataset.wait = row.waitKind;
-    title.textContent = row.isOpen || row.waitKind !== "timer" ? waitTitle(row) : "Slept";
+    title.textContent = waitTitle(row);
     card.ariaLabel = title.textContent;
     if (shown !== row.prompt) {
       shown = row.prompt;
@@ -241,8 +243,11 @@ function waitRow({ element, body }, services) {
     form.ariaBusy = String(row.isSending);
     outcome.hidden = row.isOpen && !row.isSending;
     outcome.textContent = row.isOpen ? (row.isSending ? "Sending your answer" : "") : waitOutcome(row);
-    // The button that was pressed is gone: who uses the keyboard goes on from here.
-    if (hasFocus && form.hidden) outcome.focus();
+    if (held === null || row.isSending) return;
+    // Who uses the keyboard goes on from here: the button is gone, or the answer was refused.
+    if (form.hidden) outcome.focus();
+    else held.focus();
+    held = null;
   };
 }
 

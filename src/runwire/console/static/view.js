@@ -36,10 +36,10 @@ export function titleOf(content) {
 }
 
 /** What a wait is for, in words: the head of its card, and what is said of it aloud. */
-export function waitTitle({ waitKind, name }) {
-  if (waitKind === "approval") return name ? `Approve ${name}?` : "Your approval is needed";
-  if (waitKind === "timer") return "Sleeping";
-  return "The agent asks";
+export function waitTitle({ waitKind, name, isOpen }) {
+  if (waitKind === "timer") return isOpen ? "Sleeping" : "Slept";
+  if (waitKind === "approval") return name ? `Approve ${name}?` : isOpen ? "Your approval is needed" : "Approval";
+  return isOpen ? "The agent asks" : "The agent asked";
 }
 
 /** How a wait ended, in words; empty while it is open. */
