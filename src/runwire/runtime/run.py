@@ -28,6 +28,7 @@ import structlog
 
 from runwire.agents.context import Context, User
 from runwire.agents.payload import plain
+from runwire.agents.load import Agents
 from runwire.agents.plain import Agent
 from runwire.errors import Fenced, PayloadError, RunFailed
 from runwire.protocol.codes import RunFailure
@@ -56,8 +57,7 @@ class Run:
 
     Args:
         claim: what was claimed.
-        agent: the code; None: no worker here has it.
-        version: of the code, pinned by the first attempt.
+        agents: what this worker has; the run's own is found by its name, and so are sub-agents.
         user: who started it, as known now; the first attempt pins it.
         thread: where the code runs.
         outbox: takes what it says.
@@ -72,8 +72,7 @@ class Run:
         self,
         claim: Claim,
         *,
-        agent: Agent | None,
-        version: str | None,
+        agents: Agents,
         user: User,
         thread: LoopThread,
         outbox: Outbox,
@@ -89,8 +88,7 @@ class Run:
         self.waits: dict[str, int | None] = {}  # that are in the log and open, as far as is known; when each is due
         self._on_due = on_due
         self._code = Code(self, thread, grace_s=settings.grace_s, on_over=self._learn)
-        self._agent = agent
-        self._version = version
+        self._agents = agents
         self._user = user
         self._outbox = outbox
         self._storage = storage
@@ -223,11 +221,11 @@ class Run:
     async def _attempt(self) -> None:
         if self.claim.cancel:
             await self._end_unplayed(self.claim.cancel)
-        elif self._agent is None:
+        elif (agent := self._agents.get(self.claim.agent)) is None:
             message = f"No worker has the agent {self.claim.agent!r}."
             await self._end_unplayed(Failure(code=RunFailure.AGENT_UNAVAILABLE, message=message))
         else:
-            await self._play(self._agent)
+            await self._play(agent)
 
     async def _end_broken(self) -> None:
         """End the run from its log, because bringing it to its end failed."""
@@ -372,7 +370,7 @@ class Run:
         """Read what the attempt starts from, say its first word, and start its code."""
         claim, settings = self.claim, self._settings
         past = await read_past(
-            self._storage, claim, user=self._user, deadline_s=settings.deadline_s, version=self._version
+            self._storage, claim, user=self._user, deadline_s=settings.deadline_s, version=self._agents.version
         )
         try:
             if is_short(past.logged):  # it goes through the whole log of the run
@@ -391,7 +389,9 @@ class Run:
         self._speaker = speaker
         self._expect(speaker.open_waits())
         self._set_deadline(speaker.seconds_left())
-        context = Context(speaker, run=claim.run, thread=claim.thread, user=past.user, history=past.history)
+        context = Context(
+            speaker, run=claim.run, thread=claim.thread, user=past.user, history=past.history, agents=self._agents.get
+        )
         self._code.start(partial(self._execute, agent, context, past.message))
 
     def _make_speaker(self, past: Past) -> Speaker:

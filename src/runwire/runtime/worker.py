@@ -217,8 +217,7 @@ class Worker:
             claim = msgspec.structs.replace(claim, cancel=_REVOKED)
         run = Run(
             claim,
-            agent=self._agents.get(claim.agent),
-            version=self._agents.version,
+            agents=self._agents,
             user=self._who(claim.user),
             thread=self._thread,
             outbox=self._outbox,
