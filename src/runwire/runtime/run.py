@@ -27,8 +27,8 @@ from typing import Literal
 import structlog
 
 from runwire.agents.context import Context, User
-from runwire.agents.payload import plain
 from runwire.agents.load import Agents
+from runwire.agents.payload import plain
 from runwire.agents.plain import Agent
 from runwire.errors import Fenced, PayloadError, RunFailed
 from runwire.protocol.codes import RunFailure
