@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,6 +19,7 @@ from runwire.agents.context import User
 from runwire.agents.payload import is_ref
 from runwire.errors import NotFound, Unavailable
 from runwire.protocol.events import EventType, StoredEvent, decode_data
+from runwire.protocol.journal import Journal, LoggedWait, Try
 from runwire.protocol.view import ThreadView
 from runwire.runtime.clock import now_ms
 from runwire.storage.base import Claim, Storage
@@ -41,6 +41,20 @@ _HISTORY_TYPES: Final = frozenset(
         EventType.AGENT_COMPLETED,
         EventType.AGENT_FAILED,
         EventType.AGENT_CANCELLED,
+    }
+)
+
+_ACT_TYPES: Final = frozenset(
+    {
+        EventType.TOOL_EXECUTING,
+        EventType.TOOL_COMPLETED,
+        EventType.STEP_STARTED,
+        EventType.STEP_COMPLETED,
+        EventType.AGENT_WAITING,
+        EventType.AGENT_RESUMED,
+        EventType.SUBAGENT_STARTED,
+        EventType.SUBAGENT_COMPLETED,
+        EventType.SUBAGENT_FAILED,
     }
 )
 
@@ -108,8 +122,7 @@ async def read_past(storage: Storage, claim: Claim, *, user: User, deadline_s: f
         history=history,
         pinned=pinned,
         used_s=used_s(logged),
-        # The port knows "worker_lost" as a reason too, and that is no hand-over.
-        charged_s=charged_s(logged, until_ms=now_ms(), handed_over=claim.handed_over not in (None, "worker_lost")),
+        charged_s=charged_s(logged, until_ms=now_ms(), attempt=claim.attempt, lost=claim.lost),
     )
 
 
@@ -118,20 +131,25 @@ def is_short(events: Sequence[StoredEvent]) -> bool:
     return len(events) <= _SHORT_EVENTS and sum(len(event.data) for event in events) <= _SHORT_BYTES
 
 
-def history_of(events: Iterable[StoredEvent], run: str) -> list[dict[str, Any]]:
-    """Return what was said in runs that had ended, in run order, then this run's own message."""
+def history_of(events: Sequence[StoredEvent], run: str) -> list[dict[str, Any]]:
+    """Return what was said in runs that had ended, in run order, then this run's own message.
+
+    A run that was sent again counts for nothing: the message of the later one is the same. What sub-agents said was
+    never said to the person.
+    """
     view = ThreadView()
     for event in events:
         view.apply(event)
-    turns: list[dict[str, Any]] = []
-    for each in [*(each for each in view.runs if each != run), run]:
-        if each == run or view.runs[each].is_ended:
-            turns += [
-                {"role": message.role, "content": message.content}
-                for message in view.messages.values()
-                if message.run == each and (each != run or message.role == "user")
-            ]
-    return turns
+    shown = [*(each for each in view.runs if each != run and view.runs[each].is_ended), run]
+    messages = {event.run: decode_data(event) for event in events if event.type == EventType.USER_MESSAGE}
+    retried = {messages[each].retry_of for each in shown if each in messages}
+    return [
+        {"role": message.role, "content": message.content}
+        for each in shown
+        if each not in retried
+        for message in view.messages.values()
+        if message.run == each and message.span is None and (each != run or message.role == "user")
+    ]
 
 
 def text_of(content: Any) -> str:
@@ -142,44 +160,66 @@ def text_of(content: Any) -> str:
 
 
 def used_s(logged: Iterable[StoredEvent]) -> float:
-    """Return the running time of the attempts in a run's log: each from its first event to its last."""
-    return sum(max(last - first, 0) for first, last in _spans(logged).values()) / 1000
+    """Return the running time of the attempts in a run's log: each from its first event to its last, without waits."""
+    stretches = _stretches(logged)
+    return sum(each.length_ms for each in stretches if each.of == each.before and not each.is_waiting) / 1000
 
 
-def charged_s(logged: Sequence[StoredEvent], *, until_ms: int, handed_over: bool = False) -> float:
+def charged_s(logged: Iterable[StoredEvent], *, until_ms: int, attempt: int, lost: Collection[int]) -> float:
     """Return what earlier attempts took of the deadline, silent time included.
 
     An attempt that was lost may have run until the next one began, and nobody can tell how long: it is charged with
     all of it, or an agent that hangs and is lost again and again would never meet its deadline. One that was handed
-    over is charged up to its last event.
+    over, or parked, is charged up to its last event. Time in which the run waited is never charged, whoever held it.
 
     Args:
         logged: every stored event of the run, in order.
         until_ms: when the attempt that now begins did, ms UTC.
-        handed_over: whether the attempt before it was; the log does not say so yet.
+        attempt: its number.
+        lost: the attempts before it whose worker was lost (`Claim.lost`); some of them may have said nothing.
     """
-    spans = _spans(logged)
-    given_back = {
-        event.attempt
-        for event in logged
-        if event.type == EventType.AGENT_RETRYING and decode_data(event).reason != "worker_lost"
-    }
-    began = [*((number, first) for number, (first, _) in spans.items()), (0, until_ms)]
-    charged_ms = 0
-    for (number, first), (later, next_first) in pairwise(began):
-        is_given_back = later in given_back if later else handed_over
-        charged_ms += max((spans[number][1] if is_given_back else next_first) - first, 0)
-    return charged_ms / 1000
+    return (
+        sum(
+            each.length_ms
+            for each in _stretches(logged, until_ms=until_ms, attempt=attempt)
+            if not each.is_waiting
+            and (each.of == each.before or any(each.of <= number < each.before for number in lost))
+        )
+        / 1000
+    )
 
 
-def _spans(logged: Iterable[StoredEvent]) -> dict[int, tuple[int, int]]:
-    """Return when each attempt said its first and its last word, ms UTC, oldest first."""
-    spans: dict[int, tuple[int, int]] = {}
+class _Stretch(NamedTuple):
+    """The time between two events of a run."""
+
+    of: int  # attempt of the one
+    before: int  # attempt of the other
+    length_ms: int
+    is_waiting: bool  # something waits, and no step goes on beside it: what branches do in silence nobody can tell
+
+
+def _stretches(logged: Iterable[StoredEvent], *, until_ms: int | None = None, attempt: int = 0) -> Iterator[_Stretch]:
+    """Yield what lies between the events of workers, and between the last and now."""
+    journal, is_waiting = Journal(), False
+    last: StoredEvent | None = None
     for event in logged:
-        if event.attempt:
-            first, _ = spans.get(event.attempt, (event.ts, event.ts))
-            spans[event.attempt] = first, event.ts
-    return spans
+        if not event.attempt:
+            continue
+        if last:
+            yield _Stretch(last.attempt, event.attempt, max(event.ts - last.ts, 0), is_waiting)
+        last = event
+        if event.type in _ACT_TYPES:
+            journal.add(event)
+            is_waiting = _is_waiting(journal)
+    if last and until_ms is not None:
+        yield _Stretch(last.attempt, attempt, max(until_ms - last.ts, 0), is_waiting)
+
+
+def _is_waiting(journal: Journal) -> bool:
+    """Return whether a wait is open, and in each step that is open too."""
+    waits = [each for each in journal.open.values() if isinstance(each, LoggedWait)]
+    within = {scope for each in waits for scope in journal.chain(each.parent)}
+    return bool(waits) and all(each.scope in within for each in journal.open.values() if isinstance(each, Try))
 
 
 async def when_available(call: Callable[[], Awaitable[T]]) -> T:
