@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
-from rich.console import Console
 from rich.markup import escape
 
+from runwire.cli.screen import Screen, Tree
 from runwire.client import Client, Event
 from runwire.errors import RunwireError
 from runwire.protocol.events import TERMINAL_TYPES, EventType
@@ -57,13 +57,12 @@ class Asker:
 
     Args:
         client: gives the answers.
-        begin: ends an open line of the screen before something is asked.
+        screen: where it asks.
     """
 
-    def __init__(self, client: Client, begin: Callable[[], None]) -> None:
+    def __init__(self, client: Client, screen: Tree) -> None:
         self._client = client
-        self._begin = begin
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._screen = screen
         self._open: dict[str, Event] = {}
         self._changed = asyncio.Event()
         self._reading: tuple[str, asyncio.Task[bool]] | None = None  # the wait whose answer is being typed
@@ -107,16 +106,12 @@ class Asker:
         """Ask until an answer is taken; False: the input has ended. Cancelled when there is no need any more."""
         is_approval = event.data.get("kind") == "approval"
         while True:
-            self._begin()
-            self._console.print("  [bold]approve? \\[y/n][/] " if is_approval else "  [bold]answer:[/] ", end="")
-            try:
-                line = await _line()
-            except asyncio.CancelledError:
-                self._console.print()  # the cursor stands behind the question
-                raise
+            self._screen.question("  [bold]approve? \\[y/n][/] " if is_approval else "  [bold]answer:[/] ")
+            line = await _line()
             if line is None:
-                self._console.print()
+                self._screen.close()
                 return False
+            self._screen.typed()
             given = value_of(line, is_approval=is_approval)
             if given is None:
                 continue
@@ -124,7 +119,7 @@ class Asker:
             try:
                 await self._client.answer(event.run, wait, given)
             except RunwireError as error:
-                self._console.print(f"  [yellow]{escape(error.message)}[/]")
+                self._screen.remark(f"  [yellow]{escape(error.message)}[/]")
                 if error.code != "bad_request":
                     return True
             else:
@@ -146,12 +141,12 @@ def value_of(line: str, *, is_approval: bool) -> Any:
 
 
 @asynccontextmanager
-async def questions(client: Client, *, begin: Callable[[], None], is_asked: bool) -> AsyncIterator[Questions]:
+async def questions(client: Client, screen: Screen) -> AsyncIterator[Questions]:
     """Give who takes care of waits: somebody who asks if there is a terminal, else somebody who says how."""
-    if not is_asked or not sys.stdin.isatty() or not sys.stdout.isatty():
+    if not isinstance(screen, Tree) or not sys.stdin.isatty() or not sys.stdout.isatty():
         yield Teller()
         return
-    asker = Asker(client, begin)
+    asker = Asker(client, screen)
     async with asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(asker.run())
         yield asker

@@ -157,7 +157,7 @@ async def _paced(items: AsyncIterator[Any], speed: float) -> AsyncIterator[Any]:
 async def _attend(client: Client, items: Any, as_json: bool) -> int:
     """Show a run that this person has started, and ask what it asks."""
     screen = _screen(as_json)
-    async with questions(client, begin=screen.close, is_asked=not as_json) as asked:
+    async with questions(client, screen) as asked:
         return await _show(items, screen, asked)
 
 

@@ -69,6 +69,20 @@ class Tree:
                 self._waits[str(item.data.get("wait"))] = str(item.data.get("kind"))
             self._line(line(item.data))
 
+    def question(self, markup: str) -> None:
+        """Ask on a line of its own; what comes before the answer begins a new one."""
+        self.close()
+        self._console.print(markup, end="")
+        self._is_mid_line = True
+
+    def typed(self) -> None:
+        """Note that a person ended the line."""
+        self._is_mid_line = False
+
+    def remark(self, markup: str) -> None:
+        """Say something about what a person has typed."""
+        self._line(markup)
+
     def close(self) -> None:
         """End an open line."""
         if self._is_mid_line:
