@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from runwire.protocol.events import (
     AgentCompleted,
-    AgentRetrying,
+    AgentResumed,
     AgentStarted,
+    AgentWaiting,
     EventData,
     EventType,
     MessageCompleted,
     MessageStarted,
     StoredEvent,
     Superseded,
+    ToolExecuting,
     UserMessage,
 )
 from runwire.runtime.journal import charged_s, history_of, is_short, text_of, used_s
