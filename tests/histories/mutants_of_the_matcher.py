@@ -99,8 +99,8 @@ MATCHER = (
     Mutant(
         "lets a closed try keep its words",
         "replay.py",
-        "emits = self._voices.take_back_all(left.scope)",
-        "emits = list[Emit]()",
+        "emits = self._voices.take_back_all(left.scope)\n        closed = left.completed",
+        "emits = list[Emit]()\n        closed = left.completed",
     ),
     Mutant(
         "closes a try before its words are taken back",
