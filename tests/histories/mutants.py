@@ -18,7 +18,7 @@ _PROTOCOL = ROOT / "src" / "runwire" / "protocol"
 _ALIAS = "runwire_mutant"
 
 # Modules of the same copy: each imports only those before it.
-_FAMILIES = (("shown", "view"), ("acts", "sayings", "journal", "voices", "replay"))
+_FAMILIES = (("shown", "view"), ("acts", "sayings", "journal", "voices", "matching", "replay"))
 
 
 @dataclass(frozen=True)

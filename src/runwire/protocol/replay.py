@@ -11,11 +11,10 @@ Every returned list may be cut by a crash between any two of its events; the nex
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 
-from runwire.errors import RunFailed
 from runwire.protocol.acts import (
     RUN,
     Emit,
@@ -28,7 +27,6 @@ from runwire.protocol.acts import (
     branch_scope,
     call_id,
     derived,
-    outer_of_branch,
     span_id,
     step_key,
     wait_id,
@@ -47,9 +45,10 @@ from runwire.protocol.events import (
     SubagentStarted,
     TextDelta,
 )
-from runwire.protocol.journal import CUT_OFF, Act, Journal, LoggedSpan, LoggedStep, LoggedWait, Opened, Try
+from runwire.protocol.journal import CUT_OFF, Journal, LoggedSpan, LoggedStep, LoggedWait, Opened, Try
+from runwire.protocol.matching import matched, not_as_approved
 from runwire.protocol.progress import lost_attempts_without_progress
-from runwire.protocol.sayings import DELTA_CODE_POINTS, Kind, Saying, completion, same_json
+from runwire.protocol.sayings import DELTA_CODE_POINTS, Kind, Saying, completion
 from runwire.protocol.voices import Voice, Voices
 
 __all__ = [
@@ -64,8 +63,6 @@ __all__ = [
     "lost_attempts_without_progress",
     "step_key",
 ]
-
-A = TypeVar("A", LoggedStep, LoggedWait, LoggedSpan)
 
 TOOL_CANCELLED: Final = "tool_cancelled"
 """Code of a step or sub-agent that its agent stopped waiting for: in a replay it waits again, until the same limit."""
@@ -246,7 +243,7 @@ class Replay:
         called = (kind, name, ident)
         key = step_key(scope, name, voice.named[called], kind=kind, ident=ident)
         begun = LoggedStep(key=key, kind=kind, name=name, args=args)
-        logged = _matched(voice, begun)
+        logged = matched(voice, begun)
         emits = self._voices.close(voice) if closes else []
         voice.begin(*called)
         if logged is None:
@@ -306,7 +303,7 @@ class Replay:
         voice = self._voices.enter(scope)
         key, wait = wait_id(self._run, scope, kind, voice.named["wait", kind])
         begun = LoggedWait(key=wait, kind=kind, parent=scope, prompt=prompt, call=call, due_at=due_at)
-        logged = _matched(voice, begun)
+        logged = matched(voice, begun)
         recorded = self._ended(voice, logged) if logged else None
         emits = self._voices.close(voice)
         voice.begin("wait", kind)
@@ -343,7 +340,7 @@ class Replay:
         voice = self._voices.enter(scope)
         key, span = span_id(self._run, scope, agent, voice.named["span", agent])
         begun = LoggedSpan(key=span, agent=agent, input=input, parent=scope, outer=voice.span)
-        logged = _matched(voice, begun)
+        logged = matched(voice, begun)
         emits = self._voices.close(voice)
         voice.begin("span", agent)
         if logged is None:
@@ -420,12 +417,7 @@ class Replay:
     def _check_approved(self, scope: str, wait: str, answered_seq: int) -> None:
         for each in self._journal.chain(scope):
             if not self._voices.enter(each).has_come_as_answered(answered_seq):
-                raise RunFailed(
-                    f"Before approval {wait} was given, {_place(each)} had said something else than it says now: "
-                    "what was approved is not what would be done. Make the agent say the same each time.",
-                    code=RunFailure.NONDETERMINISTIC_AGENT,
-                    field=wait,
-                )
+                raise not_as_approved(each, wait)
 
     def _what_closes(self, error: EventError) -> Iterator[tuple[Opened | Saying, Emit]]:
         """Yield all that is open, innermost first, and the event that closes it."""
@@ -478,38 +470,3 @@ class Replay:
 def closers(logged: Sequence[StoredEvent], *, code: str, message: str) -> list[Emit]:
     """Return what closes everything open in a run that ends without being replayed."""
     return Replay(run="", attempt=0, logged=logged, new_id=str).close_all(code=code, message=message)
-
-
-def _matched(voice: Voice, begun: A) -> A | None:
-    """Return what the log has at this place in the scope; None: nothing."""
-    logged = voice.logged_act
-    if logged is None:
-        return None
-    if isinstance(logged, type(begun)) and logged.key == begun.key and same_json(_given(logged), _given(begun)):
-        return logged
-    raise RunFailed(
-        f"Step {voice.begun + 1} of {_place(voice.scope)} ({logged.key}) was {_called(logged)} in an earlier attempt "
-        f"and is {_called(begun)} now. Make the agent call the same tools with the same arguments each time.",
-        code=RunFailure.NONDETERMINISTIC_AGENT,
-        field=logged.key,
-    )
-
-
-def _given(act: Act) -> Any:
-    if isinstance(act, LoggedStep):
-        return act.args
-    return act.input if isinstance(act, LoggedSpan) else [act.prompt, act.call]
-
-
-def _called(act: Act) -> str:
-    name = act.name if isinstance(act, LoggedStep) else act.agent if isinstance(act, LoggedSpan) else act.kind
-    text = msgspec.json.encode(_given(act), order="sorted").decode()
-    return f"{name} {text if len(text) <= 200 else text[:200] + '…'}"
-
-
-def _place(scope: str) -> str:
-    if scope == RUN:
-        return "the run"
-    if outer_of_branch(scope) is not None:
-        return f"branch {scope}"
-    return f"try {scope}" if "/" in scope else f"sub-agent {scope}"
