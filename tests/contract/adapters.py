@@ -104,7 +104,7 @@ class PostgresAdapter(Adapter):
         self.url = ""
 
     async def open(self) -> PostgresAdapter:
-        self.url = await self._server.create_database()
+        self.url = await self._server.lend()
         self.storage = await self._opened(lease_s=300)
         return self
 
@@ -121,7 +121,7 @@ class PostgresAdapter(Adapter):
 
     async def close(self) -> None:
         await self.storage.close()
-        await self._server.drop_database(self.url)
+        await self._server.take_back(self.url)
 
     async def _opened(self, *, lease_s: float) -> PostgresStorage:
         return await PostgresStorage.open(self.url, lease_s=lease_s, limit_s=5)

@@ -34,9 +34,9 @@ COMPLETED = RunEnd(status="completed")
 
 @pytest.fixture
 async def url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    made = await postgres_server.create_database()
+    made = await postgres_server.lend()
     yield made
-    await postgres_server.drop_database(made)
+    await postgres_server.take_back(made)
 
 
 @asynccontextmanager
