@@ -118,7 +118,13 @@ async def flood(ctx: Context, message: str) -> None:
             await asyncio.sleep(0)
 
 
+async def careful(ctx: Context, message: str) -> str:
+    """Ask for approval, and say what the person said."""
+    return "approved" if await ctx.approve(f"May I do this: {message}?") else "rejected"
+
+
 agents = {
+    "careful": careful,
     "golden": golden,
     "plain": plain,
     "failing": failing,

@@ -27,7 +27,7 @@ def _commands(thread: str, run: str) -> list[dict[str, Any]]:
     ]
 
 
-async def _exact(raw: Raw, command: dict[str, Any]) -> bytes:
+async def exact(raw: Raw, command: dict[str, Any]) -> bytes:
     """Give the very bytes of an answer."""
     await raw.write(say({"id": "x", **command}))
     while True:
@@ -45,7 +45,7 @@ async def test_foreign_ids_in_every_field_are_answered_as_unknown_ones_byte_for_
         theirs = _commands(sent["thread"], sent["run"])
         nobodys = _commands(_UNKNOWN["thread"], _UNKNOWN["run"])
         for forged, unknown in zip(theirs, nobodys, strict=True):
-            answers = [await _exact(raw, each) for each in (forged, unknown)]
+            answers = [await exact(raw, each) for each in (forged, unknown)]
             told = answers[0].replace(sent["thread"].encode(), _UNKNOWN["thread"].encode())
             assert told == answers[1], forged
             assert b'"ok":true' not in answers[0]
@@ -63,6 +63,6 @@ async def test_what_is_no_id_in_any_field_is_refused_and_starts_nothing(target: 
             for command in _commands(shape, shape):
                 if command["op"] == "unsubscribe":
                     continue  # is answered also when there is nothing to end
-                answer = json.loads(await _exact(raw, command))
+                answer = json.loads(await exact(raw, command))
                 assert answer["ok"] is False, (shape, command)
                 assert answer["error"]["code"] in ("not_found", "bad_request"), answer
