@@ -3,7 +3,7 @@
 Rings are fed by the bus and completed from the log: a committed segment is taken iff it continues the
 ring; anything else is only a reason to look. Whatever the bus loses, the periodic check finds, with one
 query for all threads: those with an unfinished run each 2 s while the node hears its own beacon on the
-bus, else each 100 ms; idle threads each 10 s.
+bus, else each 100 ms; idle threads each 10 s, and all at once when the bus says that it may have lost something.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _log: Final = structlog.get_logger(__name__)
 class TailSettings:
     """How the tail looks after its rings."""
 
-    beacon_s: float = 0.1  # time between beacons on the bus
-    beacon_fresh_s: float = 0.2  # a younger beacon proves that the bus works
+    beacon_s: float | None = None  # time between beacons on the bus; None: what the bus says that it bears
+    beacon_fresh_s: float | None = None  # a younger beacon proves that the bus works; None: twice that time
     blind_check_s: float = 0.1  # check of threads with an unfinished run without a fresh beacon
     active_check_s: float = 2.0  # check of threads with an unfinished run with a fresh beacon
     idle_check_s: float = 10.0  # check of all threads
@@ -57,6 +57,9 @@ class Tail:
         self._storage = storage
         self._bus = bus
         self._settings = settings or TailSettings()
+        self._beacon_s = self._settings.beacon_s or bus.beacon_s
+        self._fresh_s = self._settings.beacon_fresh_s or 2 * self._beacon_s
+        self._looks_at_all = False  # at the next check
         self._node = new_id("node")
         self._rings: dict[tuple[str, str], Ring] = {}  # (user, thread): who asks for a foreign thread gets its own
         self._of_thread: dict[str, list[Ring]] = {}
@@ -128,6 +131,11 @@ class Tail:
                 self._continue(ring, message)
         elif message.topic == "beacon" and message.node == self._node:
             self._beacon_at_s = asyncio.get_running_loop().time()
+        elif message.topic == "moved" and message.thread and message.seq:
+            for ring in self._of_thread.get(message.thread, ()):
+                self.complete(ring, head=message.seq)
+        elif message.topic == "moved":
+            self._looks_at_all = True
         elif message.topic == "deleted" and message.thread:
             for ring in self._of_thread.get(message.thread, ()):
                 self.complete(ring)  # a hint proves nothing: the log says whether the thread is gone
@@ -172,15 +180,16 @@ class Tail:
     async def _beat(self) -> None:
         while True:
             self._bus.publish(Wake(topic="beacon", node=self._node))
-            await asyncio.sleep(self._settings.beacon_s)
+            await asyncio.sleep(self._beacon_s)
 
     async def _check(self) -> None:
         clock = asyncio.get_running_loop().time
         active_at_s = idle_at_s = clock()
         while True:
             now_s = clock()
-            is_blind = now_s - self._beacon_at_s > self._settings.beacon_fresh_s
-            if now_s >= idle_at_s:
+            is_blind = now_s - self._beacon_at_s > self._fresh_s
+            if now_s >= idle_at_s or self._looks_at_all:
+                self._looks_at_all = False  # before the look: what is heard during it leads to another one
                 await self._look_at(list(self._rings.values()), all_heads=True)
                 active_at_s = now_s + self._settings.active_check_s
                 idle_at_s = now_s + self._settings.idle_check_s
@@ -197,6 +206,9 @@ class Tail:
         due = [ring for ring in due if ring.is_open and not ring.is_deleted]
         if not due:
             return
+        for ring in due:
+            if ring.log != self._storage.log:
+                self.complete(ring)  # its history is over: heads that did not move say nothing
         # -1: answered in any case, also to learn whether a run goes on.
         known = {ring.thread: -1 if all_heads or ring.activity is None else ring.through for ring in due}
         try:

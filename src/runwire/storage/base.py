@@ -167,11 +167,15 @@ class Threads(Protocol):
 
 
 class Wake(_Value, frozen=True):
-    """A hint without content: look into the database."""
+    """A hint without content: look into the database.
 
-    topic: Literal["runs", "signals", "auth", "deleted", "beacon"]
+    `moved`: the thread's log goes on, to `seq` at least; without a thread: hints may have been lost, look at all.
+    """
+
+    topic: Literal["runs", "signals", "auth", "deleted", "moved", "beacon"]
     thread: str | None = None
     node: str | None = None  # of a beacon: who sent it, to hear whether the bus works
+    seq: int | None = None  # of a thread that moved
 
 
 BusMessage = Committed | Wake
@@ -179,6 +183,18 @@ BusMessage = Committed | Wake
 
 class Bus(Protocol):
     """Best-effort hints between processes. May lose, repeat or reorder; costs latency and nothing else."""
+
+    @property
+    def beacon_s(self) -> float:
+        """Return how often a node may ask the bus, by a beacon, whether it works."""
+        ...
+
+    async def run(self) -> None:
+        """Carry messages between processes until cancelled; returns at once if there is only one.
+
+        Until then, and whenever the way to the others is cut, messages reach this process alone.
+        """
+        ...
 
     def publish(self, message: BusMessage) -> None:
         """Hand a message over without waiting; it is dropped when the bus is slow. Any thread may call."""

@@ -22,9 +22,14 @@ class LocalBus:
     check of the log finds the rest.
     """
 
+    beacon_s: Final = 0.1
+
     def __init__(self) -> None:
         self._listeners: tuple[_Listener, ...] = ()  # replaced, never changed: `publish` reads it without a lock
         self._registry = threading.Lock()
+
+    async def run(self) -> None:
+        """Return at once: there are no others."""
 
     def publish(self, message: BusMessage) -> None:
         """Hand a message over without waiting. Any thread may call."""

@@ -95,6 +95,11 @@ class FakeIdentities:
 class DeafBus:
     """A bus that loses everything."""
 
+    beacon_s = 0.1
+
+    async def run(self) -> None:
+        pass
+
     def publish(self, message: BusMessage) -> None:
         pass
 

@@ -62,3 +62,28 @@ async def test_one_query_tells_of_all_threads_what_moved_and_which_go_on() -> No
     assert asked[0] == dict.fromkeys((*idle, *active), -1)  # all unknown
     assert asked[1] == dict.fromkeys(active, 1)
     assert others == []
+
+
+async def test_hint_that_a_thread_moved_brings_what_the_bus_did_not_carry() -> None:
+    async with tailing(NEVER, bus=DeafBus()) as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        assert await place.seqs(subscription, count=1) == [1]
+        await place.worker.whole_run(sent.run)
+        place.tail.hear(Wake(topic="moved", thread=sent.thread, seq=13))
+        async with asyncio.timeout(5):
+            assert await place.seqs(subscription, count=12) == list(range(2, 14))
+
+
+async def test_hint_that_something_was_lost_leads_to_a_look_at_all_threads() -> None:
+    settings = TailSettings(beacon_fresh_s=1000.0, blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings) as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        assert await place.seqs(subscription, count=1) == [1]
+        await eventually(lambda: place.tail.bus_age_s() < 1000)
+        place.worker._bus = DeafBus()
+        await place.worker.whole_run(sent.run)
+        place.tail.hear(Wake(topic="moved"))
+        async with asyncio.timeout(5):
+            assert await place.seqs(subscription, count=12) == list(range(2, 14))
