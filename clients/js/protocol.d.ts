@@ -216,6 +216,11 @@ export interface Reset {
   reason: "log_changed" | "too_far_behind" | "trimmed";
 }
 
+/** What `POST /v1/runs/{id}/retry` takes: the message is that of the run. */
+export interface RetryBody {
+  on_active?: "enqueue" | "interrupt" | "reject";
+}
+
 /** Say something to an agent; starts a run. */
 export interface Send {
   op: "send";

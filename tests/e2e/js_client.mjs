@@ -34,6 +34,7 @@ const verbs = {
   send: ({ content, options }) => client.send(content, options),
   cancel: ({ run }) => client.cancel(run),
   answer: ({ run, wait, value }) => client.answer(run, wait, value),
+  retry: ({ run, options }) => client.retry(run, options),
   refresh: () => client.refresh(),
   welcome: () => client.welcome,
   follow(command) {

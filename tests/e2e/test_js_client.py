@@ -246,6 +246,38 @@ async def test_a_message_whose_reply_is_lost_starts_one_run(server: ServerProces
         assert [m["role"] for m in stored["messages"]].count("user") == 1
 
 
+async def test_an_answer_and_a_retry_whose_replies_are_lost_are_done_once(
+    server: ServerProcess, key: str, wire: Wire
+) -> None:
+    async with node() as client:
+        await client.ask("connect", url=wire.url, token=key)
+        sent = await client.ask("send", content="this", options={"agent": "careful"})
+        await client.ask("follow", thread=sent["thread"], label="run", options=sent)
+        await client.until(lambda: "agent_waiting" in client.types("run"))
+        wait = client.items("run")[-1]["data"]["wait"]
+        assert await client.ask("answer", run=sent["run"], wait=wait, value="yes") == {"error": "bad_request"}
+        assert await client.ask("retry", run=sent["run"]) == {"error": "conflict"}
+        wire.stall(to_client=True)
+        answering = await client.begin("answer", run=sent["run"], wait=wait, value=True)
+        async with asyncio.timeout(WAIT_S):
+            while (await _get(server, key, f"/v1/runs/{sent['run']}"))["status"] != "completed":
+                pass  # each look is a request of its own
+        wire.cut()
+        assert await client.answer(answering) == {"run": sent["run"], "wait": wait}
+        assert await client.ask("answer", run=sent["run"], wait=wait, value=False) == {"error": "conflict"}
+        await client.ended("run")
+        assert [item["data"]["value"] for item in client.items("run") if item["type"] == "agent_resumed"] == [True]
+        wire.to_port, port = 1, wire.to_port  # nobody is there
+        wire.cut()
+        retrying = await client.begin("retry", run=sent["run"])
+        await client.until(lambda: client.states()[-1] == "reconnecting")
+        wire.to_port = port
+        again = await client.answer(retrying)
+        assert again["thread"] == sent["thread"]
+        runs = (await _get(server, key, "/v1/runs"))["items"]
+        assert [run["run"] for run in runs] == [again["run"], sent["run"]]
+
+
 async def test_a_fresh_token_is_brought_on_the_same_connection(server: ServerProcess, key: str) -> None:
     body = {"user": "ada", "password": "correct horse battery staple"}
     async with httpx2.AsyncClient() as http:

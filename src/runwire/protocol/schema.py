@@ -21,7 +21,7 @@ __all__ = ["FOLDER", "files", "json_schema", "main", "reference_page", "typescri
 
 FOLDER: Final = "docs/reference"
 _REPLIES: Final = (frames.SendData, frames.CancelData, frames.AnswerData, frames.RefreshData)
-_BODIES: Final = (frames.MessageBody, frames.AnswerBody)
+_BODIES: Final = (frames.MessageBody, frames.AnswerBody, frames.RetryBody)
 
 _CLOSE_MEANINGS: Final[Mapping[CloseCode, str]] = {
     CloseCode.NORMAL: "closed on request",
