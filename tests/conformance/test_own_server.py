@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import runwire
 from runwire.conformance import as_text, check
 from runwire.testing import ServerProcess
 
 AGENTS = str(Path(__file__).parent.parent / "agents" / "golden.py")
+WAITING = str(Path(__file__).parent.parent / "agents" / "waiting.py")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,32 @@ def test_our_server_keeps_every_promise_five_times(server: ServerProcess, key: s
 def test_agents_that_use_no_tools_or_fail_are_in_order_too(server: ServerProcess, key: str, agent: str) -> None:
     report = asyncio.run(check(server.url, key, agent=agent, expect="any"))
     assert report.exit_code == 0, as_text(report)
+
+
+def test_runs_that_wait_call_helpers_and_are_tried_again_are_in_order_too(tmp_path: Path) -> None:
+    async def answered(client: runwire.client.Client) -> None:
+        """Approve whatever is asked."""
+        while True:
+            for run in (await client.http.runs())["items"]:
+                if run["status"] in ("running", "waiting"):
+                    for wait in (await client.http.run(run["run"]))["waits"]:
+                        if wait["by"] is None:
+                            await client.http.answer(run["run"], wait["wait"], True)
+            await asyncio.sleep(0.05)
+
+    async def checked() -> list[str]:
+        reports = []
+        async with ServerProcess(WAITING, data_dir=tmp_path / "data", cwd=tmp_path) as server:
+            key = await server.create_user("checker")
+            async with runwire.connect(server.url, key) as client, asyncio.TaskGroup() as tasks:
+                answering = tasks.create_task(answered(client))
+                for agent in ("approves", "delegates"):
+                    report = await check(server.url, key, agent=agent, categories=["golden_path"])
+                    reports += [as_text(report)] if report.exit_code else []
+                answering.cancel()
+        return reports
+
+    assert asyncio.run(checked()) == []
 
 
 def test_a_wrong_key_could_not_be_checked(server: ServerProcess) -> None:

@@ -24,11 +24,12 @@ class RecordingBus(LocalBus):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wakes: list[str] = []
+        self.heard: list[str] = []
 
     def publish(self, message: BusMessage) -> None:
-        if isinstance(message, Wake) and message.topic != "beacon":
-            self.wakes.append(message.topic)
+        topic = message.topic if isinstance(message, Wake) else "committed"
+        if topic != "beacon":
+            self.heard.append(topic)
         super().publish(message)
 
 
@@ -66,12 +67,12 @@ async def test_an_answer_reaches_every_socket_and_those_who_run_the_agent(is_par
     bus = RecordingBus()
     async with waiting(APPROVAL, bus=bus, is_parked=is_parked) as (node, ann, run), joined(node) as tab:
         await tab.ask(op="subscribe", thread=ann.events[0]["thread"])
-        bus.wakes.clear()
+        bus.heard.clear()
         reply = await ann.ask(op="answer", run=run, wait="wt_1", value=True)
         assert reply["data"] == {"run": run, "wait": "wt_1"}
         for reader in (ann, tab):
             assert await seen(reader, "agent_resumed") == [{"wait": "wt_1", "value": True, "by": "usr_ann"}]
-        assert bus.wakes == (["runs"] if is_parked else ["signals"])
+        assert bus.heard == ["committed", "runs" if is_parked else "signals"]
 
 
 async def test_the_first_answer_wins_and_another_is_told_so() -> None:
