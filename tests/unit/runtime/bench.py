@@ -151,13 +151,14 @@ async def bench(
     *,
     settings: WorkerSettings = QUICK,
     storage: Storage | None = None,
+    name: str = "wk_test",
     **hooks: Any,
 ) -> AsyncIterator[Bench]:
     """Run a worker with these agents (or one, named "agent") until the block ends: then it is gone as by kill -9."""
     storage = storage or MemoryStorage()
     bus = LocalBus()
     named = agents if isinstance(agents, Mapping) else {"agent": agents}
-    worker = Worker(storage, bus, Agents.of(named), "wk_test", settings, **hooks)
+    worker = Worker(storage, bus, Agents.of(named), name, settings, **hooks)
     made = Bench(storage, bus, worker)
     stop = bus.listen(made.hear)
     async with asyncio.TaskGroup() as tasks:

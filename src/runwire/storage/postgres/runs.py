@@ -117,17 +117,27 @@ class PostgresRuns:
     ) -> builtins.list[Claim]:
         """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`. Its agents decide nothing."""
         claims: builtins.list[Claim] = []
+        lost_until = await self._lost_until(worker) if take_lost else 0
         for look in range(_LOOKS):
             if look:
                 await asyncio.sleep(_COMMIT_S * look * (0.5 + random.random()))  # noqa: S311 - to meet once only
             held = None if holding is None else [*holding, *(claim.run for claim in claims)]
-            values = (worker, max(limit - len(claims), 0), max(user_limit, 0), held, take_lost, self._lease_ms)
+            values = (worker, max(limit - len(claims), 0), max(user_limit, 0), held, lost_until, self._lease_ms)
             rows = await self._database.fetch(_SQL["claim"], *values, is_urgent=True)
             pinned = await self._pinned([row["run"] for row in rows if row["has_pinned"]])
             claims += [_claim(row, pinned) for row in rows if row["run"] is not None]
             if not rows or rows[-1]["run"] is not None:
                 break
         return claims
+
+    async def _lost_until(self, worker: str) -> int:
+        """Return until when, by the database's clock, a claim may take over what has run out; 0: nothing has.
+
+        A statement that was sent before an outage may be executed at its end, when every lease has run out. So it says
+        itself how long it is good for: much less than others have left of a lease that they renewed before.
+        """
+        now: int | None = await self._database.fetchval(_SQL["when_lost"], worker, is_urgent=True)
+        return 0 if now is None else now + self._lease_ms // 6
 
     async def renew(self, worker: str, held: Mapping[str, int]) -> None:
         """Renew this worker's leases; see `Runs.renew`."""

@@ -124,7 +124,11 @@ WHERE u.id = $1 AND r.idempotency_key = $2
 SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6)
 
 -- name: claim
-SELECT * FROM runwire_claim($1, $2, $3, $4, $5, $6)
+SELECT * FROM runwire_claim($1, $2, $3, $4, runwire_now() < $5::bigint, $6)
+
+-- The database's time, if there is a lease of another worker that has run out.
+-- name: when_lost
+SELECT runwire_now() FROM run WHERE status = 'running' AND worker <> $1 AND lease_until < runwire_now() LIMIT 1
 
 -- What claimed runs must read again; not with the claim, whose locks would wait until it is taken off the socket.
 -- name: pinned
