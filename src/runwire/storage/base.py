@@ -1,6 +1,6 @@
-"""Where truth lives: the ports and what each promises. Adapters: `memory/`, `sqlite/`.
+"""Where truth lives: the ports and what each promises. Adapters: `memory/`, `sqlite/`, `postgres/`.
 
-Every write is one call and one atomic effect, so that a PostgreSQL adapter can make it one statement
+Every write is one call and one atomic effect, so that the PostgreSQL adapter makes it one statement
 (a process stopped between two round trips would hold its locks). Ids are opaque text; times are ms UTC.
 All methods may be called from any event loop; a cancelled caller leaves the write whole: done or not done.
 """

@@ -47,6 +47,13 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresSer
     server.remove()
 
 
+@pytest.fixture
+async def own_url(own_server: PostgresServer) -> AsyncIterator[str]:
+    lent = await own_server.lend()
+    yield lent
+    await own_server.take_back(lent)
+
+
 def told(error: BaseException | None) -> str:
     """Return all that a log could say of an error."""
     texts = []
@@ -149,10 +156,9 @@ async def test_server_that_takes_no_writes_is_not_opened(postgres_server: Postgr
         await PostgresDatabase.open(url)
 
 
-async def test_server_that_is_not_there_is_unavailable(own_server: PostgresServer) -> None:
-    url = await own_server.create_database()
+async def test_server_that_is_not_there_is_unavailable(own_server: PostgresServer, own_url: str) -> None:
     own_server.kill()
-    for work in (PostgresDatabase.open(url), migrate(url)):
+    for work in (PostgresDatabase.open(own_url), migrate(own_url)):
         with pytest.raises(Unavailable, match="ConnectionRefusedError") as refusal:
             await work
         assert PASSWORD not in told(refusal.value)
@@ -206,8 +212,8 @@ async def test_new_history_drops_the_connections_of_the_old_one(database: Postgr
 # while it is away ---------------------------------------------------------------------------------
 
 
-async def test_killed_server_is_unavailable_until_it_is_back(own_server: PostgresServer) -> None:
-    database = await PostgresDatabase.open(await own_server.create_database())
+async def test_killed_server_is_unavailable_until_it_is_back(own_server: PostgresServer, own_url: str) -> None:
+    database = await PostgresDatabase.open(own_url)
     log = database.log
     async with asyncio.TaskGroup() as group:  # several connections, all of which will be dead
         for _ in range(4):
@@ -223,9 +229,9 @@ async def test_killed_server_is_unavailable_until_it_is_back(own_server: Postgre
     await database.close()
 
 
-async def test_stopped_server_is_unavailable_after_the_deadline(own_server: PostgresServer) -> None:
+async def test_stopped_server_is_unavailable_after_the_deadline(own_server: PostgresServer, own_url: str) -> None:
     loop = asyncio.get_running_loop()
-    database = await PostgresDatabase.open(await own_server.create_database(), lease_s=1.5)
+    database = await PostgresDatabase.open(own_url, lease_s=1.5)
     own_server.pause()
     try:
         begun_s = loop.time()
@@ -245,8 +251,8 @@ async def test_stopped_server_is_unavailable_after_the_deadline(own_server: Post
     await database.close()
 
 
-async def test_server_that_shuts_down_is_unavailable(own_server: PostgresServer) -> None:
-    database = await PostgresDatabase.open(await own_server.create_database())
+async def test_server_that_shuts_down_is_unavailable(own_server: PostgresServer, own_url: str) -> None:
+    database = await PostgresDatabase.open(own_url)
 
     async def asked() -> None:
         with pytest.raises(Unavailable):
@@ -324,7 +330,14 @@ async def test_cancelled_caller_leaves_the_others_unharmed(database: PostgresDat
         for task in tasks[:10]:
             task.cancel()
     assert sum(task.cancelled() for task in tasks) == 10
-    assert await database.fetchval("SELECT 1") == 1
+    pid = await database.fetchval("SELECT pg_backend_pid()")
+    async with asyncio.TaskGroup() as group:
+        kept = group.create_task(database.fetch("SELECT pg_sleep(0.1)"))
+        called_off = group.create_task(database.fetch("SELECT pg_sleep(0.2)"))
+        await asyncio.sleep(0.05)
+        called_off.cancel()
+    assert kept.done()
+    assert await database.fetchval("SELECT pg_backend_pid()") == pid  # no connection went but its own
 
 
 async def test_value_that_no_database_holds_is_the_callers_fault(database: PostgresDatabase) -> None:

@@ -203,13 +203,13 @@ class PostgresDatabase:
             async with asyncio.timeout(timeout_s):
                 rows = await connection.fetch(sql, *values)
         except BaseException as error:
-            # What the server refused in good order leaves the connection good; what was cut off does not.
-            if isinstance(error, (asyncio.CancelledError, OSError)) or connection.is_closed():
+            is_cut_off = connection.is_closed() or isinstance(error, OSError)
+            if is_cut_off or isinstance(error, asyncio.CancelledError):
                 connection.terminate()
-            if isinstance(error, OSError) or connection.is_closed():
-                self._drop_idle()  # they lead to the same server: each would cost somebody an error
-            else:
+            else:  # the server refused it in good order
                 self._put_back(held)
+            if is_cut_off:
+                self._drop_idle()  # they lead to the same server: each would cost somebody an error
             raise
         self._put_back(held)
         self._check_history(held)
