@@ -63,7 +63,7 @@ class Speaker:
         past: what the attempt starts from.
         buffer: takes the events.
         events: the log, for values that were put aside.
-        lease: without it no step is begun or executed.
+        lease: without it no step is executed, and the buffer stores nothing, so that none begins.
         stop: asks the control loop to stop the run; any thread.
         is_allowed: whether the person may still use tools; must be quick and callable from any thread.
         is_stopping: whether the control loop is ending the run, so that cancellations are its own; any thread.
@@ -77,16 +77,16 @@ class Speaker:
         *,
         buffer: Buffer,
         events: EventLog,
-        lease: Lease | None = None,
+        lease: Lease,
         stop: Callable[[Stop], None],
         is_allowed: Callable[[str], bool],
         is_stopping: Callable[[], bool],
-        on_waiting: Callable[[bool], None] = lambda _is_waiting: None,
+        on_waiting: Callable[[bool], None],
     ) -> None:
         self._claim = claim
         self._buffer = buffer
         self._events = events
-        self._lease = lease or buffer.lease
+        self._lease = lease
         self._stop = stop
         self._has_asked_to_stop = False
         self._is_allowed = is_allowed
@@ -135,10 +135,8 @@ class Speaker:
         self._transcript.start()
 
     def drain(self) -> None:
-        """Hand the run over at its next step boundary; at once if every branch waits. Any thread."""
-        self._is_draining = True  # before looking, as a leaf that comes to wait looks after it
-        if self._leaves.is_idle:
-            self._ask_to_stop(HandOver("drained"))
+        """Hand the run over when all its branches have come to a step boundary, or wait. Any thread."""
+        self._is_draining = True
 
     def silence(self) -> None:
         """Take the word from the code: from now on its Context raises. Any thread."""
@@ -340,7 +338,6 @@ class Speaker:
 
     async def _boundary(self) -> None:
         """Go on if the run may begin another step; stop here if not."""
-        await self._lease.wait_valid()
         if not self._is_allowed(self._claim.user):
             self._ask_to_stop(CancelRequest(by="revoked"))
         elif self._is_draining:

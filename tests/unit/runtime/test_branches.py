@@ -161,9 +161,13 @@ async def test_a_time_limit_around_branches_cancels_all_and_waits_for_them() -> 
                 await asyncio.sleep(0.01)
                 over.append(name)
 
+        async def speak() -> None:
+            await ctx.write("c speaks")
+            await hang()
+
         try:
             async with asyncio.timeout(0.05):
-                await ctx.gather(branch("a"), branch("b"))
+                await ctx.gather(branch("a"), branch("b"), speak())
         except TimeoutError:
             await ctx.message("I go on")
             return sorted(over)
@@ -172,6 +176,8 @@ async def test_a_time_limit_around_branches_cancels_all_and_waits_for_them() -> 
     assert first == ["a", "b"]
     assert again == ["a", "a", "b", "b"]
     assert [each.error.code for each in of_type(events, "tool_completed")] == ["tool_cancelled"] * 2
+    said = [each.content for each in of_type(events, "message_completed")]
+    assert said[2:] == ["c speaks", "I go on"], "what a branch was saying ends with it"
 
 
 async def test_cancelling_the_run_cancels_its_branches() -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 from tests.unit.runtime.bench import Gate, bench, types_of
+from tests.unit.runtime.faults import FaultyStorage
 from tests.unit.runtime.twice import ended, last, of_type, twice
 
 import runwire
@@ -138,6 +139,33 @@ async def test_a_function_that_raises_is_tried_again_and_what_it_said_is_taken_b
     thoughts = [event for event in events if event.type in ("agent_thinking", "custom")]
     taken_back = [seq for each in of_type(events, "superseded") for seq in each.events]
     assert taken_back == [event.seq for event in thoughts[:4]]
+
+
+async def test_what_a_try_said_is_taken_back_only_once_it_has_a_seq() -> None:
+    storage, gate, tries = FaultyStorage(), Gate(), list[int]()
+
+    @runwire.tool(retry=2)
+    async def flaky(ctx: Context) -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            storage.events.is_open.clear()  # what it says now is not stored yet when it raises
+            await ctx.thinking("a try")
+            gate.arrive()
+            raise ToolFailed("no")
+        return 1
+
+    async def agent(ctx: Context, message: str) -> Any:
+        return await ctx.tool(functools.partial(flaky, ctx))
+
+    async with bench(agent, storage=storage) as b:
+        run = await b.send()
+        await gate.arrival()
+        await b.agent_turns(5)
+        storage.events.is_open.set()
+        events = await b.ended(run)
+    assert len(tries) == 2
+    (thought,) = [event for event in events if event.type == "agent_thinking"]
+    assert [each.events for each in of_type(events, "superseded")] == [[thought.seq]]
 
 
 async def test_tries_come_to_an_end_and_the_last_failure_is_what_the_agent_gets() -> None:
