@@ -180,10 +180,9 @@ class Worker:
                 await asyncio.sleep(_AFTER_ERROR_S)
 
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
-        settings = self._settings
         while True:
             self._wake_runs.clear()  # armed before looking, or the last message waits for the poll
-            free = settings.max_runs - len(self._runs)
+            free = self._settings.max_runs - len(self._runs)
             claims: list[Claim] = []
             sent_s = lease_now_s()
             if free > 0 and not self._is_draining:
@@ -191,7 +190,7 @@ class Worker:
             for claim in claims:
                 tasks.create_task(self._supervise(self._take(claim, sent_s)))
             if not claims:
-                await _wait(self._wake_runs, settings.poll_s)
+                await _wait(self._wake_runs, self._settings.poll_s)
 
     async def _ask_for_runs(self, limit: int) -> list[Claim]:
         self._is_claiming = True
