@@ -47,7 +47,13 @@ class ToolOptions:
 
 
 def tool(
-    *, name: str | None = None, retry: int = 1, on_crash: OnCrash = "retry", returns: Any = None
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    retry: int = 1,
+    on_crash: OnCrash = "retry",
+    returns: Any = None,
 ) -> Callable[[F], F]:
     """Say how a function wants to be called by `ctx.tool`. The function itself stays as it is.
 
@@ -57,6 +63,7 @@ def tool(
         async def send(to: str, text: str) -> str: ...
 
     Args:
+        fn: nothing: the decorator is written with parentheses.
         name: shown to the person and part of the step's key; else the function's own.
         retry: how many tries it has if it raises, 1 to 100.
         on_crash: what happens if a crash cuts a try off: "retry" calls it again, "fail" raises `OutcomeUnknown`.
@@ -65,7 +72,7 @@ def tool(
     Raises:
         ValueError: an option is out of its bounds.
     """
-    if callable(name):
+    if fn is not None:
         raise TypeError("write `@tool(…)` with parentheses; a function without options needs no decorator")
     try:
         options = checked_options(name=name, retry=retry, on_crash=on_crash, returns=returns)

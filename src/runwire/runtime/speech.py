@@ -354,12 +354,12 @@ class Speaker:
         Before something is said and never after it: between a result that is in the log and the agent that gets it
         nobody's time limit may come, or a replay, which is given the result, would go another way.
         """
-        if self._transcript.is_over:
-            raise RunEnded(OVER)
         self._said += 1
         return self._said % _EVENTS_PER_TURN == 0 or self._buffer.is_full
 
     async def _turn(self) -> None:
+        if self._transcript.is_over:
+            raise RunEnded(OVER)
         await asyncio.sleep(0)
         await self._buffer.room()
 

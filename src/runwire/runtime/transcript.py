@@ -43,6 +43,8 @@ Ts = TypeVarTuple("Ts")
 OVER: Final = "this run is over; nothing more can be said in it"
 
 _TYPE_OF: Final[Mapping[type[EventData], EventType]] = {data: kind for kind, data in EVENT_DATA.items()}
+# By class and not by type: the hash of an enum's member is computed in Python, at each delta.
+_DELTAS: Final = frozenset(EVENT_DATA[kind] for kind in DELTA_TYPES)
 _TAKEN_BACK_BY_SEQ: Final = frozenset({EventType.AGENT_THINKING, EventType.CUSTOM})
 _LEFT_WAIT: Final = "ctx.left"  # name of the steps that keep which waits the agent stopped waiting for
 
@@ -63,7 +65,7 @@ class Transcript:
         self._past = past
         self._buffer = buffer
         self._lock = threading.Lock()
-        self._is_over = False
+        self.is_over = False  # the code has no word any more
         self._replay = Replay(run=claim.run, attempt=claim.attempt, logged=past.logged, new_id=new_id)
         self._order = RunOrder()
         self._due: dict[str, int | None] = {}  # of every wait that has begun, ended or not
@@ -71,11 +73,6 @@ class Transcript:
         for event in past.logged:
             if event.type not in DELTA_TYPES:
                 self._remember(event, decode_data(event))
-
-    @property
-    def is_over(self) -> bool:
-        """Return whether the code has no word any more."""
-        return self._is_over
 
     def start(self) -> None:
         """Say that the attempt begins.
@@ -103,7 +100,7 @@ class Transcript:
             RunFailed: the run differs where it may not.
         """
         with self._lock:
-            if self._is_over:
+            if self.is_over:
                 raise RunEnded(OVER)
             emits = speech(self._replay, *args)
             self._check(emits)
@@ -112,14 +109,14 @@ class Transcript:
     def derive(self, scope: str, what: str) -> str:
         """Return 64 hex digits that are the same whenever the run is replayed. Raises RunEnded."""
         with self._lock:
-            if self._is_over:
+            if self.is_over:
                 raise RunEnded(OVER)
             return self._replay.derive(scope, what)
 
     def silence(self) -> None:
         """Take the word from the code."""
         with self._lock:
-            self._is_over = True
+            self.is_over = True
 
     def conclude(self, ending: Ending, *, duration_ms: int) -> Ending:
         """Say the last words, after which nothing is said; return how the run really ends.
@@ -128,7 +125,7 @@ class Transcript:
             Fenced: the attempt does not own the run any more.
         """
         with self._lock:
-            self._is_over = True
+            self.is_over = True
             words = last_words(ending, self._replay, duration_ms=duration_ms)
             self._buffer.put(words.emits, blobs=words.blobs, end=words.end)
             return words.ending
@@ -149,9 +146,9 @@ class Transcript:
         still open for the database, which then finds the answer.
         """
         with self._lock:
-            if self._is_over or not may_park():
+            if self.is_over or not may_park():
                 return None
-            self._is_over = True
+            self.is_over = True
             return self._replay.open_waits
 
     def resume(self, answer: Answer, hear: Callable[[str], None]) -> AgentResumed | None:
@@ -199,11 +196,10 @@ class Transcript:
         """Let nothing illegal out: that would be a fault of ours, and the run ends before it shows."""
         try:
             for emit in emits:
-                kind = _TYPE_OF[type(emit.data)]
                 # A delta only goes on with what is open, at the offset that the matcher counted; to look at each
                 # one would cost a fifth of its way to the log (measured), and its completion is looked at.
-                if kind not in DELTA_TYPES:
-                    self._order.accept(kind, emit.data, self._claim.attempt)
+                if type(emit.data) not in _DELTAS:
+                    self._order.accept(_TYPE_OF[type(emit.data)], emit.data, self._claim.attempt)
                     if isinstance(emit.data, AgentWaiting):
                         self._due[emit.data.wait] = emit.data.due_at
         except ProtocolError as error:
