@@ -22,25 +22,16 @@ from typing import Final
 import msgspec
 import structlog
 
-from runwire.agents.payload import MAX_FIELD_BYTES, put_aside
 from runwire.errors import Fenced, Unavailable
 from runwire.protocol.events import (
-    AgentResumed,
-    AgentThinking,
-    AgentWaiting,
     EmittedEvent,
-    EventData,
     EventType,
-    MessageCompleted,
-    TextDelta,
-    ThinkingDelta,
     decode_data,
-    emitted,
     pack,
 )
 from runwire.protocol.replay import Emit
-from runwire.protocol.sayings import DELTA_CODE_POINTS
 from runwire.runtime.clock import now_ms
+from runwire.runtime.entries import Entry, OpenDelta, entries_of
 from runwire.runtime.lease import Lease
 from runwire.storage import base
 from runwire.storage.base import (
@@ -66,7 +57,6 @@ MAX_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
 _BUSY_PAUSE_S: Final = (0.005, 0.1)  # somebody's statement on these rows is running: the first pause, and the longest
-_EVENT_BYTES: Final = 96  # what an event weighs beside its text: ids, type, time
 
 Lost = base.Fenced | base.Unstorable
 """Why a buffer takes no more: the run belongs to another attempt, or the database cannot hold what it said."""
@@ -75,41 +65,6 @@ OnStored = Callable[[Sequence[EmittedEvent], int], None]
 """Learns of events that are committed, and of the seq of the first; the others follow without a gap."""
 
 _log = structlog.get_logger(__name__)
-
-
-class _OpenDelta(msgspec.Struct, eq=False, gc=False):
-    """Adjacent deltas of one stream: one event as soon as they are frozen."""
-
-    first: TextDelta | ThinkingDelta
-    stream: str
-    scope: str
-    ts: int
-    end: int  # where the next one begins, in code points
-    texts: list[str]
-
-    def take(self, later: _OpenDelta) -> bool:
-        """Merge a delta that goes on where this one ends; return whether it did."""
-        is_next = self.end == later.first.offset and self.stream == later.stream and self.scope == later.scope
-        # Longer, its text could pass 64 KiB of JSON and would have to be put aside.
-        if not is_next or later.end - self.first.offset > DELTA_CODE_POINTS:
-            return False
-        self.texts += later.texts
-        self.end = later.end
-        return True
-
-    def seal(self) -> EmittedEvent:
-        """Encode what was merged."""
-        whole = msgspec.structs.replace(self.first, text="".join(self.texts))
-        return emitted(whole, ts=self.ts, scope=self.scope)
-
-
-class _Entry(msgspec.Struct, eq=False, gc=False):
-    """An event that waits, and what it weighs."""
-
-    event: EmittedEvent | _OpenDelta
-    size_bytes: int
-    blobs: Mapping[str, bytes] | None = None  # that it names
-    wait: OpenedWait | str | None = None  # that it begins, or the id of the one that it closes
 
 
 class Buffer:
@@ -145,7 +100,7 @@ class Buffer:
         self._on_lost = on_lost
         self._on_overtaken = on_overtaken
         self._lock = threading.Lock()
-        self._pending: list[_Entry] = []
+        self._pending: list[Entry] = []
         self._frozen: Batch | None = None
         self._frozen_bytes = 0
         self._bytes = 0  # pending and frozen
@@ -197,7 +152,7 @@ class Buffer:
         Raises:
             Fenced: the attempt does not own the run any more.
         """
-        entries = _entries(emits, now_ms(), blobs)
+        entries = entries_of(emits, now_ms(), blobs)
         with self._lock:
             if self._is_closed:
                 raise Fenced("this attempt does not own the run any more")
@@ -290,11 +245,11 @@ class Buffer:
         if has_more:
             self._outbox.notify(self)
 
-    def _add(self, entry: _Entry) -> None:
+    def _add(self, entry: Entry) -> None:
         self._bytes += entry.size_bytes
-        if isinstance(entry.event, _OpenDelta) and self._pending:
+        if isinstance(entry.event, OpenDelta) and self._pending:
             last = self._pending[-1]
-            if isinstance(last.event, _OpenDelta) and last.event.take(entry.event):
+            if isinstance(last.event, OpenDelta) and last.event.take(entry.event):
                 last.size_bytes += entry.size_bytes
                 return
         self._pending.append(entry)
@@ -314,7 +269,7 @@ class Buffer:
         closes: list[str] = []
         self._frozen_bytes = 0
         for entry in taken:
-            events.append(entry.event.seal() if isinstance(entry.event, _OpenDelta) else entry.event)
+            events.append(entry.event.seal() if isinstance(entry.event, OpenDelta) else entry.event)
             self._frozen_bytes += entry.size_bytes
             if entry.blobs:
                 blobs.update(entry.blobs)
@@ -458,34 +413,6 @@ class Outbox:
         )
 
 
-def _entries(emits: Iterable[Emit], ts: int, blobs: Mapping[str, bytes] | None) -> list[_Entry]:
-    """Return what is to be stored and what each weighs; encoding happens here, outside of every lock."""
-    entries: list[_Entry] = []
-    for emit in emits:
-        data = emit.data
-        if isinstance(data, TextDelta):
-            entries.append(_open(data, data.message, ts=ts, scope=emit.scope))
-        elif isinstance(data, ThinkingDelta):
-            entries.append(_open(data, data.thinking, ts=ts, scope=emit.scope))
-        else:
-            event = emitted(data, ts=ts, scope=emit.scope)
-            size = len(event.data)
-            if size > MAX_FIELD_BYTES:
-                event, blobs = _put_aside(event, data, blobs or {})
-                size = len(event.data)
-            entry = _Entry(event, size + _EVENT_BYTES)
-            if isinstance(data, AgentWaiting):
-                entry.wait = OpenedWait(wait=data.wait, kind=data.kind, due_at=data.due_at)
-            elif isinstance(data, AgentResumed):
-                entry.wait = data.wait
-            if blobs:
-                entry.blobs = blobs
-                entry.size_bytes += sum(map(len, blobs.values()))
-                blobs = None  # with the first event of the list: never later than the one that names them
-            entries.append(entry)
-    return entries
-
-
 def _closed_by(event: EmittedEvent) -> str | None:
     """Return the wait that an event closes."""
     if event.type != EventType.AGENT_RESUMED:
@@ -496,27 +423,6 @@ def _closed_by(event: EmittedEvent) -> str | None:
 
 def _first_seq(outcome: Stored | AlreadyStored) -> int:
     return outcome.committed.first_seq if isinstance(outcome, Stored) else outcome.first_seq
-
-
-def _open(delta: TextDelta | ThinkingDelta, stream: str, *, ts: int, scope: str) -> _Entry:
-    text = delta.text
-    size = len(text) if text.isascii() else len(text.encode())
-    return _Entry(_OpenDelta(delta, stream, scope, ts, delta.offset + len(text), [text]), size + _EVENT_BYTES)
-
-
-def _put_aside(
-    event: EmittedEvent, data: EventData, blobs: Mapping[str, bytes]
-) -> tuple[EmittedEvent, Mapping[str, bytes]]:
-    """Put the whole text of a stream aside, if this is its completion: nobody else knows how long it is."""
-    more = dict(blobs)
-    # Its pieces were checked when they were said, so no limit can be passed here.
-    if isinstance(data, MessageCompleted) and isinstance(data.content, str):
-        data = msgspec.structs.replace(data, content=put_aside(data.content, more, limit_bytes=len(event.data)))
-    elif isinstance(data, AgentThinking) and isinstance(data.text, str):
-        data = msgspec.structs.replace(data, text=put_aside(data.text, more, limit_bytes=len(event.data)))
-    else:
-        return event, blobs
-    return emitted(data, ts=event.ts, scope=event.scope), more
 
 
 def _wake(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
