@@ -118,7 +118,7 @@ class Database:
     def candidates(self, state: State, call: Call) -> list[tuple[int, str]]:
         """Return what a claim would take and as what, the first first."""
         lost, woken, queued = [], [], []
-        is_recent = call.heard_age < LEASE - 1 or not self.has("a claim is as old as what its worker had heard")
+        is_recent = call.heard_age < LEASE - 1 or not self.has("a claim says how long it is good for")
         takes_lost = call.takes_lost and is_recent
         for key, run in enumerate(state.runs):
             if any(half.run == key for half in state.half):  # its row is locked: skipped
