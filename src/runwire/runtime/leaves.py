@@ -34,6 +34,11 @@ class Leaves:
         """Return whether every leaf waits. Any thread."""
         return self._idle_since_s is not None
 
+    @property
+    def is_alone(self) -> bool:
+        """Return whether every leaf but the running one waits."""
+        return self._busy == 1
+
     def idle_s(self) -> float:
         """Return for how long together every leaf has waited. Any thread."""
         since_s, idle_s = self._idle_since_s, self._idle_s

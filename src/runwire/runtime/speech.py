@@ -233,10 +233,8 @@ class Speaker:
                 await self._buffer.flushed()
                 await self._lease.wait_valid()
         except asyncio.CancelledError:
-            if begun:
-                self.cut(lambda replay: _left(replay, begun[0]))
-            elif pause_s is not None:  # between two tries: the next one ends the step for good
-                self.cut(lambda replay: [*keeping(replay), *_left(replay, begun[0])])
+            # Also of a step that waited for its turn: a replay, which may not wait there, must come to the same limit.
+            self.cut(lambda replay: [*([] if begun else keeping(replay)), *_left(replay, begun[0])])
             raise
         return begun[0]
 
@@ -247,7 +245,8 @@ class Speaker:
         if not is_final:
             await self._buffer.flushed()  # what it said is taken back by its seqs
         await self.say(speech, blobs=blobs)
-        if self._is_draining:
+        if self._is_draining and self._leaves.is_alone:
+            # Else it goes on to its next step: nobody's time limit may come between a result and who gets it.
             await self._boundary()
 
     def cut(self, speech: Callable[[Replay], list[Emit]]) -> None:
@@ -338,15 +337,19 @@ class Speaker:
 
     async def _boundary(self) -> None:
         """Go on if the run may begin another step; stop here if not."""
+        stopped = asyncio.get_running_loop().create_future()  # never set: until the stop cancels this task
         if not self._is_allowed(self._claim.user):
             self._ask_to_stop(CancelRequest(by="revoked"))
+            await stopped
         elif self._is_draining:
             # Handed over when the last branch has come to its boundary; none is cut off in a step for the others.
             self._at_boundary += 1
             self._leaves.pause()
-        else:
-            return
-        await asyncio.get_running_loop().create_future()  # for ever: until the stop cancels this task
+            try:
+                await stopped
+            finally:  # perhaps by a limit of the author's, and the branch goes on
+                self._at_boundary -= 1
+                self._leaves.go_on()
 
     def _must_wait(self) -> bool:
         """Count what is about to be said; return whether others have their turn before it, or it waits for room.

@@ -276,6 +276,57 @@ async def test_a_drained_run_is_handed_over_when_its_last_branch_has_come_to_a_b
     assert [each.reason for each in of_type(events, "agent_retrying")] == ["drained"]
 
 
+async def test_a_branch_that_leaves_its_boundary_by_a_limit_of_its_own_is_waited_for_again() -> None:
+    storage, slow, busy = MemoryStorage(), Gate(), Gate()
+    calls: list[str] = []
+
+    async def agent(ctx: Context, message: str) -> Any:
+        async def work(gate: str) -> str:
+            calls.append(gate)
+            await {"slow": slow, "quick": quick}[gate].pass_()
+            return gate
+
+        async def branch() -> str:
+            return f"{await ctx.tool(work, gate='slow')} {await ctx.tool(work, gate='slow')}"
+
+        async def impatient() -> str:
+            await ctx.tool(work, gate="quick")
+            try:
+                async with asyncio.timeout(0.05):
+                    await ctx.tool(work, gate="quick")
+            except TimeoutError:
+                await busy.pass_()
+            return f"{await ctx.tool(work, gate='quick')} after all"
+
+        return await ctx.gather(branch(), impatient())
+
+    quick = Gate()
+    async with bench(agent, storage=storage, settings=replace(QUICK, drain_s=30.0)) as b:
+        await b.send()
+        await slow.arrival()
+        await quick.arrival()
+        async with asyncio.TaskGroup() as tasks:
+            drained = tasks.create_task(b.worker.drain())
+            await asyncio.sleep(0)
+            quick.open()
+            await busy.arrival()
+            slow.open()
+
+            async def is_slow_done() -> bool:
+                return [event.type for event in await b.storage.events.read_run(run)].count("tool_completed") == 2
+
+            run = (await b.storage.runs.list("usr_ann"))[0].run
+            await b.until(is_slow_done)
+            await b.agent_turns(5)
+            assert not drained.done(), "one branch is busy, with no step at all"
+            busy.open()
+    assert calls == ["slow", "quick"]
+    async with bench(agent, storage=storage.restarted()) as b:
+        events = await b.ended(run)
+    assert last(events).output == ["slow slow", "quick after all"]
+    assert calls[2:] in (["slow", "quick"], ["quick", "slow"]), "what was given up at the boundary stays given up"
+
+
 async def _coroutine() -> None: ...
 
 
