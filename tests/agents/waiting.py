@@ -53,6 +53,16 @@ async def delegates(ctx: Context, message: str) -> Any:
     return {"the helper": await ctx.subagent(helper, message)}
 
 
+async def three_times(ctx: Context, message: str) -> list[bool]:
+    """Say a plan, then ask three times, and do one thing after each answer."""
+    await ctx.message("The plan: one, two, three.")
+    given = []
+    for step in ("one", "two", "three"):
+        given.append(await ctx.approve(f"Do {step}?"))
+        await ctx.tool(delete_files, path=step)
+    return given
+
+
 async def fails_first(ctx: Context, message: str) -> str:
     """Fail once, then work."""
     if _mark("tries", message):
@@ -60,4 +70,4 @@ async def fails_first(ctx: Context, message: str) -> str:
     return "It worked this time."
 
 
-agents = {each.__name__: each for each in (approves, asks, sleeps, delegates, fails_first)}
+agents = {each.__name__: each for each in (approves, asks, sleeps, delegates, three_times, fails_first)}
