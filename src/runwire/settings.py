@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ _CONFIG_FILE = "runwire.toml"
 _CLIENT_NAMES = frozenset({"RUNWIRE_URL", "RUNWIRE_TOKEN"})
 _CENTURY_DAYS = 36_500  # in ms still a number that every database takes
 _CENTURY_S = _CENTURY_DAYS * 86_400
+_SHOWN = re.compile(r"postgres(?:ql)?://(?:[^@/?#]*@)?([\w.,:\[\]-]*)(/[\w.%-]*)?(?:\?[^@]*)?")
 _LIST = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -47,7 +49,11 @@ class Settings(BaseSettings):
         "production", description="What this process is for; `runwire dev` makes it development."
     )
     data_dir: Path = Field(Path(".runwire"), description="Folder of the embedded database and its control socket.")
-    database_url: str | None = Field(None, description="`sqlite:///…`; unset: `runwire.db` in the data folder.")
+    database_url: str | None = Field(
+        None,
+        repr=False,
+        description="`postgresql://…` (many servers) or `sqlite:///…`; unset: `runwire.db` in the data folder.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     public_url: str | None = Field(None, description="How people reach the server, e.g. `https://agents.example.org`.")
@@ -59,6 +65,15 @@ class Settings(BaseSettings):
     max_runs: int = Field(100, ge=1, le=10_000, description="Runs at a time in this process.")
     user_run_limit: int = Field(10, ge=1, description="Active runs at a time of one user.")
     deadline_s: float = Field(600.0, gt=0, description="Running time after which a run fails, seconds.")
+    lease_s: float = Field(
+        6.0,
+        ge=3,
+        le=300,
+        description="How long after its last sign of life a server's runs go to another (PostgreSQL), seconds.",
+    )
+    park_after_s: float = Field(
+        10.0, ge=0, le=_CENTURY_S, description="Waiting time after which a run is put aside, its code unwound, seconds."
+    )
     cancel_grace_s: float = Field(5.0, gt=0, description="How long cancelled code may clean up, seconds.")
     drain_s: float = Field(30.0, ge=0, description="How long runs may finish when the server stops, seconds.")
     blocked_warn_s: float = Field(2.0, gt=0, description="A loop blocked this long is reported, seconds.")
@@ -106,6 +121,13 @@ class Settings(BaseSettings):
                 raise ValueError("write each origin as scheme://host[:port], without a path and without *")
         return tuple(_normal(origin) for origin in value)
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgresql://", "postgres://", "sqlite://", "memory://")):
+            raise ValueError("write postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///abs/path.db")
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
@@ -134,6 +156,20 @@ class Settings(BaseSettings):
     def storage_url(self) -> str:
         """Return the database's URL, absolute."""
         return self.database_url or f"sqlite://{quote(str((self.data_dir / 'runwire.db').absolute()))}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether several servers may use the database at once."""
+        return self.storage_url.startswith(("postgresql://", "postgres://"))
+
+    @property
+    def shown_url(self) -> str:
+        """Return the database's URL as it may be shown: short, without who signs in there and with what."""
+        if not self.is_shared:
+            return self.storage_url.replace(str(Path.home()), "~", 1)
+        found = _SHOWN.fullmatch(self.storage_url)
+        # What is not understood wholly is not shown in part: it may be a piece of the password.
+        return f"postgresql://{found[1]}{found[2] or ''}" if found else "postgresql://…"
 
     @classmethod
     def settings_customise_sources(

@@ -15,11 +15,11 @@ from runwire.auth.service import users
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Settings
 from runwire.storage.base import Bus, BusMessage, CancelRequest, Storage, Wake
-from runwire.storage.open import open_storage
+from runwire.storage.open import migrate_storage, open_storage
 from runwire.storage.sqlite.control import Absent, Verb, ask
 from runwire.storage.sqlite.lock import OwnedElsewhere
 
-__all__ = ["Call", "Verbs", "administer", "database_path", "migrate", "opened", "shown_url", "where", "work_through"]
+__all__ = ["Call", "Verbs", "administer", "database_path", "migrate", "opened", "where", "work_through"]
 
 _OWNER_WAIT_S: Final = 10.0  # a starting server owns the file before it takes commands
 _OWNER_POLL_S: Final = 0.05
@@ -106,19 +106,25 @@ def _called_there(settings: Settings, pid: int) -> Call:
 
 
 async def where(settings: Settings) -> tuple[str, str | None] | None:
-    """Return (URL, sign-in link or None) of the server that runs on the data folder; None: none does."""
-    if not await asyncio.to_thread(database_path(settings).exists):
+    """Return (URL, sign-in link or None) of the server that runs on the data folder; None: none does.
+
+    On a shared database there may be any number: which of them is meant only a person can say.
+    """
+    if settings.is_shared or not await asyncio.to_thread(database_path(settings).exists):
         return None  # nothing was ever started here, and looking must not make a database
     place = await administer(settings, "where")
     return (place["url"], place["link"]) if place["url"] else None
 
 
 async def migrate(settings: Settings) -> str:
-    """Create or upgrade the database, and say what it is."""
-    is_new = not await asyncio.to_thread(database_path(settings).exists)
+    """Create or upgrade the database, and say what it was and is."""
+    if settings.database_url is None:
+        _make_folder(settings.data_dir)
+    before, after = await migrate_storage(settings.storage_url)
     async with opened(settings) as storage:
         await storage.ping()
-        return f"{shown_url(settings)} {'was created' if is_new else 'is up to date'} (log {storage.log})"
+        done = f"is up to date at {after}" if before == after else f"went from {before or 'nothing'} to {after}"
+        return f"{settings.shown_url} {done} (log {storage.log})"
 
 
 class Verbs:
@@ -250,7 +256,7 @@ async def _open(settings: Settings, *, patience_s: float) -> Storage:
     until_s = loop.time() + patience_s
     while True:
         try:
-            return await open_storage(settings.storage_url)
+            return await open_storage(settings.storage_url, lease_s=settings.lease_s)
         except OwnedElsewhere as owned:
             is_server = owned.owner is not None and owned.owner.socket is not None
             if is_server or loop.time() >= until_s:
@@ -268,9 +274,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError([f"data_dir {folder}: cannot be made ({error.strerror}); set --data-dir."]) from error
-
-
-def shown_url(settings: Settings) -> str:
-    """Return the database's URL as it may be shown: short, without a password."""
-    url = settings.storage_url
-    return url.replace(str(Path.home()), "~", 1)

@@ -6,16 +6,17 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
 import runwire
-from runwire.app.administration import Call, administer, database_path, work_through
+from runwire.app.administration import Call, administer, database_path, opened, work_through
 from runwire.errors import ConfigurationError, NotFound, Unavailable
 from runwire.settings import Settings
 from runwire.storage.base_upkeep import BackedUp
 from runwire.storage.clock import now_ms
+from runwire.storage.open import with_driver
 from runwire.storage.placing import placed
 from runwire.storage.sqlite.archives import export_file, import_file
 from runwire.storage.sqlite.backup import back_up_file
@@ -34,28 +35,47 @@ def back_up(settings: Settings, path: Path, *, progress: Progress) -> BackedUp:
     """Copy the database as it is at one moment, beside a running server or without one; blocks.
 
     This process reads the file itself: the server does nothing for it, and nobody needs its socket or a place that
-    it may write to.
+    it may write to. PostgreSQL has its own means, which the error names.
     """
+    if settings.is_shared:
+        return asyncio.run(_back_up_shared(settings, path))
     return back_up_file(_data_file(settings), path, progress=progress)
 
 
 def export(settings: Settings, path: Path, *, user: str | None, progress: Progress) -> Header:
     """Write the portable form to a new file, or to standard output for `-`; blocks. Like `back_up`, it only reads."""
-    source = _data_file(settings)
     if path != STANDARD_OUTPUT:
         with placed(path) as part, part.open("wb") as out:
-            return export_file(source, out, release=runwire.__version__, user_name=user, progress=progress)
+            return _export(settings, out, user, progress)
     try:
-        header = export_file(source, sys.stdout.buffer, release=runwire.__version__, user_name=user, progress=progress)
+        header = _export(settings, sys.stdout.buffer, user, progress)
         sys.stdout.buffer.flush()
     except OSError as error:
         raise Unavailable(f"Standard output does not take the export ({error.strerror}).") from error
     return header
 
 
+def _export(settings: Settings, out: BinaryIO, user: str | None, progress: Progress) -> Header:
+    release = runwire.__version__
+    if not settings.is_shared:
+        return export_file(_data_file(settings), out, release=release, user_name=user, progress=progress)
+    with with_driver():
+        from runwire.storage.postgres.transfer import export_database
+    return asyncio.run(export_database(settings.storage_url, out, release=release, user_name=user, progress=progress))
+
+
 def import_from(settings: Settings, path: Path, *, progress: Progress) -> Mapping[str, int]:
-    """Make the data folder's database out of a backup or an export; returns how many of each kind; blocks."""
-    return import_file(_data_file(settings), path, progress=progress)
+    """Fill an empty database from an export, or a data file from a backup; returns how many of each kind; blocks."""
+    if not settings.is_shared:
+        return import_file(_data_file(settings), path, progress=progress)
+    with with_driver():
+        from runwire.storage.postgres.transfer import import_database
+    return asyncio.run(import_database(settings.storage_url, path, progress=progress))
+
+
+async def _back_up_shared(settings: Settings, path: Path) -> BackedUp:
+    async with opened(settings) as storage:
+        return await storage.upkeep.backup(path)
 
 
 class Ages(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +146,8 @@ async def figures(settings: Settings) -> dict[str, Any]:
 
 async def _check_there(settings: Settings) -> None:
     """Refuse a folder without a database: looking must not make one."""
+    if settings.is_shared:
+        return
     path = _data_file(settings)
     if not await asyncio.to_thread(path.exists):
         raise NotFound(f"There is no database {path}; name the server's data folder.", field="--data-dir")
@@ -133,5 +155,6 @@ async def _check_there(settings: Settings) -> None:
 
 def _data_file(settings: Settings) -> Path:
     if not settings.storage_url.startswith("sqlite:"):
-        raise ConfigurationError(["This works on a database file; the configured database_url names none."])
+        fault = "This works on a database file or a database server; the configured database_url names neither."
+        raise ConfigurationError([fault])
     return database_path(settings)

@@ -19,7 +19,7 @@ import httpx2
 import runwire
 from runwire.agents.context import User
 from runwire.agents.load import Agents, load_agents
-from runwire.app.administration import Verbs, opened, shown_url, where
+from runwire.app.administration import Verbs, opened, where
 from runwire.app.logs import configure_logging
 from runwire.auth.client import AuthClient, AuthClientSettings
 from runwire.auth.service import users
@@ -35,7 +35,7 @@ from runwire.runtime.upkeep import Caretaker, UpkeepSettings
 from runwire.runtime.worker import Worker, WorkerSettings
 from runwire.settings import Loaded, Settings
 from runwire.storage.base import Storage, Wake
-from runwire.storage.bus_local import LocalBus
+from runwire.storage.open import migrate_storage, open_bus
 from runwire.storage.sqlite.control import ControlSocket
 from runwire.storage.sqlite.lock import OwnedElsewhere
 from runwire.storage.sqlite.storage import SqliteStorage
@@ -47,6 +47,10 @@ Ready = Callable[[str, str | None], None]
 
 _COMMAND_S: Final = 10.0  # a command that has the data folder is done within that time
 _COLLECTED_AFTER: Final = 20_000  # objects more than at the last collection: a few megabytes
+_NO_PUBLIC_URL: Final = (
+    "public_url is not set: who signs in here is unknown to every other server on this database, and after a restart on"
+    " another port. Give all of them the same public_url."
+)
 _DEVELOPER: Final = "developer"  # who the sign-in link of `runwire dev` signs in
 
 
@@ -70,7 +74,7 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce, takes_signa
     async with contextlib.AsyncExitStack() as stack:
         storage, agents, listener = await _prepare(settings, stack)
         await storage.ping()
-        announce("database", f"{shown_url(settings)} (log {storage.log})")
+        announce("database", f"{settings.shown_url} (log {storage.log})")
         process = _Process(settings, storage, agents, listener, takes_signals=takes_signals)
         if takes_signals:  # the process is the server's own
             _spare_collector()
@@ -95,6 +99,8 @@ async def _prepare(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
     agents: Agents | None = None
     listener: socket.socket | None = None
     try:
+        if settings.is_shared and settings.environment == "development":
+            await migrate_storage(settings.storage_url)  # elsewhere it is a step of its own: `runwire migrate`
         storage = await stack.enter_async_context(opened(settings, patience_s=_COMMAND_S))
     except OwnedElsewhere as owned:
         faults.append(await _describe_owner(settings, owned))
@@ -155,7 +161,7 @@ class _Process:
         self._storage = storage
         self._agents = agents
         self._listener = listener
-        self._bus = LocalBus()
+        self._bus = open_bus(storage)
         # The public URL is the issuer, so tokens of one deployment are nothing to another.
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._url = f"http://{host}:{listener.getsockname()[1]}"
@@ -184,7 +190,8 @@ class _Process:
             storage,
             self._bus,
             agents,
-            f"{socket.gethostname()}-{os.getpid()}",
+            # Random, too: in containers all processes have one id, and a restart is another worker.
+            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             _worker_settings(settings),
             is_allowed=self._is_allowed,
             who=self._who,
@@ -217,10 +224,12 @@ class _Process:
         """Start the parts, each only after what it needs has answered; stop them in the opposite order."""
         control = self._control_socket()
         async with self._auth_http, _tasks() as tasks:
-            background = [tasks.create_task(self._auth.run())]
-            announce("bus", "in-process")
+            background = [tasks.create_task(self._bus.run()), tasks.create_task(self._auth.run())]
+            announce("bus", "NOTIFY of the database" if self._settings.is_shared else "in-process")
             await self._auth.check()
             announce("auth", "in-process, its secret accepted")
+            if self._settings.is_shared and self._settings.public_url is None:
+                announce("warning", _NO_PUBLIC_URL)
             if control:
                 background.append(tasks.create_task(control.run()))
             background.append(tasks.create_task(self._gateway.run()))
@@ -352,6 +361,7 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
         max_runs=settings.max_runs,
         user_limit=settings.user_run_limit,
         deadline_s=settings.deadline_s,
+        park_after_s=settings.park_after_s,
         grace_s=settings.cancel_grace_s,
         drain_s=settings.drain_s,
         blocked_warn_s=settings.blocked_warn_s,

@@ -67,7 +67,11 @@ async def _local(
     if place is not None:
         return place
     if targets is None:
-        raise Unavailable(f"No server runs on {settings.data_dir}; start `runwire dev`, or name one with --url.")
+        if settings.is_shared:
+            sentence = f"Any number of servers may run on {settings.shown_url}; name one with --url or RUNWIRE_URL."
+        else:
+            sentence = f"No server runs on {settings.data_dir}; start `runwire dev`, or name one with --url."
+        raise Unavailable(sentence)
     flags = {"environment": "development", "data_dir": data_dir, "port": 0, "agents": targets or None}
     return await stack.enter_async_context(app.running(load(flags | {"log_level": "warning"})))
 

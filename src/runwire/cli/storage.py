@@ -99,7 +99,9 @@ def import_(
     with _progress("importing", "lines") as progress:
         counts = app.import_from(settings, file, progress=progress)
     typer.echo(f"imported {_contents(counts)}")
-    typer.echo("Its next start gives it another log: clients take what it has, and people sign in again.", err=True)
+    typer.echo(
+        "It is another log than the copied one: clients take what it has, and people sign in again.", err=True
+    )
 
 
 def _settings(data_dir: Path | None) -> Settings:
@@ -138,7 +140,8 @@ def _progress(what: str, unit: str) -> Iterator[app.Progress]:
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"log             {figures['log']}"
-    yield f"size            {_size(figures['size_bytes'])}, of which {_size(figures['free_bytes'])} are free"
+    free = f", of which {_size(figures['free_bytes'])} are free" if figures["free_bytes"] else ""
+    yield f"size            {_size(figures['size_bytes'])}{free}"
     yield f"event bytes     {_size(figures['event_bytes'])}"
     yield f"blob bytes      {_size(figures['blob_bytes'])}"
     for name, number in figures["counts"].items():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from runwire.errors import ConfigurationError
-from runwire.storage.base import Storage
+from runwire.storage.base import Bus, Storage
+from runwire.storage.bus_local import LocalBus
+from runwire.storage.migrations import REVISIONS
 
-__all__ = ["open_storage"]
+__all__ = ["is_postgres", "migrate_storage", "open_bus", "open_storage", "with_driver"]
 
 
 async def open_storage(url: str, *, lease_s: float = 6.0) -> Storage:
@@ -31,16 +36,61 @@ async def open_storage(url: str, *, lease_s: float = 6.0) -> Storage:
         from runwire.storage.sqlite.storage import SqliteStorage
 
         return await SqliteStorage.open(_path(url))
-    if parts.scheme in ("postgresql", "postgres"):
-        try:
+    if is_postgres(url):
+        with with_driver():
             from runwire.storage.postgres.storage import PostgresStorage
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(["PostgreSQL needs its driver: install `runwire[postgres]`."]) from error
-
         return await PostgresStorage.open(url, lease_s=lease_s)
     # Not the URL itself: it may carry a password.
     known = "postgresql://HOST/DATABASE, sqlite:///abs/path.db or memory://"
     raise ConfigurationError([f"A database URL is {known}; this one has another scheme."])
+
+
+def open_bus(storage: Storage) -> Bus:
+    """Return the bus that reaches every process on an open database; its `run` carries the messages."""
+    # Asked by name: whoever has no PostgreSQL need not have its driver.
+    if type(storage).__name__ == "PostgresStorage":
+        from runwire.storage.bus_postgres import PostgresBus
+        from runwire.storage.postgres.storage import PostgresStorage
+
+        assert isinstance(storage, PostgresStorage)
+        return PostgresBus(storage.database)
+    return LocalBus()
+
+
+async def migrate_storage(url: str) -> tuple[str | None, str]:
+    """Bring a database to the newest revision, creating what is missing; return the one before and the one now.
+
+    Raises:
+        ConfigurationError: it cannot be used, is of a newer release, or another process owns it.
+        Unavailable: the database server does not answer.
+    """
+    if is_postgres(url):
+        with with_driver():
+            from runwire.storage.postgres.prepare import migrate
+        done = await migrate(url)
+        return done.before, done.after
+    before: str | None = None
+    if urlsplit(url).scheme == "sqlite":
+        from runwire.storage.sqlite.prepare import found_revision
+
+        before = await asyncio.to_thread(found_revision, _path(url))
+    await (await open_storage(url)).close()  # a data file is migrated by whoever opens it
+    return before, REVISIONS[-1]
+
+
+def is_postgres(url: str) -> bool:
+    """Return whether a URL names a database that several processes may use at once."""
+    return urlsplit(url).scheme in ("postgresql", "postgres")
+
+
+@contextmanager
+def with_driver() -> Iterator[None]:
+    """Import what needs the driver of PostgreSQL; where it is missing, say how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        fault = "database_url: PostgreSQL needs its driver: pip install 'runwire[postgres]'."
+        raise ConfigurationError([fault]) from error
 
 
 def _path(url: str) -> Path:

@@ -123,3 +123,33 @@ def test_only_who_serves_is_judged_for_what_would_be_unsafe_to_serve() -> None:
         load(environ=environ)
     with pytest.raises(ConfigurationError, match="RUNWIRE_PORT"):  # what is no setting at all is one for nobody
         load(environ=environ | {"RUNWIRE_PORT": "many"}, serves=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada:hush@db.example:5432/runwire?sslmode=require", "postgresql://db.example:5432/runwire"),
+        ("postgres://db/runwire", "postgresql://db/runwire"),
+        ("postgresql://ada:hush@one:1,two:2/runwire", "postgresql://one:1,two:2/runwire"),
+        ("postgresql:///runwire?password=hush", "postgresql:///runwire"),
+        ("postgresql://ada:hu/sh@db/runwire", "postgresql://…"),
+        ("postgresql://ada:12?hush@db/runwire", "postgresql://…"),
+        ("postgresql://ada:12#hush@db/runwire", "postgresql://…"),
+        ("postgresql://db/runwire?password=hu@sh", "postgresql://…"),
+    ],
+)
+def test_url_of_a_database_is_shown_without_its_password(url: str, shown: str) -> None:
+    settings = load({"database_url": url}, environ={}).settings
+    assert settings.shown_url == shown
+    assert settings.is_shared
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("database_url", "mysql://ada:hush@db/x"), ("lease_s", 2.9), ("lease_s", 301), ("park_after_s", -1)],
+)
+def test_setting_out_of_its_bounds_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=name) as refusal:
+        load({name: value}, environ={})
+    assert "hush" not in refusal.value.message

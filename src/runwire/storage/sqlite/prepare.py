@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from runwire.storage.sql import load
 from runwire.storage.sqlite.copies import adopt, begin_history, copy_database, foreign_code
 from runwire.storage.sqlite.lock import OwnerLock
 
-__all__ = ["Prepared", "connect_reader", "prepare"]
+__all__ = ["Prepared", "connect_reader", "found_revision", "prepare"]
 
 _OLDEST_SQLITE: Final = (3, 38, 0)  # `->>`, RETURNING and UPDATE … FROM, which `sqlite.sql` is written in
 BUSY_TIMEOUT_S: Final = 2.0  # for somebody's `sqlite3` shell: no process of ours competes for the file
@@ -73,6 +74,19 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         timeout=BUSY_TIMEOUT_S,
         cached_statements=256,
     )
+
+
+def found_revision(path: Path) -> str | None:
+    """Return the revision of a data file; None: there is none yet, or `prepare` will say what is wrong with it."""
+    if not path.exists():
+        return None
+    try:
+        with closing(connect_reader(path)) as connection:
+            tables = {name for (name,) in connection.execute(_SQL["tables"])}
+            row = connection.execute(_SQL["revision"]).fetchone() if "alembic_version" in tables else None
+    except sqlite3.Error:
+        return None
+    return None if row is None else str(row[0])
 
 
 def _open(path: Path, lock: OwnerLock) -> Prepared:
