@@ -6,6 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from runwire.storage.base import Storage
 from runwire.storage.memory.storage import MemoryStorage
 
 __all__ = ["HookedStorage", "once"]
@@ -33,16 +34,16 @@ class _Port:
 
 
 class HookedStorage:
-    """All ports of a database in memory; with leases that nobody but the worker counts, if a test says so."""
+    """All ports of a database, by default of one in memory, whose leases, if there are any, only the worker counts."""
 
-    def __init__(self, *, lease_s: float = math.inf) -> None:
-        self._inner = MemoryStorage()
+    def __init__(self, inner: Storage | None = None, *, lease_s: float = math.inf) -> None:
+        self._inner = inner or MemoryStorage()
         self.events: Any = _Port(self._inner.events)
         self.runs: Any = _Port(self._inner.runs)
         self.threads = self._inner.threads
         self.auth = self._inner.auth
         self.upkeep = self._inner.upkeep
-        self.lease_s = lease_s
+        self.lease_s = inner.lease_s if inner else lease_s
 
     @property
     def log(self) -> str:

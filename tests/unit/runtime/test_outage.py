@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,14 @@ import pytest
 from tests.postgres import PostgresServer
 from tests.unit.runtime import zombie
 from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, types_of
+from tests.unit.runtime.hooks import HookedStorage
 
 from runwire.agents.context import Context
 from runwire.errors import Unavailable
 from runwire.protocol.events import StoredEvent, decode_data
-from runwire.storage.base import IncomingMessage
+from runwire.storage.base import Claim, IncomingMessage
 from runwire.storage.open import open_storage
+from runwire.storage.postgres.storage import PostgresStorage
 
 LEASE_S = 2.0
 SETTINGS = replace(QUICK, poll_s=0.3)
@@ -42,10 +44,29 @@ async def working(url: str, agent: Any, *, name: str) -> AsyncIterator[Bench]:
     """Have a worker at work on a database; it is gone at the end, as by kill -9."""
     storage = await open_storage(url, lease_s=LEASE_S)
     try:
-        async with bench(agent, storage=storage, settings=SETTINGS, name=name) as b:
+        async with bench(agent, storage=HookedStorage(storage), settings=SETTINGS, name=name) as b:
             yield b
     finally:
         await storage.close()
+
+
+def hold_renewals(slow: Bench, quick: Bench) -> None:
+    """Let a worker renew only when another one has claimed twice."""
+    claims = 0
+    storages: list[Any] = [slow.storage, quick.storage]
+
+    async def claim(real: Callable[[], Awaitable[Any]], *_args: Any, **_options: Any) -> Any:
+        nonlocal claims
+        claimed = await real()
+        claims += 1
+        return claimed
+
+    async def renew(real: Callable[[], Awaitable[None]], *_args: Any, **_options: Any) -> None:
+        if claims < 2:
+            raise Unavailable("the test says so")
+        await real()
+
+    storages[0].runs.around["renew"], storages[1].runs.around["claim"] = renew, claim
 
 
 async def ended(b: Bench, run: str) -> list[StoredEvent]:
@@ -83,6 +104,7 @@ async def test_an_outage_longer_than_every_lease_costs_no_run_its_worker(
             own_server.kill()
         gate.open()
         await asyncio.sleep(LEASE_S + 0.5)
+        hold_renewals(one, two)
         if outage == "paused":
             own_server.resume()
         else:
@@ -96,25 +118,40 @@ async def test_an_outage_longer_than_every_lease_costs_no_run_its_worker(
 
 @pytest.mark.timeout(120)
 async def test_a_claim_that_lay_in_the_network_until_an_outage_ended_takes_nothing_over(
-    own_server: PostgresServer,
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One worker is gone, so there is something to take over; when the claim is executed, all leases have run out."""
     url = await own_server.create_database()
-    holder = await open_storage(url, lease_s=LEASE_S)
-    other = await open_storage(url, lease_s=LEASE_S)
-    message = IncomingMessage(user="usr_ann", thread=None, agent="agent", content="hello")
-    run = (await holder.runs.send(message)).run
-    (claim,) = await holder.runs.claim("holder", agents=["agent"], limit=1, user_limit=1)
-    assert await other.runs.claim("other", agents=["agent"], limit=1, user_limit=1) == []
-    own_server.pause()
-    with pytest.raises(Unavailable):
-        await other.runs.claim("other", agents=["agent"], limit=1, user_limit=1)
+    holder = await PostgresStorage.open(url, lease_s=LEASE_S)
+    other = await PostgresStorage.open(url, lease_s=LEASE_S)
+
+    def claim(storage: PostgresStorage, worker: str) -> Awaitable[list[Claim]]:
+        return storage.runs.claim(worker, agents=["agent"], limit=1, user_limit=1)
+
+    for user in ("usr_ann", "usr_bob"):
+        await holder.runs.send(IncomingMessage(user=user, thread=None, agent="agent", content="hello"))
+    await claim(holder, "gone")
+    (held,) = await claim(holder, "holder")
+    assert await claim(other, "other") == []
+    await asyncio.sleep(LEASE_S)
+    await holder.runs.renew("holder", {held.run: held.attempt})
+    looked = other.runs._lost_until
+
+    async def look_and_pause(worker: str) -> int:
+        until = await looked(worker)
+        own_server.pause()
+        return until
+
+    with monkeypatch.context() as patch:
+        patch.setattr(other.runs, "_lost_until", look_and_pause)
+        with pytest.raises(Unavailable):
+            await claim(other, "other")
     await asyncio.sleep(LEASE_S)
     own_server.resume()
     await asyncio.sleep(0.5)  # in which the server does what it finds in its sockets
-    await holder.runs.renew("holder", {run: claim.attempt})
-    assert await holder.runs.signals("holder", {run: claim.attempt}) == []
-    await asyncio.sleep(LEASE_S)
-    assert len(await other.runs.claim("other", agents=["agent"], limit=1, user_limit=1)) == 1
+    await holder.runs.renew("holder", {held.run: held.attempt})
+    assert await holder.runs.signals("holder", {held.run: held.attempt}) == []
+    assert [each.user for each in await claim(other, "other")] == ["usr_ann"]
     await holder.close()
     await other.close()
 
