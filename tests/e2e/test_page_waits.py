@@ -151,4 +151,4 @@ async def test_a_failed_run_is_tried_again_and_a_sleeping_one_counts_down_and_is
     await expect(card).to_contain_text("in 10 min")
     await page.keyboard.press("Escape")
     await _ended(page, count=3)
-    await expect(page.locator(".row-wait")).to_contain_text("The run ended before this was answered.")
+    await expect(page.locator(".row-wait")).to_contain_text("The run ended first.")

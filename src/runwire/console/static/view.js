@@ -45,7 +45,7 @@ export function waitTitle({ waitKind, name, isOpen }) {
 /** How a wait ended, in words; empty while it is open. */
 export function waitOutcome({ waitKind, by, value }) {
   if (by === null) return "";
-  if (by === "ended") return "The run ended before this was answered.";
+  if (by === "ended") return waitKind === "timer" ? "The run ended first." : "The run ended before this was answered.";
   if (by === "timer") return waitKind === "timer" ? "The time has come." : "Nobody answered in time.";
   if (waitKind === "approval") return value === true ? "You approved this." : "You rejected this.";
   return `You answered: ${contentText(value) || "null"}`;
