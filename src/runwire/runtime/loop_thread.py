@@ -8,7 +8,6 @@ import contextvars
 import sys
 import threading
 import traceback
-import weakref
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import FrameType
@@ -42,7 +41,8 @@ class LoopThread:
         self._loop.set_task_factory(self._make_task)
         self._loop.set_exception_handler(_log_stray)
         self._loop.set_default_executor(calls)
-        self._owners: weakref.WeakKeyDictionary[asyncio.Future[Any], object] = weakref.WeakKeyDictionary()
+        # Of tasks that are not over. Not weakly: a run knows its tasks, and would keep itself alive as their value.
+        self._owners: dict[asyncio.Future[Any], object] = {}
         # Tasks that are not over, by owner: to look at all of them at the end of each of a thousand runs blocked the
         # loop for seconds (measured).
         self._tasks: dict[object, set[asyncio.Task[Any]]] = {}
@@ -164,6 +164,7 @@ class LoopThread:
         return task
 
     def _forget(self, owner: object, task: asyncio.Task[Any]) -> None:
+        del self._owners[task]
         tasks = self._tasks[owner]
         tasks.discard(task)
         if not tasks:

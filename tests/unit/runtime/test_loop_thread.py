@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -99,3 +101,22 @@ def test_a_run_that_is_over_is_forgotten(thread: LoopThread) -> None:
     for _ in range(2):  # what was called back for the end of the last task has been called then
         _timed(thread, lambda: None)
     assert not thread._tasks
+
+
+def test_an_owner_that_knows_its_task_is_let_go_when_the_task_is_over(thread: LoopThread) -> None:
+    class Knowing:
+        async def work(self) -> None:
+            self.task = asyncio.current_task()  # as a run's context does
+            over.set()
+
+    over = threading.Event()
+    owner = Knowing()
+    thread.start(owner, owner.work)
+    assert over.wait(10)
+    is_let_go = weakref.ref(owner)
+    del owner
+    until_s = time.monotonic() + 10
+    while is_let_go() is not None and time.monotonic() < until_s:
+        time.sleep(0.001)  # the task's last callback runs in its loop
+        gc.collect()
+    assert is_let_go() is None
