@@ -85,6 +85,7 @@ class Run:
         self.claim = claim
         self.lease = lease
         self.is_late = False  # it is past its deadline
+        self.has_left = False  # it was handed over or parked: another worker may go on with it at once
         self.waits: dict[str, int | None] = {}  # that are in the log and open, as far as is known; when each is due
         self._on_due = on_due
         self._code = Code(self, thread, grace_s=settings.grace_s, on_over=self._learn)
@@ -318,6 +319,7 @@ class Run:
         await self._buffer.flushed()
         claim = self.claim
         await when_available(lambda: self._storage.runs.release(claim.run, claim.attempt, reason=stop.reason))
+        self.has_left = True
         _log.info("run_handed_over", run=claim.run, attempt=claim.attempt, reason=stop.reason)
 
     async def _park(self) -> None:
@@ -338,6 +340,7 @@ class Run:
         )
         if not is_parked:
             raise Fenced("this attempt does not own the run any more")
+        self.has_left = True
         _log.info("run_parked", run=claim.run, attempt=claim.attempt, waits=len(waits))
 
     async def _let_go(self) -> None:

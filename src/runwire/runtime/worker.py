@@ -244,6 +244,8 @@ class Worker:
             self._abandoned += run.abandoned
             self._idle.set()
             self._wake_runs.set()  # there is room, and the thread's next run may go on
+            if run.has_left:  # and one that was answered while it was being parked is to be claimed already
+                self._bus.publish(Wake(topic="runs"))
 
     async def _follow_signals(self) -> None:
         while True:

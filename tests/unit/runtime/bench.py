@@ -152,15 +152,16 @@ async def bench(
     settings: WorkerSettings = QUICK,
     storage: Storage | None = None,
     name: str = "wk_test",
+    bus: LocalBus | None = None,
     **hooks: Any,
 ) -> AsyncIterator[Bench]:
     """Run a worker with these agents (or one, named "agent") until the block ends: then it is gone as by kill -9."""
     storage = storage or MemoryStorage()
-    bus = LocalBus()
+    own_bus = bus or LocalBus()
     named = agents if isinstance(agents, Mapping) else {"agent": agents}
-    worker = Worker(storage, bus, Agents.of(named), name, settings, **hooks)
-    made = Bench(storage, bus, worker)
-    stop = bus.listen(made.hear)
+    worker = Worker(storage, own_bus, Agents.of(named), name, settings, **hooks)
+    made = Bench(storage, own_bus, worker)
+    stop = own_bus.listen(made.hear)
     async with asyncio.TaskGroup() as tasks:
         working = tasks.create_task(worker.run())
         try:
@@ -168,7 +169,8 @@ async def bench(
         finally:
             stop()
             working.cancel()
-    await bus.close()
+    if bus is None:
+        await own_bus.close()
 
 
 def play(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -16,6 +16,7 @@ from runwire.agents.context import Context
 from runwire.errors import Unavailable
 from runwire.protocol.events import StoredEvent, decode_data
 from runwire.storage.base import Batch, Busy, CancelRequest, Outcome, Wake
+from runwire.storage.bus_local import LocalBus
 from runwire.storage.memory.storage import MemoryStorage
 
 PARKS = replace(QUICK, park_after_s=0.0)
@@ -275,6 +276,30 @@ async def test_a_drained_worker_parks_what_waits_and_its_successor_says_nothing_
         events = await b.ended(run)
     assert of_type(events, "agent_completed")[0].output == "yes"
     assert "agent_retrying" not in types_of(events)
+
+
+async def test_what_a_drained_worker_hands_over_is_taken_up_at_once_by_another() -> None:
+    storage, bus, gate = MemoryStorage(), LocalBus(), Gate()
+
+    async def step() -> None: ...
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await gate.pass_()
+        await ctx.tool(step)
+        return "done"
+
+    settings = replace(STAYS, poll_s=60.0)
+    async with bench(agent, storage=storage, settings=settings, bus=bus, name="one") as one:
+        run = await one.send()
+        await gate.arrival()
+        async with bench(agent, storage=storage, settings=settings, bus=bus, name="two") as two:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(one.worker.drain())
+                await asyncio.sleep(0)
+                gate.open()
+            events = await two.ended(run)
+    assert [data.reason for data in of_type(events, "agent_retrying")] == ["drained"]
+    assert {event.attempt for event in events if event.type == "tool_executing"} == {2}
 
 
 async def test_access_that_is_withdrawn_ends_a_run_that_waits() -> None:
