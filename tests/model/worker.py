@@ -47,6 +47,8 @@ class Workers:
             yield f"{who} starts anew", "repair", put(state, name, Worker(connected=0))
         if worker.mode not in ("up", "blind"):
             return
+        if worker.mode == "blind" and worker.held:
+            yield f"{who} gives up what it cannot hear of", "work", put(state, name, replace(worker, held=()))
         if worker.held:
             yield from self._code(state, name, worker.held[0])
         if worker.mode == "up" and state.is_up:
