@@ -186,16 +186,6 @@ class _Process:
             bus=self._bus,
             settings=AuthClientSettings(issuer=self._issuer, service_secret=secret),
         )
-        self._worker = Worker(
-            storage,
-            self._bus,
-            agents,
-            # Random, too: in containers all processes have one id, and a restart is another worker.
-            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            _worker_settings(settings),
-            is_allowed=self._is_allowed,
-            who=self._who,
-        )
         self._gateway: Gateway = make_gateway(
             storage=storage,
             bus=self._bus,
@@ -206,6 +196,17 @@ class _Process:
             auth_app=self._auth_app,
             console_app=make_console_app(docs_root()),
             unready=self._unready,
+        )
+        self._worker = Worker(
+            storage,
+            self._bus,
+            agents,
+            # Random, too: in containers all processes have one id, and a restart is another worker.
+            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            _worker_settings(settings),
+            is_allowed=self._is_allowed,
+            who=self._who,
+            registry=self._gateway.metrics.registry,
         )
         self._caretaker = Caretaker(storage.upkeep, _upkeep_settings(settings), registry=self._gateway.metrics.registry)
         self._server: Server = make_server(

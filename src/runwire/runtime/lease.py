@@ -46,7 +46,9 @@ class Lease:
         now_s: Callable[[], float] = lease_now_s,
     ) -> None:
         # Of an infinite length a third is infinite too, and the difference no number.
-        self._length_s = length_s if length_s == math.inf else length_s - (length_s * _MARGIN if margin_s is None else margin_s)
+        self._length_s = (
+            length_s if length_s == math.inf else length_s - (length_s * _MARGIN if margin_s is None else margin_s)
+        )
         self._until_s = sent_s + self._length_s
         self._now_s = now_s
         self._lock = threading.Lock()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.unit.runtime.bench import QUICK, Bench, Gate, bench, types_of
 from tests.unit.runtime.hooks import HookedStorage, once
 
@@ -312,3 +313,18 @@ async def test_access_that_is_withdrawn_ends_a_run_that_waits() -> None:
         events = await b.ended(run)
     assert types_of(events)[-2:] == ["agent_resumed", "agent_cancelled"]
     assert of_type(events, "agent_cancelled")[0].by == "revoked"
+
+
+async def test_figures_tell_why_attempts_began() -> None:
+    registry = CollectorRegistry()
+    async with bench(ask, settings=PARKS, registry=registry) as b:
+        run = await b.send()
+        (wait,) = await waits_of(b, run)
+        await b.idle()
+        await b.storage.runs.answer("usr_ann", run, wait, "yes")
+        b.bus.publish(Wake(topic="runs"))
+        await b.ended(run)
+    figures = {
+        why: registry.get_sample_value("runtime_claimed_runs_total", {"why": why}) for why in ("queued", "resumed")
+    }
+    assert figures == {"queued": 1.0, "resumed": 1.0}
