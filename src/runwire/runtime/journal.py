@@ -68,6 +68,7 @@ class Pinned(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     roles: list[str]
     version: str | None = None
+    is_alone: bool = False  # its message is the whole history: a later attempt need not look for more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +94,15 @@ async def read_past(storage: Storage, claim: Claim, *, user: User, deadline_s: f
     Waits while the database does not answer.
     """
     pinned = msgspec.json.decode(claim.pinned, type=Pinned) if claim.pinned else None
-    events, through = await _read_thread(storage, claim.thread, through=pinned.through if pinned else None)
-    # Of a run that no worker has said anything in there is its message only, and that is part of the history.
-    logged = [event for event in events if event.run == claim.run] if claim.ordinal == 0 else []
-    if not logged:
+    if pinned and pinned.is_alone:
         logged = await when_available(lambda: storage.events.read_run(claim.run))
+        events, through = logged[:1], pinned.through
+    else:
+        events, through = await _read_thread(storage, claim.thread, through=pinned.through if pinned else None)
+        # Of a run that no worker has said anything in there is its message only, and that is part of the history.
+        logged = [event for event in events if event.run == claim.run] if claim.ordinal == 0 else []
+        if not logged:
+            logged = await when_available(lambda: storage.events.read_run(claim.run))
     if pinned is None:
         pinned = Pinned(
             through=through,
@@ -106,6 +111,7 @@ async def read_past(storage: Storage, claim: Claim, *, user: User, deadline_s: f
             name=user.name,
             roles=sorted(user.roles),
             version=version,
+            is_alone=all(event.run == claim.run for event in events),
         )
     if is_short(events):
         history = history_of(events, claim.run)

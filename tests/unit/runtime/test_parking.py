@@ -119,6 +119,33 @@ async def test_a_run_is_not_parked_while_an_answer_is_on_its_way_to_its_code() -
         assert (await b.row(run)).attempt == 1
 
 
+async def test_a_run_that_goes_on_does_not_look_for_a_history_that_it_has_not() -> None:
+    storage, reads = HookedStorage(), list[str]()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await ctx.ask("?")
+        return [turn["content"] for turn in ctx.history]
+
+    async def read(real: Callable[[], Awaitable[Any]], thread: str, **_options: Any) -> Any:
+        reads.append(thread)
+        return await real()
+
+    async with bench(agent, storage=storage, settings=PARKS) as b:
+        expected, thread = list[str](), None
+        for message, looks in (("first", 0), ("second", 1)):
+            run = await b.send(message, thread=thread)
+            (wait,) = await waits_of(b, run)
+            await b.idle()
+            storage.events.around["read"] = read
+            await storage.runs.answer("usr_ann", run, wait, "yes")
+            b.bus.publish(Wake(topic="runs"))
+            expected.append(message)
+            assert of_type(await b.ended(run), "agent_completed")[0].output == expected
+            assert len(reads) == looks
+            del storage.events.around["read"]
+            thread = (await b.row(run)).thread
+
+
 async def test_a_parking_write_whose_reply_was_lost_is_asked_for_again() -> None:
     storage, replies = HookedStorage(), list[bool]()
 
