@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from tests.contract.adapters import Adapter, SqliteAdapter, append, claim_one, completed, said, send, started
+from tests.contract.adapters import (
+    Adapter,
+    MemoryAdapter,
+    PostgresAdapter,
+    SqliteAdapter,
+    append,
+    claim_one,
+    completed,
+    said,
+    send,
+    started,
+)
+from tests.postgres import PostgresServer
 
 from runwire.errors import NotFound, Unavailable
 from runwire.protocol.events import (
@@ -27,6 +40,8 @@ from runwire.protocol.events import (
 from runwire.protocol.view import ThreadView
 from runwire.runtime.journal import history_of
 from runwire.storage.base import AlreadyStored, Batch, CancelRequest, Claim, Fenced, RunEnd, Storage
+from runwire.storage.postgres import upkeep as postgres_upkeep
+from runwire.storage.postgres.storage import PostgresStorage
 from runwire.storage.sqlite import upkeep as sqlite_upkeep
 
 T = TypeVar("T")
@@ -408,6 +423,20 @@ async def test_figures_are_those_of_the_database(storage: Storage) -> None:
     assert stats.oldest_run_at <= (await storage.runs.get("usr_ada", claims[0].run)).created_at
 
 
+async def test_compactions_at_once_do_the_work_once(adapter: Adapter) -> None:
+    storage = adapter.storage
+    claims = await talk(storage, 6)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(compact(storage))
+        group.create_task(trim(storage))
+    while (await storage.upkeep.compact(ended_before=EVER)).has_more:
+        pass
+    await trim(storage)
+    assert [event.seq for event in await whole(storage, claims[0].thread)] == [56, 57, 58, 65, 66]
+    await whole_and_sound(adapter)
+
+
 # SQLite alone ----------------------------------------------------------------------------------------------
 
 
@@ -418,18 +447,26 @@ async def sqlite_adapter(tmp_path: Path) -> AsyncIterator[SqliteAdapter]:
     await adapter.close()
 
 
-def whole_and_sound(adapter: SqliteAdapter) -> None:
-    """Check what no port shows: references, and that the segments of a thread cover its seqs above the floor."""
+async def rows(adapter: Adapter, sql: str) -> list[Sequence[Any]]:
+    if isinstance(adapter, PostgresAdapter):
+        return [tuple(row) for row in await adapter.storage.database.fetch(sql)]
+    assert isinstance(adapter, SqliteAdapter)
     with closing(sqlite3.connect(adapter.storage.database.path)) as connection:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        threads = connection.execute("SELECT key, floor, head FROM thread").fetchall()
-        for key, floor, head in threads:
-            spans = connection.execute(
-                "SELECT first_seq, last_seq FROM segment WHERE thread_key = ? AND first_seq > ? ORDER BY first_seq",
-                (key, floor),
-            ).fetchall()
-            assert [first for first, _ in spans] == [floor + 1, *(last + 1 for _, last in spans)][: len(spans)]
-            assert head == (spans[-1][1] if spans else floor)
+        return connection.execute(sql).fetchall()
+
+
+async def whole_and_sound(adapter: Adapter) -> None:
+    """Check what no port shows: references, and that the segments of a thread cover its seqs above the floor."""
+    if isinstance(adapter, MemoryAdapter):
+        return
+    assert await rows(adapter, "SELECT key FROM segment WHERE run_key NOT IN (SELECT key FROM run)") == []
+    threads = await rows(adapter, "SELECT key, floor, head FROM thread")
+    segments = await rows(adapter, "SELECT thread_key, first_seq, last_seq FROM segment ORDER BY first_seq")
+    for key, floor, head in threads:
+        spans = [(first, last) for thread, first, last in segments if thread == key and first > floor]
+        assert [first for first, _ in spans] == [floor + 1, *(last + 1 for _, last in spans)][: len(spans)]
+        assert head == (spans[-1][1] if spans else floor)
 
 
 class Killed(Exception):
@@ -476,7 +513,7 @@ async def test_each_write_takes_whole_streams(sqlite_adapter: SqliteAdapter, mon
     assert await compact(storage) == 20
     assert left[-1] == len(before) - 20
     assert len(left) >= 5
-    whole_and_sound(sqlite_adapter)
+    await whole_and_sound(sqlite_adapter)
 
 
 def dies_after(storage: Any, survived: int) -> None:
@@ -508,7 +545,7 @@ async def test_killed_compaction_is_finished_by_the_next(
     assert snapshot(await whole(storage, claims[0].thread)) == snapshot(before)
     await compact(storage)
     assert await whole(storage, claims[0].thread) == [event for event in before if event.type != "text_delta"]
-    whole_and_sound(sqlite_adapter)
+    await whole_and_sound(sqlite_adapter)
 
 
 @pytest.mark.parametrize("survived", range(8))
@@ -531,7 +568,7 @@ async def test_killed_trim_shows_nothing_below_the_floor_and_is_finished_by_the_
     assert [run.run for run in await storage.runs.list("usr_ada")] == [claims[3].run]
     with closing(sqlite3.connect(sqlite_adapter.storage.database.path)) as connection:
         assert connection.execute("SELECT count(*) FROM segment").fetchone() == (6,)
-    whole_and_sound(sqlite_adapter)
+    await whole_and_sound(sqlite_adapter)
 
 
 def before_the_next_write(storage: Any, first: Callable[[], Any]) -> None:
@@ -574,18 +611,6 @@ async def test_thread_that_is_deleted_while_it_is_about_to_be_cut_is_purged_late
     assert (stats.counts["runs"], stats.counts["segments"], stats.counts["deleted_threads"]) == (0, 0, 1)
 
 
-async def test_two_compactions_at_once_do_the_work_once(sqlite_adapter: SqliteAdapter) -> None:
-    storage = sqlite_adapter.storage
-    claims = await talk(storage, 6)
-    async with asyncio.TaskGroup() as group:
-        for _ in range(3):
-            group.create_task(compact(storage))
-        group.create_task(trim(storage))
-    await compact(storage)
-    assert [event.seq for event in await whole(storage, claims[0].thread)] == [56, 57, 58, 65, 66]
-    whole_and_sound(sqlite_adapter)
-
-
 async def test_foreign_keys_are_checked_again_after_runs_were_deleted(sqlite_adapter: SqliteAdapter) -> None:
     storage = sqlite_adapter.storage
     await talk(storage, 2)
@@ -603,3 +628,134 @@ async def test_events_that_cannot_be_read_hold_up_no_other_run(sqlite_adapter: S
     await storage.database.write(lambda connection: connection.execute(spoil, (bad.thread,)))
     assert await compact(storage) == 6
     assert (await storage.upkeep.stats()).compactable_runs == 0
+
+
+# PostgreSQL alone ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def postgres_adapter(postgres_server: PostgresServer) -> AsyncIterator[PostgresAdapter]:
+    adapter = await PostgresAdapter(postgres_server).open()
+    yield adapter
+    await adapter.close()
+
+
+def statements(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[str], Any]) -> None:
+    """Have `meddle(sql)` awaited before each statement of upkeep."""
+    database = storage.database
+    fetch = database.fetch
+
+    async def fetching(sql: str, *values: object, **options: Any) -> list[Any]:
+        await meddle(sql)
+        return await fetch(sql, *values, **options)
+
+    monkeypatch.setattr(database, "fetch", fetching)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 7))
+async def test_compaction_cut_off_anywhere_is_finished_by_another_process(
+    postgres_adapter: PostgresAdapter, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    monkeypatch.setattr(postgres_upkeep, "WRITE_PIECES", 1)
+    monkeypatch.setattr(postgres_upkeep, "READ_PIECES", 2)
+    monkeypatch.setattr(postgres_upkeep, "DROP_ROWS", 2)
+    storage = postgres_adapter.storage
+    claims = await talk(storage, 2)
+    before = await whole(storage, claims[0].thread)
+    left = dies_at
+
+    async def meddle(sql: str) -> None:
+        nonlocal left
+        if "runwire_replace" in sql or "runwire_trim" in sql:
+            left -= 1
+            if left == 0:
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        statements(storage, patch, meddle)
+        with contextlib.suppress(Killed):
+            await compact(storage)
+            await trim(storage)
+        assert left == 0
+    floor = (await storage.threads.get("usr_ada", claims[0].thread)).floor
+    assert snapshot(before) == snapshot(await whole(storage, claims[0].thread)) or floor == 11
+    other = await PostgresStorage.open(postgres_adapter.url)
+    await compact(other)
+    await trim(other)
+    await other.close()
+    after = await whole(storage, claims[0].thread)
+    assert after == [event for event in before[11:] if event.type != "text_delta"]
+    await whole_and_sound(postgres_adapter)
+
+
+async def test_pieces_that_changed_since_they_were_read_are_left_alone(
+    postgres_adapter: PostgresAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = postgres_adapter.storage
+    claims = await talk(storage, 1)
+    other = await PostgresStorage.open(postgres_adapter.url)
+    has_met = False
+
+    async def meddle(sql: str) -> None:
+        nonlocal has_met
+        if "runwire_replace" in sql and not has_met:
+            has_met = True
+            await compact(other)
+
+    with monkeypatch.context() as patch:
+        statements(storage, patch, meddle)
+        done = await storage.upkeep.compact(ended_before=EVER)
+    assert (has_met, done.runs, done.has_more) == (True, 0, True)
+    assert [event.seq for event in await whole(storage, claims[0].thread)] == [1, 2, 3, 10, 11]
+    await whole_and_sound(postgres_adapter)
+    await other.close()
+
+
+LOCKS = {
+    "thread": "SELECT key FROM thread FOR NO KEY UPDATE",
+    "run": "SELECT key FROM run FOR NO KEY UPDATE",
+    # Another process is about to delete the first segments, and has not come to the runs.
+    "segment": "SELECT t.* FROM thread, runwire_trim(key, 22, 1, 1000000) t",
+}
+
+
+@pytest.mark.parametrize("held", LOCKS)
+async def test_upkeep_waits_for_nobody_and_passes_over_what_is_locked(
+    postgres_adapter: PostgresAdapter, held: str
+) -> None:
+    storage = postgres_adapter.storage
+    claims = await talk(storage, 2)
+    await send(storage, claims[0].thread)
+    clock = asyncio.get_running_loop().time
+    async with storage.database.alone(statement_timeout_s=10) as connection:
+        await connection.execute("BEGIN")
+        await connection.fetch(LOCKS[held])
+        began_s = clock()
+        trimmed = await storage.upkeep.trim(ended_before=EVER, deleted_before=0)
+        done = await storage.upkeep.compact(ended_before=EVER)
+        assert clock() - began_s < 2.5  # `lock_timeout` is half of `limit_s`, which is 5 s
+        assert trimmed.runs == 0
+        assert done.runs == (2 if held == "thread" else 0)
+        await connection.execute("ROLLBACK")
+    assert await trim(storage) == {}  # the end of that pass
+    assert await trim(storage) == {claims[0].thread: 22}  # the one that is queued is the last
+
+
+async def test_run_that_is_claimed_while_its_thread_is_cut_keeps_its_history(
+    postgres_adapter: PostgresAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = postgres_adapter.storage
+    thread = (await talk(storage, 2))[0].thread
+    await send(storage, thread)
+
+    async def meddle(sql: str) -> None:
+        if "runwire_trim" in sql:
+            await claim_one(other)
+
+    other = await PostgresStorage.open(postgres_adapter.url)
+    with monkeypatch.context() as patch:
+        statements(storage, patch, meddle)
+        trimmed = await storage.upkeep.trim(ended_before=EVER, deleted_before=0)
+    assert (trimmed.runs, trimmed.threads) == (0, ())
+    assert len(await whole(storage, thread)) == 23
+    await other.close()

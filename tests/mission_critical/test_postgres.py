@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,12 +37,14 @@ class Node:
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
 
-    def verb(self, *words: str, program: tuple[str, ...] = ("-m", "runwire")) -> subprocess.CompletedProcess[str]:
+    def verb(
+        self, *words: str, program: tuple[str, ...] = ("-m", "runwire"), stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, *program, *words],
             cwd=self.folder,
             env=self.environment,
-            input="",
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=50,
@@ -50,8 +54,8 @@ class Node:
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
-    def told(self, *words: str) -> str:
-        done = self.verb(*words)
+    def told(self, *words: str, stdin: str = "") -> str:
+        done = self.verb(*words, stdin=stdin)
         assert done.returncode == 0, (words, done.stderr)
         return done.stdout.strip()
 
@@ -81,6 +85,16 @@ class Node:
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process = None
+
+
+def posted(url: str, form: dict[str, str], *, is_json: bool = False) -> dict[str, str]:
+    body = json.dumps(form) if is_json else urllib.parse.urlencode(form)
+    request = urllib.request.Request(url, data=body.encode())
+    if is_json:
+        request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=20) as response:
+        answer: dict[str, str] = json.load(response)
+    return answer
 
 
 class Cluster:
@@ -161,6 +175,19 @@ async def test_what_is_sent_at_one_server_is_watched_at_the_other(cluster: Clust
     assert [text_of(theirs, one["run"]) for one in sent] == [f"echo copper {n}" for n in range(5)]
 
 
+async def test_who_signs_in_at_one_server_is_known_at_the_other(cluster: Cluster) -> None:
+    add = ("user", "add", "bob", "--password-stdin")
+    await asyncio.to_thread(cluster.one.told, *add, stdin="correct horse battery staple\n")
+    form = {"user": "bob", "password": "correct horse battery staple"}
+    tokens = await asyncio.to_thread(posted, f"{cluster.one.url}/auth/sessions", form, is_json=True)
+    bob = Outside(cluster.other.url, tokens["access_token"])
+    async with bob.connected():
+        sent = await bob.send("hello", agent="plain")
+        await bob.until_end(sent["run"])
+    again = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    assert await asyncio.to_thread(posted, f"{cluster.other.url}/auth/token", again)
+
+
 async def test_run_of_a_killed_server_goes_on_at_the_other(cluster: Cluster) -> None:
     third = Node(cluster.one.folder.parent / "third", cluster.one.environment["RUNWIRE_DATABASE_URL"], lease_s=3)
     await asyncio.to_thread(third.start)
@@ -190,7 +217,7 @@ async def test_verbs_work_on_the_database_beside_its_servers(cluster: Cluster) -
             while frame["op"] != "bye":
                 frame = await eve.frame()
     stats = json.loads(await asyncio.to_thread(node.told, "storage", "stats", "--json"))
-    assert stats["counts"]["users"] == 2
+    assert stats["counts"]["users"] == 3
     assert stats["size_bytes"] > 1_000_000
     assert "compacted" in await asyncio.to_thread(node.told, "storage", "compact", "--older-than", "0s")
     exported = await asyncio.to_thread(node.verb, "storage", "export", "-", "--user", "eve")

@@ -1,5 +1,11 @@
 -- The functions of compaction and retention in PostgreSQL: one call, one commit, short ones. They wait for nobody: whose
--- row is locked is left for a later call. Locks as in `postgres_functions.sql`.
+-- row is locked is left for a later call. Locks as in `postgres_functions.sql`, and before them one that only these take,
+-- so that of each thread's segments one of them is at work: the segments themselves have no locks that would tell.
+
+-- name: runwire_upkeep_of
+CREATE FUNCTION runwire_upkeep_of(p_thread bigint) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+  SELECT pg_try_advisory_xact_lock(hashtextextended('runwire upkeep ' || p_thread, 0))
+$$
 
 -- Puts other pieces in the place of a stretch of an ended run, if the stretch is still what was read of it. Nobody appends
 -- to an ended run, so nobody's append waits. Returns whether it was done.
@@ -15,7 +21,11 @@ DECLARE
   v_count bigint;
   v_bytes bigint;
 BEGIN
-  SELECT r.key, r.thread_key INTO v_run, v_thread FROM run r
+  SELECT r.thread_key INTO v_thread FROM run r WHERE r.id = p_run;
+  IF NOT FOUND OR NOT runwire_upkeep_of(v_thread) THEN
+    RETURN false;
+  END IF;
+  SELECT r.key INTO v_run FROM run r
   WHERE r.id = p_run AND r.ended_at IS NOT NULL AND r.compacted_at IS NULL
   FOR NO KEY UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
@@ -42,7 +52,7 @@ BEGIN
 END
 $$
 
--- Raises a thread's floor, then deletes below it: events, blobs, runs, as much as one call may. No row: somebody writes to
+-- Raises a thread's floor, then deletes below it: events, blobs, runs, as much as one call may. No row: somebody is at
 -- the thread, or a run of it goes on, whose replay must read the history that its first attempt read. Its queued runs
 -- are locked meanwhile, so that no claim comes between the look and the floor.
 -- name: runwire_trim
@@ -56,6 +66,9 @@ DECLARE
 BEGIN
   runs := 0;
   freed_bytes := 0;
+  IF NOT runwire_upkeep_of(p_thread) THEN
+    RETURN;
+  END IF;
   SELECT t.floor INTO floor FROM thread t WHERE t.key = p_thread FOR NO KEY UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
     RETURN;
