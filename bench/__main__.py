@@ -21,7 +21,10 @@ from bench import page, profile
 from bench.figures import Faulty, Section
 from bench.stand import BASELINES, Missing, Stand
 
-ROWS: Final = ("burst", "paced", "append", "latency", "first_event", "replay", "handshake", "idle", "growth")
+ROWS: Final = (
+    *("burst", "paced", "append", "latency", "first_event", "replay", "handshake", "idle", "growth"),
+    *("step", "throughput", "start", "journal", "running", "parked"),  # durable runs
+)
 _ROUNDS: Final = 3
 
 

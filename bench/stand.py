@@ -19,12 +19,14 @@ from typing import Any, Final
 import msgspec
 
 from bench import cpu
+from bench.engine import Engine
 from bench.figures import BUSY_CLIENT, Faulty, Series, Table, check_count, per_event_us
 from bench.load import Result, Spec
 from bench.process import ROOT, Process
 from bench.servers.shape import FILL, Kind
+from tests.postgres import PostgresServer
 
-__all__ = ["BASELINES", "PASSWORD", "Missing", "Round", "Stand", "command", "cpu_series", "rounds_table"]
+__all__ = ["BASELINES", "DATABASES", "ENGINES", "PASSWORD", "Missing", "Round", "Stand", "command", "cpu_series", "rounds_table"]
 
 BASELINES: Final = {
     "R": "Runwire, stored with fsync, fenced, numbered",
@@ -33,6 +35,19 @@ BASELINES: Final = {
     "L": "picows (uvloop), one constant frame per event: the limit",
     "U": "bare uvicorn (uvloop), one constant frame per event",
 }
+ENGINES: Final = {
+    "runwire": "Runwire: the worker, with its outbox, fence, turns and limits",
+    "dbos": "DBOS, workflows started in the worker's process",
+    "dbos queue": "DBOS, workflows taken from a queue",
+    "procrastinate": "procrastinate: jobs without steps, without a fence",
+}
+_MODULES: Final = {
+    "runwire": "bench.engines.runwire",
+    "dbos": "bench.engines.dbos",
+    "dbos queue": "bench.engines.dbos",
+    "procrastinate": "bench.engines.procrastinate",
+}
+DATABASES: Final = ("PostgreSQL", "SQLite")
 _RUN_EVENTS: Final = 3  # of a run beside what its agent says: user_message, agent_started, agent_completed
 _MESSAGE_EVENTS: Final = 2  # of a run that streams text: message_started, message_completed
 _LOAD_S: Final = 300.0
@@ -212,6 +227,42 @@ class Stand:
                 found[letter].append(measure(letter))
                 self.say(f"    round {number + 1} {letter}: {found[letter][-1].cpu_us:.1f} µs per event")
         return found
+
+    # ── durable runs ─────────────────────────────────────────────────────────────────────────────────────
+
+    @functools.cached_property
+    def postgres(self) -> PostgresServer:
+        """A PostgreSQL of the bench's own, on the core that the engines are not on; fsync is on."""
+        folder = self.folder / "postgres"
+        folder.mkdir()
+        server = PostgresServer.start(folder)
+        self._stack.callback(server.remove)
+        if self.client_core is not None:
+            for process in cpu.tree(server.pid):
+                os.sched_setaffinity(process, {self.client_core})
+        return server
+
+    def database(self, kind: str, *, name: str = "runwire", folder: Path | None = None) -> str:
+        """Return the URL of a new database: with Runwire's tables, or empty for others."""
+        if kind == "PostgreSQL":
+            return asyncio.run(self.postgres.create_database(is_empty=name != "runwire"))
+        self._started += 1
+        return f"sqlite:///{folder or self.folder}/{name.replace(' ', '-')}{self._started}.db"
+
+    @contextmanager
+    def engine(self, name: str, kind: str, url: str, *words: str) -> Iterator[Engine]:
+        """Start an engine on a database.
+
+        Raises:
+            Missing: it is not installed.
+        """
+        package = name.partition(" ")[0]
+        if importlib.util.find_spec(package) is None:
+            raise Missing(f"{package} is not installed (`make bench` installs it)")
+        pid = self.postgres.pid if kind == "PostgreSQL" else None
+        module, core = _MODULES[name], self.server_core
+        with Engine(name, module, url, *words, folder=self.folder, core=core, database=pid) as engine:
+            yield engine
 
     # ── starting ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -96,6 +96,12 @@ class PostgresServer:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Return the process that all others of the server descend from."""
+        assert self._process is not None, "it was never started"
+        return self._process.pid
+
     def url(self, database: str, *, role: str = ROLE) -> str:
         return f"postgresql://{role}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
