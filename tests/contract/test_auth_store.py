@@ -404,6 +404,29 @@ def test_a_refused_change_leaves_no_event(on_store: Suite) -> None:
     on_store(check)
 
 
+async def test_change_that_waited_sees_what_the_one_before_it_did(postgres_server: PostgresServer) -> None:
+    clock = FakeClock()
+    async with postgres(postgres_server, clock) as store:
+        ada = await store.create_user("ada")
+        other = store._database.alone(statement_timeout_s=10)  # type: ignore[attr-defined]  # another process
+        async with other as connection, asyncio.TaskGroup() as tasks:
+            await connection.execute("BEGIN")
+            await connection.fetch("SELECT runwire_auth_change_user('user_disabled', $1, NULL, NULL)", ada.user)
+            refused = tasks.create_task(refusal(session_of(store, ada)))
+            await asyncio.sleep(0.2)  # so that it waits; too short, it comes later and the test sees less
+            await connection.execute("COMMIT")
+        assert refused.result()
+        assert await kinds(store) == ["user_created", "user_disabled"]
+
+
+async def refusal(call: Awaitable[object]) -> bool:
+    try:
+        await call
+    except Conflict:
+        return True
+    return False
+
+
 def test_two_stores_have_different_generations(tmp_path: Path) -> None:
     async def check() -> None:
         first, second = MemoryAuthStore(), MemoryAuthStore()

@@ -109,7 +109,15 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Cluster]:
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Start a PostgreSQL that a test may kill."""
+    server = PostgresServer.start(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, own_server: PostgresServer) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     single = Node(folder / "single", None)
     single.told("user", "add", "ann")
@@ -125,7 +133,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresS
     thread, before = asyncio.run(converse())
     single.end()
     single.told("storage", "export", "all.jsonl")
-    url = asyncio.run(postgres_server.create_database())
+    url = asyncio.run(own_server.create_database())
     one, other = (
         Node(folder / name, url, public_url="http://agents.example", environment="test", lease_s=3)
         for name in ("one", "other")
@@ -231,8 +239,26 @@ async def test_verbs_work_on_the_database_beside_its_servers(cluster: Cluster) -
         assert (refused.returncode, message in refused.stderr) == (status, True), refused.stderr
 
 
-def test_tables_are_made_by_migrate_alone(tmp_path: Path, postgres_server: PostgresServer) -> None:
-    node = Node(tmp_path, asyncio.run(postgres_server.create_database(is_empty=True)))
+async def test_killed_database_costs_time_and_nothing_else(cluster: Cluster, own_server: PostgresServer) -> None:
+    here, there = Outside(cluster.one.url, cluster.key), Outside(cluster.other.url, cluster.key)
+    async with here.connected(), there.connected():
+        first = await here.send("before", agent="plain")
+        await there.subscribe(first["thread"], after=0)
+        await there.until_end(first["run"])
+        await asyncio.to_thread(own_server.kill)
+        await asyncio.to_thread(own_server.restart)
+        while True:  # what was in flight is answered with `unavailable`; people send it again
+            reply = await here.command("send", content="after", agent="plain", thread=first["thread"], key="once")
+            if reply["ok"]:
+                break
+            assert reply["error"]["code"] == "unavailable", reply
+            await asyncio.sleep(0.1)
+        await there.until_end(reply["data"]["run"])
+        assert text_of(there.events[first["thread"]], reply["data"]["run"]) == "echo after"
+
+
+def test_tables_are_made_by_migrate_alone(tmp_path: Path, own_server: PostgresServer) -> None:
+    node = Node(tmp_path, asyncio.run(own_server.create_database(is_empty=True)))
     early = node.verb("serve", str(AGENTS), "--port", "0")
     assert early.returncode == 78
     assert "run `runwire migrate`" in early.stderr
@@ -244,9 +270,9 @@ def test_tables_are_made_by_migrate_alone(tmp_path: Path, postgres_server: Postg
 
 
 def test_development_server_makes_them_itself_and_says_what_several_need(
-    tmp_path: Path, postgres_server: PostgresServer
+    tmp_path: Path, own_server: PostgresServer
 ) -> None:
-    node = Node(tmp_path, asyncio.run(postgres_server.create_database(is_empty=True)))
+    node = Node(tmp_path, asyncio.run(own_server.create_database(is_empty=True)))
     try:
         node.start("dev")
     finally:

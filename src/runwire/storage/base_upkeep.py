@@ -41,7 +41,7 @@ class Stats(_Value, frozen=True):
 
     log: str
     size_bytes: int  # of the file and its write-ahead log
-    free_bytes: int  # of the file, to be used again
+    free_bytes: int  # of the file, to be used again; 0 where the database does not tell
     counts: Mapping[str, int]  # users, threads, deleted_threads, runs, unfinished_runs, segments, blobs
     event_bytes: int  # packed
     blob_bytes: int
@@ -107,6 +107,7 @@ class Upkeep(Protocol):
         The copy is marked: whoever opens it first gives it another log, each restore its own.
 
         Raises:
+            ConfigurationError: the database is backed up by its server's own tools.
             Conflict: there is a file of this name.
             Unavailable: the copy could not be written; nothing is left of it.
         """

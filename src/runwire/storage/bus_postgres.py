@@ -126,6 +126,8 @@ class PostgresBus:
             except Unavailable as error:
                 level = "debug" if failures else "warning"  # one line per outage, then quietly
                 getattr(_log, level)("bus_unavailable", reason=error.message)
+            except Exception as error:  # top of a worker loop: hints end nobody's work
+                _log.exception("bus_failed", error=type(error).__name__)
             finally:
                 self._is_connected = False
                 self._unsent.clear()
@@ -137,7 +139,6 @@ class PostgresBus:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
 
     async def _join(self, connection: Connection[Record]) -> None:
-        await connection.execute(_SQL["be_quick"])
         connection.add_termination_listener(self._lost)
         for channel in (_CHANNEL, self._own_channel):
             await connection.add_listener(channel, self._hear)

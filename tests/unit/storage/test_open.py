@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,12 @@ async def test_memory_and_sqlite_are_opened_by_url(tmp_path: Path) -> None:
     await storage.close()
     with pytest.raises(Unavailable):
         await storage.ping()
+
+
+def test_what_serves_a_data_file_needs_no_driver_of_postgresql() -> None:
+    code = "import runwire.cli.main, sys; print(sorted({'asyncpg', 'sqlalchemy', 'alembic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
