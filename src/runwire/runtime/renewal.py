@@ -117,7 +117,7 @@ class Renewal:
         for run in runs:
             if run.claim.run not in lost:
                 run.renew(sent_s)
-            elif run.is_held:  # else it has just ended or left, and its last call tells
+            else:  # also one that is leaving: without a lease nothing is sent, so no last call of its own would tell
                 self.lose(run)
 
     def lose(self, run: Run) -> None:

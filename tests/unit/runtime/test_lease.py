@@ -280,3 +280,31 @@ async def test_code_is_stopped_silently_when_its_worker_was_blind_for_long_and_n
 
 async def _refused(*_args: Any, **_options: Any) -> None:
     raise Unavailable("the test says so")
+
+
+async def test_a_zombie_that_has_said_its_last_words_is_let_go() -> None:
+    gate = Gate()
+
+    async def agent(ctx: Context, message: str) -> Any:
+        await gate.pass_()
+        return "done"
+
+    storage = HookedStorage(lease_s=LEASE_S)
+    is_back = _away(storage)
+
+    async def signals(real: Any, worker: str, held: dict[str, int], waits: Any = ()) -> list[Signal]:
+        return [Signal(run=run, attempt=attempt + 1, is_lost=True) for run, attempt in held.items()]
+
+    async with bench(agent, storage=storage, settings=LEASED) as b:
+        await b.send()
+        await gate.arrival()
+        (held,) = b.worker._runs
+        while held.lease.is_valid:
+            await asyncio.sleep(0.02)
+        gate.open()
+        while not held._is_leaving:
+            await asyncio.sleep(0.02)
+        b.worker._settings = replace(LEASED, max_runs=0)
+        storage.runs.around["signals"] = signals
+        is_back.set()
+        await b.idle()
