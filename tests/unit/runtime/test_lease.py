@@ -299,10 +299,10 @@ async def test_a_zombie_that_has_said_its_last_words_is_let_go() -> None:
         await b.send()
         await gate.arrival()
         (held,) = b.worker._runs
-        while held.lease.is_valid:
+        while held.lease.is_valid:  # noqa: ASYNC110 - the end of a lease is no event
             await asyncio.sleep(0.02)
         gate.open()
-        while not held._is_leaving:
+        while not held._is_leaving:  # noqa: ASYNC110 - nor is the last word of a run
             await asyncio.sleep(0.02)
         b.worker._settings = replace(LEASED, max_runs=0)
         storage.runs.around["signals"] = signals
