@@ -18,7 +18,7 @@ class WorkerSettings:
     deadline_s: float = 600.0  # running time of a run
     grace_s: float = 5.0  # how long cancelled code may clean up
     drain_s: float = 30.0  # how long runs may finish when the worker stops
-    poll_s: float = 1.0  # looking for runs when no wake-up came
+    poll_s: float = 0.5  # looking for runs when no wake-up came: half of it is what a lost hint costs at the median
     signals_s: float = 0.25  # looking for cancels when no wake-up came
     park_after_s: float = 10.0  # all branches of a run have waited for so long: it is put aside
     lease_margin_s: float | None = None  # how long before its end a lease counts as over; None: a third of it

@@ -2,10 +2,10 @@
 
 ::
 
-    claim loop     wake "runs" or 1 s       ─▶ Run.supervise, one task each
+    claim loop     wake "runs" or 500 ms    ─▶ Run.supervise, one task each
     signals loop   wake "signals" or 250 ms ─▶ answers, cancel, lost
     renewal        a third of the lease     ─▶ leases go on, or runs are lost
-    timers         next due, or 1 s         ─▶ waits whose time has come
+    timers         next due, or 500 ms      ─▶ waits whose time has come
     outbox         commits for all runs
     watchdog       a thread                ─▶ a blocked agent loop is replaced
 """
