@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from tests.unit.gateway.node import DeafBus, eventually
 from tests.unit.gateway.test_tail import NEVER, tailing
 
@@ -87,3 +88,33 @@ async def test_hint_that_something_was_lost_leads_to_a_look_at_all_threads() -> 
         place.tail.hear(Wake(topic="moved"))
         async with asyncio.timeout(5):
             assert await place.seqs(subscription, count=12) == list(range(2, 14))
+
+
+class Promoted(MemoryStorage):
+    """A storage whose connections lead to another history, once told."""
+
+    other: str | None = None
+
+    @property
+    def log(self) -> str:
+        return self.other or super().log
+
+
+async def test_thread_whose_history_is_over_is_read_again_though_its_head_did_not_move() -> None:
+    storage = Promoted(State())
+    read = storage.events.read
+
+    async def elsewhere(*arguments: Any, **options: Any) -> Any:
+        page = await read(*arguments, **options)
+        return msgspec.structs.replace(page, log=storage.log)
+
+    storage.events.read = elsewhere  # type: ignore[method-assign]  # answers as that history would
+    settings = TailSettings(beacon_fresh_s=1000.0, blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings, storage=storage) as place:
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        assert await place.seqs(subscription, count=1) == [1]
+        (ring,) = place.tail._rings.values()
+        storage.other = "another"
+        place.tail.hear(Wake(topic="moved"))
+        await eventually(lambda: ring.log == "another")

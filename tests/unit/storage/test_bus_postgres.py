@@ -16,6 +16,7 @@ from runwire.storage.postgres.database import PostgresDatabase
 
 LOOK = Wake(topic="moved")
 RUNS = Wake(topic="runs")
+BEACON = Wake(topic="beacon", node="node_1")
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +102,12 @@ async def test_equal_hints_are_said_once_and_beacons_only_to_their_node(postgres
     async with processes(postgres_server) as (one, other):
         for _ in range(50):
             one.bus.publish(RUNS)
-            one.bus.publish(Wake(topic="beacon", node="node_1"))
+            one.bus.publish(BEACON)
         one.bus.publish(Wake(topic="auth"))
         heard = await other.hears(Wake(topic="auth"))
         assert set(heard) == {RUNS, Wake(topic="auth")}
         assert len(heard) < 10
-        await one.hears(Wake(topic="beacon", node="node_1"))
+        await one.hears(BEACON)
 
 
 async def test_what_another_history_or_nobody_says_leads_to_a_look(postgres_server: PostgresServer) -> None:
@@ -123,9 +124,11 @@ async def test_killed_server_costs_hints_and_nothing_else(own_server: PostgresSe
     async with processes(own_server) as (one, other):
         own_server.kill()
         await asyncio.sleep(0)
+        one.bus.publish(BEACON)
         for _ in range(3):
             one.bus.publish(RUNS)
-        await one.hears(RUNS)  # in its own process it works on
+        heard = await one.hears(RUNS)  # in its own process it works on
+        assert BEACON not in heard  # and does not say that it works for others
         await asyncio.to_thread(own_server.restart)
         await one.hears(LOOK)
         await other.hears(LOOK)
