@@ -711,6 +711,45 @@ async def test_pieces_that_changed_since_they_were_read_are_left_alone(
     await other.close()
 
 
+async def test_larger_pieces_that_another_process_made_meanwhile_are_not_lost(
+    postgres_adapter: PostgresAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = postgres_adapter.storage
+    claim = await begun(storage)
+    await append(storage, claim, started(), ordinal=0)
+    for number in range(6):
+        for at in range(2):
+            await append(storage, claim, *deltas(f"m{number}", at, 1), ordinal=1 + 3 * number + at)
+        whole_message = new(MessageCompleted(message=f"m{number}", content="xx"))
+        await append(storage, claim, whole_message, ordinal=3 + 3 * number)
+    await append(storage, claim, completed(), ordinal=19, end=DONE)
+    before = await whole(storage, claim.thread)
+    other = await PostgresStorage.open(postgres_adapter.url)
+    has_met = False
+
+    async def die(sql: str) -> None:
+        nonlocal has_met
+        if "runwire_replace" in sql and has_met:
+            raise Killed
+        has_met = has_met or "runwire_replace" in sql
+
+    async def meddle(sql: str) -> None:
+        if "runwire_replace" in sql and not has_met:
+            monkeypatch.setattr(postgres_upkeep, "WRITE_PIECES", 10)  # of another release, say
+            with monkeypatch.context() as patch, contextlib.suppress(Killed):
+                statements(other, patch, die)
+                await compact(other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_upkeep, "WRITE_PIECES", 1)
+        statements(storage, patch, meddle)
+        assert (await storage.upkeep.compact(ended_before=EVER)).runs == 0
+    await compact(storage)
+    assert await whole(storage, claim.thread) == [event for event in before if event.type != "text_delta"]
+    await whole_and_sound(postgres_adapter)
+    await other.close()
+
+
 LOCKS = {
     "thread": "SELECT key FROM thread FOR NO KEY UPDATE",
     "run": "SELECT key FROM run FOR NO KEY UPDATE",

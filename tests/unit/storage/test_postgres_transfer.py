@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.postgres import PostgresServer
-from tests.unit.storage.test_transfer import content, exported, imported, source
+from tests.unit.storage.test_transfer import CRAFTED, DAMAGES, content, exported, imported, resealed, source
+from tests.unit.storage.test_transfer import written as line_of
 
 from runwire.errors import Conflict, NotFound, ProtocolError
 from runwire.storage.postgres import transfer
@@ -73,29 +73,20 @@ async def test_export_of_one_user_has_nobody_else(source: Path, url: str, tmp_pa
         await exported_from(url, "eve")
 
 
-def changed(text: bytes, line: int, before: bytes, after: bytes) -> bytes:
-    """Return an export with something else in a line, its checksum right."""
-    lines = text.splitlines(keepends=True)
-    assert before in lines[line - 1]
-    body = lines[line - 1].replace(before, after)[18:-1]
-    lines[line - 1] = b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body)
-    return b"".join(lines)
-
-
-async def test_damaged_export_leaves_nothing_and_names_the_line(source: Path, url: str, tmp_path: Path) -> None:
+async def test_what_a_data_file_refuses_is_refused_in_the_same_words(source: Path, url: str, tmp_path: Path) -> None:
     text = await asyncio.to_thread(exported, source)
     lines = text.splitlines(keepends=True)
-    number = next(n for n, line in enumerate(lines, 1) if b'"kind":"run"' in line)
-    thread = json.loads(lines[number - 1])["thread"].encode()
-    wrong = {
-        changed(text, number, thread, b"th_unknown"): f"Line {number}: this run names something",
-        b"".join(lines[:-1]): "cut off",
-        b"SQLite format 3\0" + bytes(4096): "only a data file",
-    }
-    for damaged, message in wrong.items():
-        with pytest.raises(ProtocolError, match=message):
+    cases = [(damage(lines), sentence) for damage, sentence in DAMAGES.values()]
+    for craft, sentence in CRAFTED.values():
+        records = [json.loads(line) for line in lines]
+        craft(records)
+        cases.append((resealed([line_of(record) for record in records]), sentence))
+    cases.append((b"SQLite format 3\0" + bytes(4096), "only a data file"))
+    for damaged, sentence in cases:
+        with pytest.raises(ProtocolError, match=sentence):
             await import_database(url, written(tmp_path, damaged))
     storage = await PostgresStorage.open(url)
     assert set((await storage.upkeep.stats()).counts.values()) == {0}
     assert await storage.auth.list_users() == []
     await storage.close()
+    await import_database(url, written(tmp_path, text))  # and the way is free
