@@ -53,7 +53,7 @@ chaos: setup
 	@$(BIN)/python tests/unified_test_runner.py --category campaign --max-workers 1
 
 bench: setup
-	@$(BIN)/uv sync --quiet --frozen --inexact --group bench --python $(BIN)/python
+	@$(BIN)/uv sync --quiet --frozen --inexact --extra postgres --group bench --python $(BIN)/python
 	@$(BIN)/python -m bench
 
 docs: setup

@@ -25,8 +25,26 @@ from bench import cpu
 from bench.figures import Faulty
 from bench.process import ROOT
 
-__all__ = ["Engine", "Orders", "Spent", "serve"]
+__all__ = [
+    *("DATABASES", "ENGINES", "MODULES", "Engine", "Orders", "Spent"),
+    *("check_durability", "in_turns", "serve"),
+]
 
+ENGINES: Final = {
+    "runwire": "Runwire: the worker, with its outbox, fence, turns and limits",
+    "dbos": "DBOS, workflows started in the worker's process",
+    "dbos queue": "DBOS, workflows taken from a queue",
+    "procrastinate": "procrastinate: jobs without steps, without a fence",
+}
+MODULES: Final = {
+    "runwire": "bench.engines.runwire",
+    "dbos": "bench.engines.dbos",
+    "dbos queue": "bench.engines.dbos",
+    "procrastinate": "bench.engines.procrastinate",
+}
+DATABASES: Final = ("PostgreSQL", "SQLite")
+# synchronous_commit and fsync; journal_mode and synchronous (2 is FULL): as each engine's own connections tell.
+_DURABILITY: Final = {"PostgreSQL": "on on", "SQLite": "wal 2"}
 _ORDER_S: Final = 120.0
 _STOP_S: Final = 5.0
 Orders = Mapping[str, Callable[..., Awaitable[dict[str, Any]]]]
@@ -69,7 +87,8 @@ class Engine:
                 start_new_session=True,
                 preexec_fn=partial(cpu.pin, core),
             )
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._unread = b""
         try:
@@ -91,6 +110,7 @@ class Engine:
     def stop(self) -> None:
         """End it with all that it started. Idempotent."""
         if self._process.poll() is None:
+            self.resume()
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_S)
@@ -126,6 +146,14 @@ class Engine:
             engine_ns=self._engine_ns() - engine_ns,
             database_ns=self._database_ns() - database_ns,
         )
+
+    def pause(self) -> None:
+        """Stop it where it is, so that what it does for itself disturbs no other's turn."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        os.killpg(self.pid, signal.SIGCONT)
 
     def rest(self, seconds: float) -> Spent:
         """Leave it alone for a while; return what it took all the same."""
@@ -166,6 +194,16 @@ class Engine:
         return self._errors.read_text(encoding="utf-8", errors="replace")[-2_000:]
 
 
+def check_durability(name: str, kind: str, found: str) -> None:
+    """Let no figure pass of an engine that commits more cheaply, or more dearly, than the others.
+
+    Raises:
+        Faulty: its connections are set otherwise.
+    """
+    if found != _DURABILITY[kind]:
+        raise Faulty(f"{name} commits to {kind} with `{found}`, not with `{_DURABILITY[kind]}`.")
+
+
 async def serve(orders: Orders) -> None:
     """Carry out what stands on standard input until it ends: the engine's side."""
     answers = os.fdopen(os.dup(1), "w")
@@ -183,7 +221,9 @@ async def serve(orders: Orders) -> None:
 
 async def in_turns(count: int, users: int, send: Callable[[int], Awaitable[None]]) -> None:
     """Have so many users send `count` messages, each its next one when the one before is stored."""
-    await asyncio.gather(*(_send_some(range(user, count, users), send) for user in range(users)))
+    async with asyncio.TaskGroup() as tasks:
+        for user in range(users):
+            tasks.create_task(_send_some(range(user, count, users), send))
 
 
 async def _send_some(numbers: Sequence[int], send: Callable[[int], Awaitable[None]]) -> None:

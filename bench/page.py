@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.engine import ENGINES
 from bench.figures import BUSY_CLIENT, Section, Table
 from bench.process import ROOT
 from bench.stand import BASELINES, Stand
@@ -50,6 +51,12 @@ time; the server's CPU per event is still its own.
 
 An event is 243 bytes of JSON on the wire. The baselines store nothing: an event that their reader misses is gone.
 
+Durable runs are compared with engines that store too, on the same database with the same durability; how each of their
+connections commits is asked before anything is measured. Runwire is its worker there, without gateway and sockets. The
+figure is wall time where it is asked for, with CPU beside it: of the engine's process, and of all of PostgreSQL's.
+
+{engines}
+
 ## Goals
 
 {goals}
@@ -62,6 +69,7 @@ def render(sections: Sequence[Section], *, conditions: Sequence[str], tried: str
         conditions="\n".join(f"- {line}" for line in conditions),
         busy=BUSY_CLIENT,
         servers="\n".join(f"- **{letter}** {what}" for letter, what in BASELINES.items()),
+        engines="\n".join(f"- **{name}** {what}" for name, what in ENGINES.items()),
         goals=goals_table(sections).markdown(),
     )
     notes = [*failed, *(note for section in sections for note in section.notes)]
@@ -94,7 +102,7 @@ def describe(stand: Stand) -> list[str]:
     """Return what a reader must know of the machine; no names, no paths."""
     cores = len(os.sched_getaffinity(0))
     pinned = "server and client pinned to one each" if stand.server_core is not None else "nothing pinned"
-    names = ("uvicorn", "websockets", "uvloop", "fastapi", "picows", "msgspec")
+    names = ("uvicorn", "websockets", "uvloop", "fastapi", "picows", "msgspec", "asyncpg", "dbos", "procrastinate")
     versions = ", ".join(f"{name} {_version(name)}" for name in names)
     now, *earlier = os.getloadavg()
     load = " ".join(f"{value:.1f}" for value in (now, *earlier))
@@ -104,7 +112,8 @@ def describe(stand: Stand) -> list[str]:
         *busy,
         f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, commit {_commit()}, {stand.rounds} rounds",
         f"{_processor()}, {cores} cores ({pinned}), {_memory_gib():.0f} GiB, {platform.system()} {platform.release()}",
-        f"database on {_file_system(stand.folder)}; SQLite WAL, `synchronous=FULL`",
+        f"SQLite on {_file_system(stand.folder)}: WAL, `synchronous=FULL`; PostgreSQL {stand.postgres_version()}: its "
+        "own server, `fsync` and `synchronous_commit` on",
         "loopback TCP, no TLS, no compression",
         f"Python {platform.python_version()}, Node {stand.node_version()}, {versions}",
         f"Runwire's own settings are its defaults but for `max_runs`, `user_run_limit` (the loads' sizes) and "

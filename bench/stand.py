@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from tests.postgres import PostgresServer
 
 from bench import cpu
-from bench.engine import Engine
+from bench.engine import MODULES, Engine, check_durability
 from bench.figures import BUSY_CLIENT, Faulty, Series, Table, check_count, per_event_us
 from bench.load import Result, Spec
 from bench.process import ROOT, Process
 from bench.servers.shape import FILL, Kind
-from tests.postgres import PostgresServer
 
-__all__ = ["BASELINES", "DATABASES", "ENGINES", "PASSWORD", "Missing", "Round", "Stand", "command", "cpu_series", "rounds_table"]
+__all__ = ["BASELINES", "PASSWORD", "Missing", "Round", "Stand", "command", "cpu_series", "rounds_table"]
 
 BASELINES: Final = {
     "R": "Runwire, stored with fsync, fenced, numbered",
@@ -35,19 +35,6 @@ BASELINES: Final = {
     "L": "picows (uvloop), one constant frame per event: the limit",
     "U": "bare uvicorn (uvloop), one constant frame per event",
 }
-ENGINES: Final = {
-    "runwire": "Runwire: the worker, with its outbox, fence, turns and limits",
-    "dbos": "DBOS, workflows started in the worker's process",
-    "dbos queue": "DBOS, workflows taken from a queue",
-    "procrastinate": "procrastinate: jobs without steps, without a fence",
-}
-_MODULES: Final = {
-    "runwire": "bench.engines.runwire",
-    "dbos": "bench.engines.dbos",
-    "dbos queue": "bench.engines.dbos",
-    "procrastinate": "bench.engines.procrastinate",
-}
-DATABASES: Final = ("PostgreSQL", "SQLite")
 _RUN_EVENTS: Final = 3  # of a run beside what its agent says: user_message, agent_started, agent_completed
 _MESSAGE_EVENTS: Final = 2  # of a run that streams text: message_started, message_completed
 _LOAD_S: Final = 300.0
@@ -242,10 +229,21 @@ class Stand:
                 os.sched_setaffinity(process, {self.client_core})
         return server
 
-    def database(self, kind: str, *, name: str = "runwire", folder: Path | None = None) -> str:
+    def postgres_version(self) -> str:
+        """Return PostgreSQL's version, if anything was measured on it."""
+        if "postgres" not in self.__dict__:
+            return "not measured"
+        url = self.postgres.url("postgres")
+        return str(asyncio.run(self.postgres.execute(url, "SHOW server_version"))[0][0])
+
+    def database(self, kind: str, *, name: str = "runwire") -> str:
         """Return the URL of a new database: with Runwire's tables, or empty for others."""
+        return asyncio.run(self.new_database(kind, name=name))
+
+    async def new_database(self, kind: str, *, name: str = "runwire", folder: Path | None = None) -> str:
+        """Like `database`, from inside a loop; a SQLite file comes into this folder."""
         if kind == "PostgreSQL":
-            return asyncio.run(self.postgres.create_database(is_empty=name != "runwire"))
+            return await self.postgres.create_database(is_empty=name != "runwire")
         self._started += 1
         return f"sqlite:///{folder or self.folder}/{name.replace(' ', '-')}{self._started}.db"
 
@@ -255,13 +253,15 @@ class Stand:
 
         Raises:
             Missing: it is not installed.
+            Faulty: it commits otherwise than the others do.
         """
         package = name.partition(" ")[0]
         if importlib.util.find_spec(package) is None:
             raise Missing(f"{package} is not installed (`make bench` installs it)")
         pid = self.postgres.pid if kind == "PostgreSQL" else None
-        module, core = _MODULES[name], self.server_core
+        module, core = MODULES[name], self.server_core
         with Engine(name, module, url, *words, folder=self.folder, core=core, database=pid) as engine:
+            check_durability(name, kind, engine.order("durability")["found"])
             yield engine
 
     # ── starting ────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,6 @@
 """procrastinate as an engine: a task queue on PostgreSQL, without steps and without a fence.
 
-    python -m bench.engines.procrastinate URL
+python -m bench.engines.procrastinate URL
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Queue:
 
         await in_turns(count, users, send)
         async with asyncio.timeout(_PATIENCE_S):
-            while (done := await self._succeeded() - before) < count:
+            while (done := await self._succeeded() - before) < count:  # noqa: ASYNC110 - it is in the database
                 await asyncio.sleep(_DONE_S)
         return {"took_ns": time.monotonic_ns() - began_ns, "recorded": done}
 
@@ -61,17 +61,13 @@ async def main(url: str) -> None:
     """Work until the orders end."""
     logging.disable(logging.WARNING)
     queue = _Queue(url)
-    async with queue.app.open_async():
+    async with queue.app.open_async(), asyncio.TaskGroup() as tasks:
         await queue.app.schema_manager.apply_schema_async()
-        worker = asyncio.create_task(
+        worker = tasks.create_task(
             queue.app.run_worker_async(concurrency=_CONCURRENCY, install_signal_handlers=False, wait=True)
         )
-        await asyncio.sleep(0.2)  # it listens
-        try:
-            await serve({"runs": queue.runs, "durability": queue.durability})
-        finally:
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
+        await serve({"runs": queue.runs, "durability": queue.durability})
+        worker.cancel()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runwire as an engine: a worker on a database, and what stores people's messages; no gateway, no sockets.
 
-    python -m bench.engines.runwire URL [gateway]
+python -m bench.engines.runwire URL [gateway]
 """
 
 from __future__ import annotations
@@ -19,15 +19,22 @@ import structlog
 from bench.engine import in_turns, serve
 from runwire.agents.context import Context
 from runwire.agents.load import Agents
+from runwire.protocol.events import StoredEvent, decode_data
 from runwire.runtime.worker import Worker, WorkerSettings
 from runwire.storage.base import BusMessage, Committed, IncomingMessage, Storage, Wake
 from runwire.storage.open import open_bus, open_storage
+from runwire.storage.postgres.storage import PostgresStorage
+from runwire.storage.sqlite.storage import SqliteStorage
 
 __all__ = ["main"]
 
 _PATIENCE_S: Final = 100.0
 _PARK_AFTER_S: Final = 0.02  # of runs that wait; in production 10 s, which the bench would have to wait out
 _MAX_RUNS: Final = 2_000
+_ORDERS: Final = (
+    *("durability", "steps", "runs", "time_starts", "start_one", "started"),
+    *("sleepers", "park", "collect", "journal", "replay"),
+)
 _seen: dict[str, list[int]] = {"steps": [], "sleeping": [], "past": []}  # when code was there; agents' loop only
 
 
@@ -98,6 +105,8 @@ class _Ours:
         self._starts: dict[str, int] = {}  # run → when its `agent_started` was heard: of those that are asked for
         self._is_timed = False
         self._news = asyncio.Event()
+        self._last_ended: dict[int, str] = {}  # by user: the newest run that was seen to have ended
+        self._journal_run = ""
         self.worker = (
             Worker(
                 storage,
@@ -147,6 +156,17 @@ class _Ours:
 
     # ── orders ──────────────────────────────────────────────────────────────────────────────────────────
 
+    async def durability(self) -> dict[str, Any]:
+        """Say how the connection that writes commits, in the database's own words."""
+        if isinstance(self.storage, SqliteStorage):
+            names = ("PRAGMA journal_mode", "PRAGMA synchronous")
+            read = self.storage.database.write
+            found = [await read(lambda db, name=name: db.execute(name).fetchone()[0]) for name in names]
+        else:
+            assert isinstance(self.storage, PostgresStorage)
+            found = [await self.storage.database.fetchval(f"SHOW {name}") for name in ("synchronous_commit", "fsync")]
+        return {"found": " ".join(map(str, found))}
+
     async def steps(self, count: int) -> dict[str, Any]:
         before, done = len(_seen["past"]), self.count("agent_completed")
         run, *_ = await self.send("stepping", str(count))
@@ -188,8 +208,6 @@ class _Ours:
             self._last_ended[user] = found[0]
         return found
 
-    _last_ended: dict[int, str]
-
     async def time_starts(self) -> dict[str, Any]:
         self._is_timed = True
         return {}
@@ -215,7 +233,7 @@ class _Ours:
         before = len(_seen["sleeping"])
         await in_turns(count, users, send)
         async with asyncio.timeout(_PATIENCE_S):
-            while len(_seen["sleeping"]) < before + count:
+            while len(_seen["sleeping"]) < before + count:  # noqa: ASYNC110 - of another thread's loop
                 await asyncio.sleep(0.01)
         assert self.worker is not None
         return {"sleeping": self.worker.active}
@@ -264,18 +282,10 @@ class _Ours:
         await self.worker.idle()
         return {"took_ns": _seen["past"][past] - answered_ns, "executed": len(_seen["steps"])}
 
-    _journal_run = ""
 
-
-def _wait_of(event: Any) -> str:
-    from runwire.protocol.events import decode_data
-
+def _wait_of(event: StoredEvent) -> str:
     wait: str = decode_data(event).wait
     return wait
-
-
-async def _work(worker: Worker) -> None:
-    await worker.run()
 
 
 async def main(url: str, *, has_worker: bool) -> None:
@@ -285,21 +295,17 @@ async def main(url: str, *, has_worker: bool) -> None:
         storage = await open_storage(url)
         stack.push_async_callback(storage.close)
         ours = _Ours(storage, has_worker=has_worker)
-        ours._last_ended = {}
         stack.callback(ours.bus.listen(ours.hear))
-        tasks = [asyncio.create_task(ours.bus.run())]
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        parts = [tasks.create_task(ours.bus.run())]
         if ours.worker is not None:
-            tasks.append(asyncio.create_task(_work(ours.worker)))
-        names = ("steps", "runs", "time_starts", "start_one", "started", "sleepers", "park", "collect", "journal", "replay")
+            parts.append(tasks.create_task(ours.worker.run()))
         gc.collect()  # as `runwire serve` does
         gc.freeze()
         gc.set_threshold(20_000, *gc.get_threshold()[1:])
-        try:
-            await serve({name: getattr(ours, name) for name in names})
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await serve({name: getattr(ours, name) for name in _ORDERS})
+        for part in parts:
+            part.cancel()
 
 
 if __name__ == "__main__":

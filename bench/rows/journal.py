@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from bench.engine import Spent
+from bench.engine import DATABASES, Spent
 from bench.figures import Faulty, Goal, Section, Series, Table
-from bench.stand import DATABASES, Stand
+from bench.stand import Stand
 
 __all__ = ["measure", "replayed_ms"]
 
 _TEXT = """\
-A run with {steps:,} recorded steps waits for its person, parked. It is answered: from the moment at which the answer is
-stored, a worker is told, claims the run, reads its log and runs its code from the start, until the code is past the last
-recorded step ({times} times in each round; each answer adds a wait, no step). That no step was called again is counted."""
+A run with {steps:,} recorded steps waits for its person, parked. It is answered: from the moment at which the answer
+is stored, a worker is told, claims the run, reads its log and runs its code from the start, until the code is past the
+last recorded step ({times} times in each round; each answer adds a wait, no step). That no step was called again is
+counted."""
 
 
 def measure(stand: Stand) -> Section:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from bench.engine import Engine, Spent
+from bench.engine import DATABASES, Engine, Spent
 from bench.figures import Faulty, Goal, Section, Series, Table
-from bench.stand import DATABASES, Stand
+from bench.stand import Stand
 
 __all__ = ["measure"]
 
 _USERS = 50
 _WARM = 200
 _TEXT = """\
-{count:,} runs ask their person something and are parked (after 20 ms here, in production after 10 s). Then, in each round,
-two fresh workers, one on that database and one on a database without them, each warmed up by {warm} runs that come and
-go: the difference of their memory (PSS), and the CPU of each over {rest:g} s in which nothing happens. *Left behind* are
-objects that parking left in the process that did it, per run."""
+{count:,} runs ask their person something and are parked (after 20 ms here, in production after 10 s). Then, in each
+round, two fresh workers, one on that database and one on a database without them, each warmed up by {warm} runs that
+come and go: the difference of their memory (PSS), and the CPU of each over {rest:g} s in which nothing happens. *Left
+behind* are Python objects that parking left in the process that did it, per run (a run at work has about 60; what the
+last ones held on to is still among them)."""
 
 
 def measure(stand: Stand) -> Section:
@@ -25,6 +26,8 @@ def measure(stand: Stand) -> Section:
     goals: list[Goal] = []
     for kind in DATABASES:
         empty, full = stand.database(kind), stand.database(kind)
+        with stand.engine("runwire", kind, empty):
+            pass  # whoever makes a data file has loaded what makes it: not one of the two that are compared
         left = _park(stand, kind, full, count)
         grown: list[float] = []
         shares: tuple[list[float], list[float]] = ([], [])
@@ -45,9 +48,7 @@ def measure(stand: Stand) -> Section:
         what = f"{count:,} parked runs, {kind}"
         goals.append(Goal(name=f"{what}: memory", must=1, is_floor=False, unit="MB", found=memory_mb))
         goals.append(Goal(name=f"{what}: added CPU", must=0.5, is_floor=False, unit="% of a core", found=added))
-        goals.append(
-            Goal(name=f"{what}: objects left", must=0.1, is_floor=False, unit="per run", found=Series((left,)))
-        )
+        goals.append(Goal(name=f"{what}: objects left", must=1, is_floor=False, unit="per run", found=Series((left,))))
     text = _TEXT.format(count=count, warm=_WARM, rest=rest_s)
     return Section(name="parked", title="Parked runs", text=text, tables=[table], goals=goals, raw=[raw])
 

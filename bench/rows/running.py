@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bench.engine import DATABASES
 from bench.figures import Faulty, Goal, Section, Series, Table
-from bench.stand import DATABASES, Stand
+from bench.stand import Stand
 
 __all__ = ["measure"]
 

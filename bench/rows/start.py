@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from bench.engine import Engine
+from bench.engine import DATABASES, Engine
 from bench.figures import Faulty, Goal, Section, Series, Table
-from bench.stand import DATABASES, Stand
+from bench.stand import Stand
 
 __all__ = ["measure", "wait_ms"]
 
@@ -40,7 +40,9 @@ def measure(stand: Stand) -> Section:
 
                 for kind, waits in zip(pairs, pool.map(poll, pairs.values()), strict=True):
                     found.setdefault((kind, False), []).append(waits)
-            stand.say(f"    round {number}: " + ", ".join(f"{k} {_median(v[-1]):.1f} ms" for (k, _), v in found.items()))
+            stand.say(
+                f"    round {number}: " + ", ".join(f"{k} {_median(v[-1]):.1f} ms" for (k, _), v in found.items())
+            )
     return _section(found)
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from bench.engine import Engine, Spent
+from bench.engine import DATABASES, ENGINES, Engine, Spent
 from bench.figures import Faulty, Goal, Section, Series, Table, ratios
-from bench.stand import DATABASES, ENGINES, Missing, Stand
+from bench.stand import Missing, Stand
 
 __all__ = ["measure", "per_step"]
 
 _TEXT = """\
 One run calls a function that does nothing, {count} times, one after the other: Runwire's `ctx.step` in its worker with
-its outbox, DBOS's `@DBOS.step` in a workflow (both async). Both on one core, PostgreSQL on the other; both commit with an
-fsync (`synchronous_commit = on`; SQLite in WAL with `synchronous = FULL`, which DBOS is given: its own default there is
-slower). Wall time is taken inside the run, from the first step's begin to the last one's return; CPU is the engine's
-process and, beside it, all processes of PostgreSQL. That so many steps are recorded is read from the database afterwards.
-Runwire commits the beginning of a step before its function is called, together with the end of the one before: one
-commit per step, as DBOS."""
+its outbox, DBOS's `@DBOS.step` in a workflow (both async). Both on one core, PostgreSQL on the other; both commit with
+an fsync (`synchronous_commit = on`; SQLite in WAL with `synchronous = FULL`, which DBOS is given: its own default there
+is slower). Wall time is taken inside the run, from the first step's beginning to the last one's return; CPU is the
+engine's process and, beside it, all processes of PostgreSQL. That so many steps are recorded is read from the database
+afterwards. Runwire commits the beginning of each step before its function is called, together with the end of the one
+before, so it has one commit per step as DBOS has; where the disk is slow or busy, the fsync is most of both wall
+times."""
 _MUST = {"PostgreSQL": 0.35, "SQLite": 0.5}
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from bench.engine import Engine, Spent
+from bench.engine import DATABASES, ENGINES, Engine, Spent
 from bench.figures import Faulty, Goal, Section, Series, Table, ratios
-from bench.stand import DATABASES, ENGINES, Missing, Stand
+from bench.stand import Missing, Stand
 
 __all__ = ["measure", "rate"]
 
 _USERS = 50
 _TEXT = """\
 {users} users send {count} messages, each user the next one as soon as the one before is stored; an agent that does
-nothing answers each. From the first `send` until the last run has ended, all stored with an fsync per commit. One process
-sends and works, on one core; PostgreSQL has the other. DBOS is measured twice: workflows started where they run, which
-nobody has to find, and workflows put into a queue, asked every 10 ms (default: 1 s). procrastinate (PostgreSQL only)
-runs jobs, 50 at a time, woken by NOTIFY. That all have ended well is read from the database."""
+nothing answers each. From the first `send` until the last run has ended, all stored with an fsync per commit. One
+process sends and works, on one core; PostgreSQL has the other. DBOS is measured twice: workflows started where they
+run, which nobody has to find, and workflows put into a queue, asked every 10 ms (default: 1 s; stopped while others are
+measured). procrastinate (PostgreSQL only) runs jobs, 50 at a time, woken by NOTIFY. That all have ended well is read
+from the database."""
 
 
 def measure(stand: Stand) -> Section:
@@ -65,10 +66,13 @@ def _measure(stand: Stand, kind: str, count: int, raw: Table) -> dict[str, tuple
                 stand.say(f"    {missing}")
                 continue
             engines[name].order(_order(name), count=_USERS * 2, users=_USERS)  # warm up
+            engines[name].pause()
             found[name] = [], [], []
         for number in range(1, stand.rounds + 1):
             for name in sorted(engines, reverse=bool(number % 2)):
+                engines[name].resume()
                 spent = engines[name].measured(_order(name), count=count, users=_USERS)
+                engines[name].pause()
                 mine, its = spent.engine_ns / count / 1e6, spent.database_ns / count / 1e6
                 for values, value in zip(found[name], (rate(name, spent, count), mine, its), strict=True):
                     values.append(value)
