@@ -257,6 +257,10 @@ async def _open(settings: Settings, *, patience_s: float) -> Storage:
     while True:
         try:
             return await open_storage(settings.storage_url, lease_s=settings.lease_s)
+        except Unavailable as error:
+            reason = type(error.__cause__ or error).__name__
+            sentence = f"The database server of {settings.shown_url} does not answer ({reason}); is it there?"
+            raise Unavailable(sentence) from error
         except OwnedElsewhere as owned:
             is_server = owned.owner is not None and owned.owner.socket is not None
             if is_server or loop.time() >= until_s:

@@ -225,7 +225,8 @@ class _Process:
         """Start the parts, each only after what it needs has answered; stop them in the opposite order."""
         control = self._control_socket()
         async with self._auth_http, _tasks() as tasks:
-            background = [tasks.create_task(self._bus.run()), tasks.create_task(self._auth.run())]
+            carrying = tasks.create_task(self._bus.run())
+            background = [tasks.create_task(self._auth.run())]
             announce("bus", "NOTIFY of the database" if self._settings.is_shared else "in-process")
             await self._auth.check()
             announce("auth", "in-process, its secret accepted")
@@ -249,7 +250,8 @@ class _Process:
                 # The server has drained and closed its sockets: nobody needs the rest any more.
                 for task in background:
                     task.cancel()
-                await self._bus.close()
+                await self._bus.close()  # what was said last still goes out
+                carrying.cancel()
 
     async def _drain(self) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -82,6 +83,8 @@ class PostgresBus:
         self._is_awake = False  # a wake-up is scheduled: no second one is needed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
+        self._ended = asyncio.Event()  # nothing runs
+        self._ended.set()
 
     def publish(self, message: BusMessage) -> None:
         """Hand a message over without waiting. Any thread may call.
@@ -108,14 +111,28 @@ class PostgresBus:
         return self._local.listen(hear)
 
     async def close(self) -> None:
-        """Stop; later publishes are dropped. Idempotent."""
+        """Say what is still to be said, for at most 200 ms, and stop; later publishes are dropped. Idempotent.
+
+        In the loop of `run`, which ends.
+        """
         self._is_closed = True
         self._woken.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SLOW_S):
+                # The last message of a server that stops is that others may have its runs.
+                await self._ended.wait()
         await self._local.close()
 
     async def run(self) -> None:
         """Carry messages until cancelled or closed, in the loop that opened the database; connects again for ever."""
         self._loop = asyncio.get_running_loop()
+        self._ended.clear()
+        try:
+            await self._keep_up()
+        finally:
+            self._ended.set()
+
+    async def _keep_up(self) -> None:
         failures = 0
         while not self._is_closed:
             try:
@@ -153,7 +170,7 @@ class PostgresBus:
 
     async def _carry(self, connection: Connection[Record]) -> None:
         clock = asyncio.get_running_loop().time
-        while not self._is_closed:
+        while True:
             messages = self._take()
             if messages:
                 began_s = clock()
@@ -164,6 +181,8 @@ class PostgresBus:
                     self._unsent.clear()
                     self._has_lost = True
                 continue
+            if self._is_closed:
+                return
             if connection.is_closed():
                 raise Unavailable("The connection of the bus was lost.")
             await self._woken.wait()

@@ -158,7 +158,16 @@ async def test_stopped_server_holds_up_no_publisher(own_server: PostgresServer) 
 
 async def test_closed_bus_ends_its_work(postgres_server: PostgresServer) -> None:
     async with processes(postgres_server, 1) as (one,):
+        one.bus.publish(RUNS)
+        await one.hears(RUNS)
         await one.bus.close()
         one.bus.publish(RUNS)
         await asyncio.sleep(0)
         assert one.heard == []
+
+
+async def test_last_words_of_a_process_that_stops_are_heard(postgres_server: PostgresServer) -> None:
+    async with processes(postgres_server) as (one, other):
+        one.bus.publish(RUNS)
+        await one.bus.close()  # in the same turn of the loop
+        await other.hears(RUNS)
