@@ -107,6 +107,7 @@ class RunOrder:
         self._is_empty = True
         self._is_ending = False  # only what closes may follow
         self._has_waited = False  # in this attempt: the run may have been parked, and taken up without a word
+        self._answered = 0  # attempt that held the run when the last answer was written
         self._open: dict[str, dict[str, Any]] = {rule.thing: {} for rule in _RULES.values()}
         self._used: dict[str, set[str]] = {rule.thing: set() for rule in _RULES.values()}
         self._tries: dict[str, float] = {}  # the last try of each step; infinite: final
@@ -235,13 +236,16 @@ class RunOrder:
         if attempt > self.attempt and event_type != EventType.AGENT_RESUMED:
             self._is_ending = self.is_started and not self._has_waited and event_type != EventType.AGENT_RETRYING
             self.attempt = attempt
-            self._has_waited = bool(self._open["wait"])
+            # Also what was answered before its first word may be what it waited for, without having heard.
+            self._has_waited = bool(self._open["wait"]) or self._answered == attempt
         if event_type in TERMINAL_TYPES:
             self.is_ended = True
         elif event_type == EventType.AGENT_STARTED:
             self.is_started = True
         elif event_type == EventType.AGENT_WAITING:
             self._has_waited = True
+        elif event_type == EventType.AGENT_RESUMED:
+            self._answered = attempt
         elif event_type in (EventType.TOOL_COMPLETED, EventType.STEP_COMPLETED):
             self._tries[data.step] = float("inf") if data.final else data.try_
         elif event_type == EventType.MESSAGE_COMPLETED:

@@ -215,6 +215,10 @@ LEGAL: dict[str, list[Told]] = {
         (Custom(name="n", value=1), 3),
         resumed(attempt=3),
     ],
+    "parked again with what was answered before the attempt's first word": [
+        *(ASKED, STARTED, waits(), waits("w2"), resumed(), resumed("w2", attempt=2)),
+        *((Custom(name="n", value=1), 2), (Custom(name="n", value=1), 3)),
+    ],
     "answered before the new attempt's first word": [ASKED, STARTED, waits(), resumed(attempt=2), retrying(2)],
     "ended by its claimer without replay": [
         ASKED,
