@@ -148,6 +148,7 @@ class PostgresBus:
             finally:
                 self._is_connected = False
                 self._unsent.clear()
+                self._has_lost = True  # what was being said may have reached nobody
             if not self._is_closed:
                 first_s, longest_s = _BACKOFF_S
                 pause_s = min(first_s * 2**failures, longest_s)
@@ -209,8 +210,8 @@ class PostgresBus:
         packed = self._empty()
         empty_bytes = size = len(msgspec.json.encode(packed))
         for message in dict.fromkeys(messages):
-            encoded = msgspec.json.encode(message)
-            if empty_bytes + len(encoded) > MAX_PAYLOAD and isinstance(message, Committed):
+            encoded = b"" if _is_large(message) else msgspec.json.encode(message)
+            if (not encoded or empty_bytes + len(encoded) > MAX_PAYLOAD) and isinstance(message, Committed):
                 message = Wake(topic="moved", thread=message.thread, seq=message.last_seq)
                 encoded = msgspec.json.encode(message)
             if size + len(encoded) + 1 > MAX_PAYLOAD:
@@ -239,3 +240,8 @@ class PostgresBus:
         messages: list[BusMessage] = [*envelope.committed, *envelope.wakes]
         for message in messages:
             self._local.publish(message)
+
+
+def _is_large(message: BusMessage) -> bool:
+    """Return whether a message will not fit, so that megabytes need not be encoded to see it."""
+    return isinstance(message, Committed) and len(message.packed) > MAX_PAYLOAD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -137,6 +138,25 @@ async def test_killed_server_costs_hints_and_nothing_else(own_server: PostgresSe
             while message not in other.heard:
                 one.bus.publish(message)
                 await asyncio.sleep(0.05)
+
+
+async def test_connection_that_was_cut_while_it_spoke_is_made_good(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: dict[PostgresDatabase, Any] = {}
+    alone = PostgresDatabase.alone
+
+    @asynccontextmanager
+    async def noted(database: PostgresDatabase, **options: Any) -> AsyncIterator[Any]:
+        async with alone(database, **options) as connection:
+            opened[database] = connection
+            yield connection
+
+    monkeypatch.setattr(PostgresDatabase, "alone", noted)
+    async with processes(postgres_server) as (one, other):
+        one.bus.publish(committed(one.database.log))
+        opened[one.database].terminate()  # before it was said: the statement fails
+        await other.hears(LOOK)
 
 
 async def test_stopped_server_holds_up_no_publisher(own_server: PostgresServer) -> None:
