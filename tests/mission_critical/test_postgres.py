@@ -20,6 +20,8 @@ from tests.postgres import PASSWORD, PostgresServer
 
 from runwire.storage.migrations import REVISIONS
 
+pytestmark = pytest.mark.timeout(90)  # several servers start for the first test: 6 s on a quiet machine
+
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "NO_COLOR": "1", "HOME": "/nonexistent"}
 _START_S = 30.0
 _WITHOUT_DRIVER = "import sys; sys.modules['asyncpg'] = None; from runwire.__main__ import main; main()"
