@@ -21,6 +21,16 @@ CREATE FUNCTION runwire_extend(
 ) RETURNS TABLE (place bigint, first_seq bigint, last_seq bigint) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 BEGIN
+  IF cardinality(p_threads) = 1 THEN  -- a message, a step: in two plain statements it takes half of the time
+    UPDATE thread t SET head = t.head + p_sizes[1], updated_at = p_now WHERE t.key = p_threads[1]
+    RETURNING t.head INTO STRICT last_seq;
+    place := 1;
+    first_seq := last_seq - p_sizes[1] + 1;
+    INSERT INTO segment (thread_key, first_seq, last_seq, run_key, attempt, ordinal, flags, events)
+    VALUES (p_threads[1], first_seq, last_seq, p_runs[1], p_attempts[1], p_ordinals[1], p_flags[1], p_packed[1]);
+    RETURN NEXT;
+    RETURN;
+  END IF;
   RETURN QUERY
   WITH moved AS (
     UPDATE thread t SET head = t.head + m.size, updated_at = p_now
