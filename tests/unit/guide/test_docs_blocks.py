@@ -73,6 +73,10 @@ def test_every_link_leads_to_a_page_and_a_heading() -> None:
             if "://" in target:
                 continue
             found = (page.parent / path).resolve() if path else page
+            if found.is_relative_to(DOCS.parent / "tests"):  # what shows a promise: file and function
+                if not found.is_file() or (anchor and f"def {anchor}(" not in found.read_text(encoding="utf-8")):
+                    broken.append(f"{name(page)}: {target}")
+                continue
             if not found.exists() or (anchor and anchor not in anchors.get(name(found), set())):
                 broken.append(f"{name(page)}: {target}")
     assert broken == []

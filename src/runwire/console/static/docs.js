@@ -86,9 +86,12 @@ function decoded(path) {
   }
 }
 
-/** Links between pages are links between files; here the suffix goes. */
+/** Links between pages are links between files; here the suffix goes. Files outside of docs/, such as tests, are not served. */
 function link(href) {
   const url = safeLink(href, new URL(`${name}.md`, docs));
+  if (href.startsWith("../") && !url?.startsWith(docs.href)) {
+    return null;
+  }
   return url?.startsWith(docs.href) ? url.replace(/\.md(#|$)/, "$1").replace(/\/README(#|$)/, "/$1") : url;
 }
 
