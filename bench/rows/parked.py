@@ -20,7 +20,7 @@ last ones held on to is still among them)."""
 
 def measure(stand: Stand) -> Section:
     """Park once per database, and look at fresh processes each round."""
-    count, rest_s = (60, 0.3) if stand.is_quick else (10_000, 2.0)
+    count, rest_s = (60, 0.3) if stand.is_quick else (10_000, 1.0)
     head = ("database", "added memory MB", "CPU without, % of a core", "CPU with", "left behind, objects per run")
     table, raw = Table(head), Table(("round", *head[:-1]))
     goals: list[Goal] = []

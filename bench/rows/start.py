@@ -25,7 +25,7 @@ _LIMIT_MS = {True: 10.0, False: 300.0}
 
 def measure(stand: Stand) -> Section:
     """Measure both databases, told first; then both at once, untold: nearly all of that is waiting."""
-    told, untold = (5, 2) if stand.is_quick else (50, 12)
+    told, untold = (5, 2) if stand.is_quick else (40, 8)
     found: dict[tuple[str, bool], list[list[float]]] = {}
     with ExitStack() as stack:
         pairs = {kind: _pair(stand, kind, stack) for kind in DATABASES}

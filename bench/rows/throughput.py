@@ -22,7 +22,7 @@ from the database."""
 
 def measure(stand: Stand) -> Section:
     """Measure all engines on each database they know, in turns."""
-    count = 50 if stand.is_quick else 500
+    count = 50 if stand.is_quick else 300
     head = ("engine", "database", "runs per second", "engine's CPU ms per run", "PostgreSQL's CPU ms per run")
     table, raw = Table(head), Table(("round", *head))
     goals: list[Goal] = []
