@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -56,9 +57,14 @@ def _measure(stand: Stand, options: argparse.Namespace) -> int:
         measure = cast(Callable[[Stand], Section], importlib.import_module(f"bench.rows.{name}").measure)
         try:
             sections.append(measure(stand))
-        except Faulty as error:  # the others are still worth having
+        except (
+            Faulty,
+            OSError,
+            RuntimeError,
+            subprocess.SubprocessError,
+        ) as error:  # the others are still worth having
             _say(f"bench: {error}")
-            failed.append(f"**{name} could not be measured**: {str(error).splitlines()[0]}")
+            failed.append(f"**{name} could not be measured**: {(str(error) or type(error).__name__).splitlines()[0]}")
     if options.only or options.against or options.quick:
         print("\n".join(map(page.section_text, sections)))
         print(page.goals_table(sections).markdown())

@@ -174,7 +174,7 @@ class Engine:
         return cpu.cpu_ns(self.pid)
 
     def _database_ns(self) -> int:
-        return cpu.cpu_ns(self._database) if self._database else 0
+        return cpu.cpu_with_ended_ns(self._database) if self._database else 0
 
     def _line(self) -> bytes:
         until_s = time.monotonic() + _ORDER_S

@@ -168,9 +168,9 @@ async def _append(
 ) -> tuple[float, float]:
     """Return CPU of this process and of the database server, µs per event."""
     count = commits * _RUNS * len(said)
-    its_ns = cpu.cpu_ns(server) if server else 0
+    its_ns = cpu.cpu_with_ended_ns(server) if server else 0
     began_ns = time.process_time_ns()
     for _ in range(commits):
         await append(said)
     mine = per_event_us(time.process_time_ns() - began_ns, count)
-    return mine, (cpu.cpu_ns(server) - its_ns) / count / 1000 if server else 0.0
+    return mine, (cpu.cpu_with_ended_ns(server) - its_ns) / count / 1000 if server else 0.0

@@ -57,3 +57,21 @@ def test_a_process_that_is_gone_has_no_figure() -> None:
         process.wait()
     with pytest.raises(ProcessLookupError):
         cpu.cpu_ns(process.pid)
+
+
+_BURNT_CHILD = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.2: pass"], check=True)
+print("over", flush=True); sys.stdin.read()
+"""
+
+
+def test_a_child_that_has_ended_is_counted_where_children_come_and_go() -> None:
+    words = [sys.executable, "-c", _BURNT_CHILD]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == "over\n"
+        before_ns = cpu.cpu_ns(process.pid)
+        assert cpu.cpu_with_ended_ns(process.pid) - before_ns >= 170_000_000  # in steps of 10 ms
+        process.stdin.close()
