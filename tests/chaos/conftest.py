@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 FIGURES = "chaos"
 
-pytest.register_assert_rewrite("tests.chaos.oracle", "tests.chaos.people", "tests.outside")
+pytest.register_assert_rewrite(
+    "tests.chaos.oracle",
+    "tests.chaos.people",
+    "tests.mission_critical.fleet",
+    "tests.mission_critical.trials",
+    "tests.outside",
+)
 
 
 @pytest.fixture
