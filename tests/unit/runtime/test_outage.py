@@ -135,15 +135,15 @@ async def test_a_claim_that_lay_in_the_network_until_an_outage_ended_takes_nothi
     assert await claim(other, "other") == []
     await asyncio.sleep(LEASE_S)
     await holder.runs.renew("holder", {held.run: held.attempt})
-    looked = other.runs._lost_until
+    looked = other.runs._as_of
 
-    async def look_and_pause(worker: str) -> int:
-        until = await looked(worker)
+    async def look_and_pause(worker: str) -> tuple[int, int]:
+        seen = await looked(worker)
         own_server.pause()
-        return until
+        return seen
 
     with monkeypatch.context() as patch:
-        patch.setattr(other.runs, "_lost_until", look_and_pause)
+        patch.setattr(other.runs, "_as_of", look_and_pause)
         with pytest.raises(Unavailable):
             await claim(other, "other")
     await asyncio.sleep(LEASE_S)

@@ -286,7 +286,7 @@ async def test_client_that_stops_reading_holds_no_lock(storage: PostgresStorage)
         claim_all = await connection.prepare(load("postgres.sql")["claim"])
         connection._transport.pause_reading()  # type: ignore[attr-defined]  # as SIGSTOP would
         async with asyncio.TaskGroup() as group:
-            stopped = group.create_task(claim_all.fetch("w2", 9, 9, None, True, 60_000, timeout=10))
+            stopped = group.create_task(claim_all.fetch("w2", 9, 9, None, 0, 2**62, 60_000, timeout=10))
             until_s = asyncio.get_running_loop().time() + 3
             while (await storage.runs.get("usr_ada", claim.run)).attempt == 1:  # it is committed
                 assert asyncio.get_running_loop().time() < until_s

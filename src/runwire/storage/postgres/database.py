@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from asyncpg import ReadOnlySQLTransactionError
+
 from runwire.errors import Unavailable
 from runwire.storage.postgres.driver import connect, starting, translated
 from runwire.storage.postgres.prepare import check
@@ -32,6 +34,9 @@ _PLANS: Final = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
+
+# A machine that is gone says no goodbye. Without these the server would keep its session, and its locks, for hours.
+_KEEPALIVE: Final = {"tcp_keepalives_idle": "2", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3"}
 
 _SQL: Final = load("postgres.sql")
 _T = TypeVar("_T")
@@ -92,7 +97,8 @@ class PostgresDatabase:
                 connection = await connect(url, settings=database._settings(), timeout_s=_OPEN_S)
                 try:
                     await check(connection)
-                    database._idle.append(await database._welcome(connection))
+                    held = await database._welcome(connection, transaction_s=database.limit_s)
+                    database._idle.append(held)
                 except BaseException:
                     connection.terminate()
                     raise
@@ -203,7 +209,8 @@ class PostgresDatabase:
             async with asyncio.timeout(timeout_s):
                 rows = await connection.fetch(sql, *values)
         except BaseException as error:
-            is_cut_off = connection.is_closed() or isinstance(error, OSError)
+            # One that takes no writes any more: the next connection leads to one that does.
+            is_cut_off = connection.is_closed() or isinstance(error, (OSError, ReadOnlySQLTransactionError))
             if is_cut_off or isinstance(error, asyncio.CancelledError):
                 connection.terminate()
             else:  # the server refused it in good order
@@ -239,14 +246,18 @@ class PostgresDatabase:
                 return held
         connection = await connect(self._url, settings=self._settings(), timeout_s=self.limit_s)
         try:
-            return await self._welcome(connection)
+            return await self._welcome(connection, transaction_s=self.limit_s)
         except BaseException:
             connection.terminate()
             raise
 
-    async def _welcome(self, connection: Connection[Record]) -> _Held:
-        """Learn which history a new connection leads to, and drop all others if it is another one."""
-        row = await connection.fetchrow(_SQL["identity"])
+    async def _welcome(self, connection: Connection[Record], *, transaction_s: float | None = None) -> _Held:
+        """Learn which history a new connection leads to, and drop all others if it is another one.
+
+        From PostgreSQL 17 on the server also ends a transaction whose end it is never told: a process may be stopped,
+        or its machine be gone, between the bytes of one request. No other limit counts there.
+        """
+        row = await connection.fetchrow(_SQL["identity"], None if transaction_s is None else _ms(transaction_s))
         if row is None:
             raise Unavailable("The database has lost its identity; run `runwire migrate`.")
         log = identity_of(row["log"], row["system_identifier"], row["timeline"], row["oid"])
@@ -279,6 +290,8 @@ class PostgresDatabase:
         """Return limits that end on the server what the caller has given up, and the only plans that we want."""
         return {
             **_PLANS,
+            **_KEEPALIVE,
+            "tcp_user_timeout": _ms(self.limit_s * 0.9),  # who does not take an answer off the socket is dropped
             "statement_timeout": _ms(self.limit_s * 0.9),
             "lock_timeout": _ms(self.limit_s * 0.5),
             "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),

@@ -62,7 +62,8 @@ def translated() -> Iterator[None]:
     """Turn every error of the driver into `DataFault` or `Unavailable`; neither shows a URL.
 
     Raises:
-        DataFault: SQLSTATE of class 22 or 23, or a value that has no form in the protocol.
+        DataFault: SQLSTATE of class 22, 23 or 54 (longer than an index or the server takes), or a value that has no
+            form in the protocol.
         Unavailable: everything else: no connection, a deadline, a lock not had in time, a server that shuts down, takes
             no writes, is full, or has other tables than this release needs.
     """
@@ -70,7 +71,7 @@ def translated() -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         state = str(error.sqlstate or "")
-        if state.startswith(("22", "23")):
+        if state.startswith(("22", "23", "54")):
             constraint = getattr(error, "constraint_name", None)
             raise DataFault(type(error).__name__, sqlstate=state, constraint=constraint) from error
         raise _unavailable(error) from error

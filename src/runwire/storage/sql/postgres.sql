@@ -26,7 +26,9 @@ INSERT INTO meta (key, log) VALUES (1, $1) ON CONFLICT DO NOTHING
 -- What makes a history this one and no other. A promoted standby has another timeline; what is restored into another
 -- database, of this cluster or not, has another oid or system.
 -- name: identity
-SELECT m.log, s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline, d.oid
+SELECT m.log, s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline, d.oid,
+  CASE WHEN $1::text IS NOT NULL AND current_setting('server_version_num')::int >= 170000
+    THEN set_config('transaction_timeout', $1, false) END AS transaction_timeout
 FROM meta m, pg_control_system() s, pg_database d
 WHERE m.key = 1 AND d.datname = current_database()
 
@@ -121,14 +123,15 @@ FROM "user" u JOIN run r ON r.user_key = u.key JOIN thread t ON t.key = r.thread
 WHERE u.id = $1 AND r.idempotency_key = $2
 
 -- name: cancel
-SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6)
+SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: claim
-SELECT * FROM runwire_claim($1, $2, $3, $4, runwire_now() < $5::bigint, $6)
+SELECT * FROM runwire_claim($1, $2, $3, $4, $5, runwire_now() < $6::bigint, $7)
 
--- The database's time, if there is a lease of another worker that has run out.
--- name: when_lost
-SELECT runwire_now() FROM run WHERE status = 'running' AND worker <> $1 AND lease_until < runwire_now() LIMIT 1
+-- The database's time, and whether there is a lease of another worker that has run out.
+-- name: as_of
+SELECT runwire_now() AS now,
+  EXISTS (SELECT 1 FROM run WHERE status = 'running' AND worker <> $1 AND lease_until < runwire_now()) AS is_any_lost
 
 -- What claimed runs must read again; not with the claim, whose locks would wait until it is taken off the socket.
 -- name: pinned

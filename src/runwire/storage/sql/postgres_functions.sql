@@ -375,13 +375,14 @@ BEGIN
 END
 $$
 
--- Cancels one run of this user, or of anybody if none is named, or (without a run) all that this user has not ended. One
--- row for each that it found.
+-- Cancels one run of this user, or of anybody if none is named, or (without a run) what this user has not ended, so many
+-- of them, those behind a key. One row for each that it found, in the order of their keys.
 -- name: runwire_cancel
 CREATE FUNCTION runwire_cancel(
-  p_user text, p_run text, p_by text, p_reason text, p_before bytea, p_behind bytea
+  p_user text, p_run text, p_by text, p_reason text, p_before bytea, p_behind bytea, p_after bigint, p_limit bigint
 ) RETURNS TABLE (
-  run text, thread text, person text, status text, attempt bigint, firsts bigint[], lasts bigint[], packed bytea[]
+  key bigint, run text, thread text, person text, status text, attempt bigint, firsts bigint[], lasts bigint[],
+  packed bytea[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
@@ -393,8 +394,12 @@ DECLARE
   v_packed bytea[];
 BEGIN
   IF p_run IS NULL THEN
-    SELECT array_agg(r.key) INTO v_keys FROM "user" u JOIN run r ON r.user_key = u.key
-    WHERE u.id = p_user AND r.status IN ('queued', 'running', 'waiting');
+    SELECT array_agg(l.key) INTO v_keys FROM (
+      SELECT r.key FROM run r
+      WHERE r.user_key = (SELECT u.key FROM "user" u WHERE u.id = p_user) AND r.key > p_after
+        AND r.status IN ('queued', 'running', 'waiting')
+      ORDER BY r.key LIMIT p_limit
+    ) l;
   ELSE
     SELECT array_agg(r.key) INTO v_keys
     FROM run r JOIN "user" u ON u.key = r.user_key JOIN thread t ON t.key = r.thread_key
@@ -416,7 +421,7 @@ BEGIN
     FROM runwire_call_off(v_unfinished, p_by, p_reason, p_before, p_behind, runwire_now()) c;
   END IF;
   RETURN QUERY
-  SELECT r.id, t.id, u.id, r.status, r.attempt, c.firsts, c.lasts, c.packed
+  SELECT r.key, r.id, t.id, u.id, r.status, r.attempt, c.firsts, c.lasts, c.packed
   FROM run r JOIN thread t ON t.key = r.thread_key JOIN "user" u ON u.key = r.user_key
     LEFT JOIN LATERAL (
       SELECT array_agg(k.first_seq ORDER BY k.first_seq) AS firsts, array_agg(k.last_seq ORDER BY k.first_seq) AS lasts,
@@ -470,14 +475,16 @@ BEGIN
 END
 $$
 
--- Takes runs: lost ones, then parked ones that were woken, then queued ones; see `Runs.claim`. A last row without a run:
--- there were more, of users whose row another claimer held at this moment. A user's row is locked
+-- Takes runs: lost ones, then parked ones that were woken, then queued ones; see `Runs.claim`. What a worker says that it
+-- holds was so at a time (p_as_of): a claim may be executed long after that, and what a later one gave the same worker is
+-- not lost. A last row without a run: there were more, of users whose row another claimer held at this moment. A user's row is locked
 -- before their running runs are counted, and nobody starts one of theirs without that lock: so the limit is exact. No
 -- lock of the thread is needed: its oldest queued run, unchanged under its own lock, proves that no other was started.
 -- (The plus keeps the planner from walking, for the order's sake, through all runs there ever were.)
 -- name: runwire_claim
 CREATE FUNCTION runwire_claim(
-  p_worker text, p_limit bigint, p_user_limit bigint, p_holding text[], p_take_lost boolean, p_lease_ms bigint
+  p_worker text, p_limit bigint, p_user_limit bigint, p_holding text[], p_as_of bigint, p_take_lost boolean,
+  p_lease_ms bigint
 ) RETURNS TABLE (
   run text, thread text, person text, agent text, message text, attempt bigint, ordinal bigint, created_at bigint,
   has_pinned boolean, cancel_by text, cancel_reason text, handed_over text, is_resumed boolean, lost text
@@ -497,7 +504,7 @@ BEGIN
     WHERE r.status = 'running' AND (
       r.worker IS NULL
       OR (r.worker <> p_worker AND p_take_lost AND r.lease_until < v_now)
-      OR (r.worker = p_worker AND p_holding IS NOT NULL AND r.id <> ALL (p_holding)))
+      OR (r.worker = p_worker AND r.lease_until - p_lease_ms <= p_as_of AND r.id <> ALL (p_holding)))
     ORDER BY r.key + 0 LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
   ) l;
   IF cardinality(v_keys) < p_limit THEN
@@ -767,8 +774,16 @@ BEGIN
       NULL::bigint, NULL::bigint, NULL::bytea;
     RETURN;
   END IF;
-  PERFORM 1 FROM thread t WHERE t.key = v_thread FOR NO KEY UPDATE;
-  PERFORM 1 FROM run r WHERE r.key = v_run FOR NO KEY UPDATE;
+  -- Looked at again: meanwhile the thread may have been deleted, and the run with it.
+  PERFORM 1 FROM thread t WHERE t.key = v_thread AND t.deleted_at IS NULL FOR NO KEY UPDATE;
+  IF FOUND THEN
+    PERFORM 1 FROM run r WHERE r.key = v_run FOR NO KEY UPDATE;
+  END IF;
+  IF NOT FOUND THEN
+    RETURN QUERY SELECT 'no_run', NULL::text, NULL::text, NULL::bytea, NULL::text, NULL::bigint, NULL::boolean,
+      NULL::bigint, NULL::bigint, NULL::bytea;
+    RETURN;
+  END IF;
   SELECT w.key INTO v_wait FROM wait w
   WHERE w.id = p_wait AND w.run_key = v_run AND w."by" IS NULL AND w.kind <> 'timer'
     AND (w.kind <> 'approval' OR p_is_bool);
