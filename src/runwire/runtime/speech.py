@@ -234,7 +234,7 @@ class Speaker:
                 await self._lease.wait_valid()
         except asyncio.CancelledError:
             # Also of a step that waited for its turn: a replay, which may not wait there, must come to the same limit.
-            self.cut(lambda replay: [*([] if begun else keeping(replay)), *_left(replay, begun[0])])
+            self.cut(lambda replay: [*([] if begun else keeping(replay)), *_left(replay, begun[0])], blobs)
             raise
         return begun[0]
 
@@ -249,7 +249,7 @@ class Speaker:
             # Else it goes on to its next step: nobody's time limit may come between a result and who gets it.
             await self._boundary()
 
-    def cut(self, speech: Callable[[Replay], list[Emit]]) -> None:
+    def cut(self, speech: Callable[[Replay], list[Emit]], blobs: Mapping[str, bytes] | None = None) -> None:
         """Emit the end of what the agent stopped waiting for, unless the run is being unwound.
 
         Never waits: whoever cancels the agent may do so again at each point where it would.
@@ -257,7 +257,7 @@ class Speaker:
         if self.is_stopping:  # who ends the run closes it, or the next attempt enters it again
             return
         try:
-            self._transcript.speak(speech, ())
+            self._transcript.speak(speech, (), blobs)
         except Fenced:
             return  # it was stopped meanwhile
         except RunFailed as error:
@@ -285,7 +285,12 @@ class Speaker:
                 self._answers[wait.id] = answer  # under the lock: the answer may come as soon as it is let go
             return wait.emits
 
-        await self.say(begin, blobs=blobs)
+        try:
+            await self.say(begin, blobs=blobs)
+        except asyncio.CancelledError:
+            # It waited for its turn. A replay, which may not wait there, must come to the same limit.
+            self.cut(lambda replay: [*([] if begun else begin(replay)), *leave_wait(replay, scope, begun[0])], blobs)
+            raise
         wait = begun[0]
         recorded = wait.recorded
         if recorded is not None and recorded.by != "ended" and not self._transcript.was_left(wait.id):

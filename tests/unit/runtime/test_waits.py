@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -257,6 +258,29 @@ async def test_a_time_limit_of_asyncio_around_a_wait_goes_the_same_way_in_a_repl
     first, again, events = await twice(code, help_=help_)
     assert first == again == "now"
     assert [each.value for each in of_type(events, "agent_resumed")] == ["late", "now"]
+
+
+async def test_a_time_limit_of_asyncio_that_comes_before_the_wait_has_begun_goes_the_same_way_in_a_replay() -> None:
+    """A limit may come while the wait has to give others their turn; a replay may come at once to where it waits."""
+    pieces = iter([["a"] * 31, ["a" * 31]])  # the 32nd word waits for its turn
+
+    async def step() -> str:
+        return "stepped"
+
+    async def code(ctx: Context) -> Any:
+        for piece in next(pieces):
+            await ctx.write(piece)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await ctx.ask("Quick?")
+        return await ctx.tool(step)
+
+    async def help_(b: Bench, run: str) -> None:
+        await answer(b, run, "late")
+
+    first, again, events = await twice(code, help_=help_)
+    assert first == again == "stepped"
+    assert len(of_type(events, "agent_waiting")) == 1
 
 
 async def test_an_answer_stored_before_the_agent_was_seen_to_leave_is_ignored_by_a_replay_too() -> None:
