@@ -15,7 +15,13 @@ from types import SimpleNamespace
 
 __all__ = ["CLOCKS", "install"]
 
-CLOCKS = ("runwire.storage.clock", "runwire.runtime.clock", "runwire.gateway.clock", "runwire.auth.clock")
+CLOCKS = (
+    "runwire.storage.clock",
+    "runwire.agents.clock",
+    "runwire.runtime.clock",
+    "runwire.gateway.clock",
+    "runwire.auth.clock",
+)
 
 
 def install(path: Path) -> None:
@@ -31,4 +37,4 @@ def install(path: Path) -> None:
     for name in CLOCKS:
         module = importlib.import_module(name)
         assert module.time is time, f"{name} does not read the module `time` any more"
-        module.time = SimpleNamespace(time_ns=time_ns, monotonic=time.monotonic)  # type: ignore[attr-defined]
+        module.time = SimpleNamespace(time_ns=time_ns, monotonic=time.monotonic, clock_gettime=time.clock_gettime)  # type: ignore[attr-defined]

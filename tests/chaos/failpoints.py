@@ -185,8 +185,8 @@ POINTS: tuple[Point, ...] = (
           "runwire.storage.bus_local:LocalBus.publish", "before", _is_terminal),
     # A tool is called.
     Point("step.before_call", "`tool_executing` is committed, the tool was not called.",
-          "runwire.agents.context:_invoke", "before"),
-    Point("step.after_call", "The tool has run, and its result is nowhere.", "runwire.agents.context:_invoke", "after"),
+          "runwire.agents.steps:_invoke", "before"),
+    Point("step.after_call", "The tool has run, and its result is nowhere.", "runwire.agents.steps:_invoke", "after"),
     Point("step.after_end", "Its result is said and perhaps not committed.",
           f"{_RUNTIME}.speech:Speaker.end_step", "after"),
     # Somebody cancels.

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NoReturn
 from uuid import UUID
 
-from runwire.agents import branches, steps, subagents
+from runwire.agents import branches, clock, steps, subagents
 from runwire.agents.attempt import Attempt, Place
 from runwire.agents.failures import RunEnded, ToolFailed, WaitExpired, WrongAnswer
 from runwire.agents.options import OnCrash, check_function, checked_options, options_of, refused, seconds_of
@@ -323,7 +323,7 @@ class Context:
     async def now(self) -> datetime:
         """Return the time, UTC; a replay returns the same."""
         place = await self._place()
-        scope, at = place.scope, datetime.now(tz=UTC)
+        scope, at = place.scope, clock.now()
         told = at.isoformat()
 
         def speech(replay: Replay) -> list[Emit]:
