@@ -99,9 +99,7 @@ def import_(
     with _progress("importing", "lines") as progress:
         counts = app.import_from(settings, file, progress=progress)
     typer.echo(f"imported {_contents(counts)}")
-    typer.echo(
-        "It is another log than the copied one: clients take what it has, and people sign in again.", err=True
-    )
+    typer.echo("It is another log than the copied one: clients take what it has, and people sign in again.", err=True)
 
 
 def _settings(data_dir: Path | None) -> Settings:
