@@ -283,6 +283,25 @@ async def test_a_time_limit_of_asyncio_that_comes_before_the_wait_has_begun_goes
     assert len(of_type(events, "agent_waiting")) == 1
 
 
+async def test_a_large_value_of_a_wait_or_step_that_is_left_before_its_turn_is_kept() -> None:
+    async def step(text: str) -> None: ...
+
+    async def code(ctx: Context) -> None:
+        for number in range(80):  # some of them wait for their turn
+            large = f"{number}" + "x" * 100_000
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    await (ctx.ask(large) if number % 2 else ctx.tool(step, text=large))
+
+    storage = MemoryStorage()
+    events = await ended(code, storage=storage)
+    values = [each.prompt for each in of_type(events, "agent_waiting")]
+    values += [each.args for each in of_type(events, "tool_executing")]
+    assert len(values) == 80
+    for value in values:
+        assert await storage.events.run_blob(events[0].run, value["$ref"])
+
+
 async def test_an_answer_stored_before_the_agent_was_seen_to_leave_is_ignored_by_a_replay_too() -> None:
     """The answer stands in the log before the word that the agent had stopped waiting for it."""
     storage, gates, seen = MemoryStorage(), [Gate(), Gate()], list[Any]()
