@@ -17,6 +17,7 @@ pytest.register_assert_rewrite(
     "tests.chaos.people",
     "tests.mission_critical.fleet",
     "tests.mission_critical.trials",
+    "tests.mission_critical.zombies",
     "tests.outside",
 )
 

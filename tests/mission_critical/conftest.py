@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from tests.mission_critical.deployment import Deployment
 
-pytest.register_assert_rewrite("tests.mission_critical.fleet", "tests.mission_critical.trials", "tests.outside")
+pytest.register_assert_rewrite(
+    "tests.mission_critical.fleet",
+    "tests.mission_critical.killing",
+    "tests.mission_critical.troubles",
+    "tests.mission_critical.zombies",
+)
 
 
 @pytest.fixture(scope="session")

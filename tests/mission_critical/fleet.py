@@ -177,6 +177,10 @@ class Watch(Outside):
         thread = next(sent["thread"] for sent in self._sents if sent["run"] == run)
         return [e for e in self.events.get(thread, ()) if e["run"] == run]
 
+    def attempt(self, run: str) -> int:
+        """Return the newest attempt that it has seen something of."""
+        return max((event["attempt"] for event in self.events_of(run)), default=0)
+
     def has_ended(self, run: str) -> bool:
         return run not in self._wanted
 
@@ -186,13 +190,13 @@ class Watch(Outside):
             self._socket.transport.abort()
 
     @asynccontextmanager
-    async def following(self, agent: str, messages: list[str]) -> AsyncIterator[list[dict[str, Any]]]:
-        """Send messages, each in a thread of its own, and follow them until all have ended; give what was sent."""
+    async def following(self, messages: list[tuple[str, str]]) -> AsyncIterator[list[dict[str, Any]]]:
+        """Send messages to agents, each in a new thread; give what was sent, and follow it until all has ended."""
         node = self.fleet.open()
         assert node is not None
         sender = Outside(node.url, self.token)
         async with sender.connected():
-            self._sents = [await sender.send(message, agent=agent) for message in messages]
+            self._sents = [await sender.send(message, agent=agent) for agent, message in messages]
         self._wanted = {sent["run"] for sent in self._sents}
         self.events, self.last, self.log, self.seen_s = {}, {}, {}, {}
         async with asyncio.TaskGroup() as tasks:
