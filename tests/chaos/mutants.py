@@ -98,6 +98,31 @@ def _no_takeover() -> None:
     _in_sql("lost_runs", "WHERE status = 'running'", "WHERE status = 'running' AND 0")
 
 
+def _deaf() -> None:
+    """Take every lease as good and listen to nobody who says that a run is another's."""
+    from runwire.runtime.lease import Lease
+    from runwire.runtime.renewal import Renewal
+
+    def lose(self: Renewal, run: Any) -> None: ...
+
+    Lease.is_valid = property(lambda _lease: True)  # type: ignore[assignment, method-assign]
+    Renewal.lose = lose  # type: ignore[method-assign]
+
+
+def _forgetful() -> None:
+    """Execute again what has a recorded result."""
+    from runwire.protocol.replay import Replay
+
+    begin = Replay.begin_step
+
+    @functools.wraps(begin)
+    def begin_step(self: Any, *args: Any, **named: Any) -> Any:
+        step = begin(self, *args, **named)
+        return msgspec.structs.replace(step, recorded=None)
+
+    Replay.begin_step = begin_step  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "publish_before_commit": _publish_before_commit,
     "no_fence": _no_fence,
@@ -106,6 +131,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "no_offer": _no_offer,
     "call_before_commit": _call_before_commit,
     "no_takeover": _no_takeover,
+    "deaf": _deaf,
+    "forgetful": _forgetful,
 }
 
 

@@ -97,7 +97,7 @@ class Fleet:
             await node.kill9()
             said = node.logs(lines=100_000)
             assert PASSWORD not in said
-            assert "Traceback" not in said, said
+            assert node.mutant or "Traceback" not in said, said
 
     def open(self) -> Node | None:
         """Return a node that people can come to, if there is one now."""

@@ -94,6 +94,11 @@ class Killing:
 
     def _judge(self, stored: list[StoredEvent], shown: list[dict[str, Any]]) -> None:
         run = stored[0].run
+        effects = self.fleet.lines(f"effects-{run}")
+        for died, finished, count in self._deaths:
+            if died == run:
+                again = finished & {effect["step"] for effect in effects[count:]}
+                assert not again, f"finished steps ran again: {again}"
         assert_one_run(shown, run)
         assert shown[-1]["type"] == "agent_completed", shown[-1]
         assert not [e for e in shown if e["type"] == "superseded" and e["data"]["reason"] == "differs"]
@@ -103,7 +108,6 @@ class Killing:
         text = text_of(shown, run)
         assert shown[-1]["data"]["output"] == text
         said = _PIECE.findall(text)
-        effects = self.fleet.lines(f"effects-{run}")
         # What the agent was given is what the last execution of each step did, and nobody was given anything else.
         last = {effect["n"]: effect["token"] for effect in effects}
         assert [(int(n), token) for n, token in said] == [(n, last[n]) for n in range(STEPS)], said
@@ -112,10 +116,6 @@ class Killing:
         begun = Counter(decode_data(e).step for e in stored if e.type in ("tool_executing", "step_started"))
         done = Counter(effect["step"] for effect in effects)
         assert all(done[step] <= begun[step] for step in done), "a step was executed that the log does not know of"
-        for died, finished, count in self._deaths:
-            if died == run:
-                again = finished & {effect["step"] for effect in effects[count:]}
-                assert not again, f"finished steps ran again: {again}"
 
     def line(self) -> str:
         """Return the figures, for people."""
