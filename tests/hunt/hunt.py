@@ -67,7 +67,8 @@ class Hunt:
                 watch = tasks.create_task(self._watch())
                 torment = tasks.create_task(self._torment(process, for_s=for_s))
                 await torment
-                watch.cancel()
+                self._is_over = True
+                await watch  # it and the look at the end share a connection
                 crowd.end()
                 await self._wait_for_the_end()
                 crowd.leave()
@@ -126,7 +127,7 @@ class Hunt:
         return self._dice.uniform(0.05, 0.3) if self._dice.random() < 0.7 else self.lease_s + self._dice.random()
 
     async def _watch(self) -> None:
-        while True:
+        while not self._is_over:
             await truth.check_limits(self._watching)
             assert self.tally.refused[_DEADLOCK] == 0, "somebody was told of a deadlock"
             await asyncio.sleep(0.01)
