@@ -87,17 +87,25 @@ async def twenty(ctx: Context, message: str) -> AsyncIterator[str]:
 # ── to be stopped, to be drained, to be left in peace ───────────────────────────────────────────────────────
 
 
-async def tick(ctx: Context) -> str:
-    """Do something to the world a hundred times a second, until the test is over."""
-    while not await asyncio.to_thread(Path("over").exists):
+async def _is_over() -> bool:
+    return await asyncio.to_thread(Path("over").exists)
+
+
+async def tick(ctx: Context, *, n: int) -> bool:
+    """Do something to the world a hundred times a second, for a second, and say whether the test is over."""
+    _effect(ctx, "begun", n=n)
+    for _ in range(100):
         _effect(ctx, "tick")
         await asyncio.sleep(0.01)
-    return "over"
+    return await _is_over()
 
 
 async def ticking(ctx: Context, message: str) -> str:
-    """Take one step that takes for ever."""
-    return str(await ctx.tool(partial(tick, ctx)))
+    """Take steps that take long, and are nearly always under way, until the test is over."""
+    n = 0
+    while not await ctx.tool(partial(tick, ctx), n=n):
+        n += 1
+    return "over"
 
 
 async def one_more(ctx: Context, *, n: int) -> bool:
@@ -105,7 +113,7 @@ async def one_more(ctx: Context, *, n: int) -> bool:
     _effect(ctx, "begun", n=n)
     await asyncio.sleep(0.02)
     _effect(ctx, "done", n=n)
-    return await asyncio.to_thread(Path("over").exists)
+    return await _is_over()
 
 
 async def walking(ctx: Context, message: str) -> AsyncIterator[str]:

@@ -56,6 +56,7 @@ class Zombies:
         try:
             async with watch.following([(agent, _MESSAGE) for agent in self.agents]) as sents:
                 runs = [sent["run"] for sent in sents]
+                await poll(lambda: all(watch.attempt(run) for run in runs), "all runs are seen")
                 await poll(lambda: all(fleet.lines(f"effects-{run}") for run in runs), "all runs do something")
                 for _ in range(self.stops):
                     await self._stop(runs, watch, storage)
