@@ -92,9 +92,9 @@ async def _is_over() -> bool:
 
 
 async def tick(ctx: Context, *, n: int) -> bool:
-    """Do something to the world a hundred times a second, for a second, and say whether the test is over."""
+    """Do something to the world a hundred times a second, for two seconds, and say whether the test is over."""
     _effect(ctx, "begun", n=n)
-    for _ in range(100):
+    for _ in range(200):
         _effect(ctx, "tick")
         await asyncio.sleep(0.01)
     return await _is_over()

@@ -140,6 +140,15 @@ async def test_zombies_are_seen_to_write_where_no_fence_is(pair: Fleet, own_serv
     assert "Stored(" in _fault(seen.value)
 
 
+@pytest.mark.campaign
+@pytest.mark.timeout(120)
+async def test_zombies_whose_code_goes_on_are_seen(pair: Fleet) -> None:
+    token = await _begin(pair, mutant="deaf")
+    with pytest.raises((AssertionError, BaseExceptionGroup)) as seen:
+        await Zombies(pair, token, stops=1, agents=("ticking",) * 2).run()
+    assert "after its worker was woken" in _fault(seen.value)
+
+
 # ── nobody is lost ──────────────────────────────────────────────────────────────────────────────────────────
 
 
