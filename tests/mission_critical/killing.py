@@ -67,10 +67,10 @@ class Killing:
         node = self.fleet.holder(pid)
         assert node is not None, "a run stands in a process that is dead"
         hit = [run for run in left if holders[run] == pid]
-        seen = {run: len(watch.events_of(run)) for run in hit}
         await node.kill9()
         began_s = time.monotonic()
         log = await self.fleet.log()
+        attempts = {run: log[run][-1].attempt for run in hit}
         for run in hit:
             self._passed[run] += 1
             self._deaths.append((run, set(finished_steps(log[run])), len(self.fleet.lines(f"effects-{run}"))))
@@ -79,17 +79,19 @@ class Killing:
         if len(self.fleet.nodes) == 1:
             began_s = time.monotonic()
         await node.start()
-        self.resumed_s.append(await self._resumed(hit, seen, watch) - began_s)
+        self.resumed_s.append(await self._resumed(attempts, watch) - began_s)
 
-    async def _resumed(self, hit: list[str], seen: dict[str, int], watch: Watch) -> float:
+    async def _resumed(self, attempts: dict[str, int], watch: Watch) -> float:
         """Wait until each run has gone on; return when the last one did, as a screen saw it."""
 
         def first(run: str) -> dict[str, Any] | None:
-            return next((e for e in watch.events_of(run)[seen[run] :] if e["type"] == "agent_retrying"), None)
+            return next((e for e in watch.events_of(run) if e["attempt"] > attempts[run]), None)
 
-        await poll(lambda: all(first(run) for run in hit), "all runs of the killed process go on")
-        events = [event for run in hit if (event := first(run))]
-        assert {event["data"]["reason"] for event in events} == {"worker_lost"}
+        await poll(lambda: all(first(run) for run in attempts), "all runs of the killed process go on")
+        events = [event for run in attempts if (event := first(run))]
+        for event in events:
+            if attempts[event["run"]] > 0:  # else it was killed before its first word was stored
+                assert (event["type"], event["data"].get("reason")) == ("agent_retrying", "worker_lost"), event
         return max(watch.seen_s[event["thread"], event["seq"]] for event in events)
 
     def _judge(self, stored: list[StoredEvent], shown: list[dict[str, Any]]) -> None:
