@@ -29,8 +29,13 @@ def _holders(fleet: Fleet, runs: list[str]) -> dict[str, int]:
     return {run: fleet.lines(f"effects-{run}")[-1]["pid"] for run in runs}
 
 
-async def hand_over(fleet: Fleet, token: str, *, runs: int) -> list[float]:
-    """Stop a server (SIGTERM) whose runs take short steps; return for how long nobody had each of them, in seconds."""
+async def hand_over(fleet: Fleet, token: str, *, runs: int) -> tuple[list[float], list[float]]:
+    """Stop a server (SIGTERM) whose runs take short steps.
+
+    Returns:
+        Of each of its runs, in seconds: from the last word of the one to the first of the other, and from the signal
+        to when a screen saw that.
+    """
     watch = Watch(fleet, token)
     fleet.finish(is_over=False)
     async with watch.following([("walking", "for ever")] * runs) as sents:
@@ -42,12 +47,13 @@ async def hand_over(fleet: Fleet, token: str, *, runs: int) -> list[float]:
         assert node is not None
         fleet.shunned.add(node)
         watch.cut()
+        told_s = time.monotonic()
         assert await node.stop() == 0
         await poll(lambda: all(watch.attempt(run) > 1 for run in hit), "all its runs go on elsewhere")
         fleet.finish()
     await node.start()
     fleet.shunned.discard(node)
-    gaps = []
+    gaps_s, seen_s = list[float](), list[float]()
     for run in names:
         events = watch.events_of(run)
         assert_one_run(events, run)
@@ -58,8 +64,9 @@ async def hand_over(fleet: Fleet, token: str, *, runs: int) -> list[float]:
         assert len(retried) == (run in hit), events
         for n in retried:
             assert events[n]["data"]["reason"] == "drained"
-            gaps.append((events[n]["ts"] - events[n - 1]["ts"]) / 1000)
-    return gaps
+            gaps_s.append((events[n]["ts"] - events[n - 1]["ts"]) / 1000)
+            seen_s.append(watch.seen_s[events[n]["thread"], events[n]["seq"]] - told_s)
+    return gaps_s, seen_s
 
 
 async def survive_outages(fleet: Fleet, token: str, *outages: Callable[[], Awaitable[None]]) -> list[float]:
