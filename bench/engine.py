@@ -117,7 +117,8 @@ class Engine:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        self._stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what was said to one that was gone is still in the buffer
+            self._stdin.close()
         self._stdout.close()
 
     def order(self, verb: str, **what: Any) -> dict[str, Any]:

@@ -7,6 +7,18 @@ from collections.abc import Iterator
 import pytest
 from tests.postgres import PostgresServer
 
+# Here for all: campaigns and mission-critical tests share these, and whichever is collected first imports them.
+pytest.register_assert_rewrite(
+    "tests.chaos.oracle",
+    "tests.chaos.people",
+    "tests.mission_critical.fleet",
+    "tests.mission_critical.killing",
+    "tests.mission_critical.trials",
+    "tests.mission_critical.troubles",
+    "tests.mission_critical.zombies",
+    "tests.outside",
+)
+
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:

@@ -12,15 +12,6 @@ if TYPE_CHECKING:
 
 FIGURES = "chaos"
 
-pytest.register_assert_rewrite(
-    "tests.chaos.oracle",
-    "tests.chaos.people",
-    "tests.mission_critical.fleet",
-    "tests.mission_critical.trials",
-    "tests.mission_critical.zombies",
-    "tests.outside",
-)
-
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:

@@ -9,13 +9,6 @@ from pathlib import Path
 import pytest
 from tests.mission_critical.deployment import Deployment
 
-pytest.register_assert_rewrite(
-    "tests.mission_critical.fleet",
-    "tests.mission_critical.killing",
-    "tests.mission_critical.troubles",
-    "tests.mission_critical.zombies",
-)
-
 
 @pytest.fixture(scope="session")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
