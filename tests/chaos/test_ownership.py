@@ -128,7 +128,7 @@ async def test_zombies_that_believe_in_their_leases_are_refused(pair: Fleet, fig
     await zombies.run()
     refused = sum(node.logs(lines=1_000_000).count("run_fenced") for node in pair.nodes)
     figures(f"zombies that believe in their leases: {zombies.line()}; {refused} tried it themselves")
-    assert refused == zombies.taken >= 200
+    assert refused >= zombies.taken >= 200
 
 
 @pytest.mark.campaign
