@@ -13,7 +13,6 @@ pytest.register_assert_rewrite(
     "tests.chaos.people",
     "tests.mission_critical.fleet",
     "tests.mission_critical.killing",
-    "tests.mission_critical.trials",
     "tests.mission_critical.troubles",
     "tests.mission_critical.zombies",
     "tests.outside",
