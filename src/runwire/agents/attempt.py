@@ -30,6 +30,7 @@ class Place(msgspec.Struct, eq=False, gc=False):
 
     scope: str = ""  # "" the run, else a try, a sub-agent or a branch
     open_bytes: int = 0  # of the message that `write` streams into
+    depth: int = 0  # sub-agents that it is within
 
 
 class Attempt(Protocol):

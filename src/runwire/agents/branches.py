@@ -45,7 +45,12 @@ async def gather(attempt: Attempt, place: Place, works: Sequence[Awaitable[Any]]
     if branches:
         async with asyncio.TaskGroup() as tasks:
             # None runs before all have a place: they are tasks, and nothing is awaited in between.
-            attempt.fork({tasks.create_task(_run(attempt, each)): Place(scope=each.scope) for each in branches})
+            attempt.fork(
+                {
+                    tasks.create_task(_run(attempt, each)): Place(scope=each.scope, depth=place.depth)
+                    for each in branches
+                }
+            )
     for each in branches:
         # In the order of the branches and not of time, or a replay, which has no time, would raise another one.
         if each.raised is not None and (each.is_unwound or not return_exceptions or not _is_result(each.raised)):

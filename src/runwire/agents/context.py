@@ -295,8 +295,8 @@ class Context:
             WrongAnswer: the answer does not fit `returns`; ask again.
             PayloadError: the prompt has no JSON form.
         """
-        answer = await self._wait("input", prompt=prompt, timeout_s=timeout_s)
-        value = await self._attempt.resolve(answer.value)
+        # As it is: an answer is never put aside, so what looks like a reference in one is the person's own.
+        value = (await self._wait("input", prompt=prompt, timeout_s=timeout_s)).value
         try:
             return value if returns is None else typed(value, returns, is_asked_for=True, is_strict=False)
         except Mismatch as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -24,7 +24,9 @@ from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Span
 if TYPE_CHECKING:
     from runwire.agents.context import Context
 
-__all__ = ["Call", "found", "run"]
+__all__ = ["MAX_DEPTH", "Call", "found", "run"]
+
+MAX_DEPTH: Final = 32  # an agent that calls itself for ever would block the loop with its own stack
 
 _LEFT = EventError(code=TOOL_CANCELLED, message="The agent stopped waiting for the sub-agent.")
 
@@ -65,7 +67,11 @@ async def run(ctx: Context, attempt: Attempt, place: Place, call: Call) -> Any:
     Raises:
         SubagentFailed: it raised, or what it returned cannot be stored.
         PayloadError: the message has no JSON form.
+        RunFailed: sub-agents within sub-agents, deeper than `MAX_DEPTH`.
     """
+    if place.depth >= MAX_DEPTH:
+        deep = f"{call.name} was called within {MAX_DEPTH} sub-agents: is it calling itself for ever?"
+        raise RunFailed(deep, code="agent_error")
     place.open_bytes = 0
     blobs: dict[str, bytes] = {}
     try:
@@ -90,6 +96,7 @@ async def run(ctx: Context, attempt: Attempt, place: Place, call: Call) -> Any:
 
 async def _perform(ctx: Context, attempt: Attempt, place: Place, span: Span, call: Call) -> Any:
     outer, place.scope = place.scope, span.scope
+    place.depth += 1
     try:
         return await _complete(attempt, span, plain(await call.fn(ctx, call.message)))
     except BaseException as raised:  # the user's agent; also its SystemExit is a failure of it alone
@@ -100,6 +107,7 @@ async def _perform(ctx: Context, attempt: Attempt, place: Place, span: Span, cal
         raise SubagentFailed(failure.message, code=failure.code) from raised
     finally:
         place.scope, place.open_bytes = outer, 0
+        place.depth -= 1
 
 
 async def _complete(attempt: Attempt, span: Span, value: Any) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
+import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import NoneType, SimpleNamespace
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ __all__ = ["Mismatch", "declared", "typed"]
 _AWAITED: Final = (collections.abc.Awaitable, collections.abc.Coroutine)
 _SAYS_NOTHING: Final = (None, NoneType, object, typing.NoReturn, typing.Never, inspect.Signature.empty)
 _MAX_ERRORS: Final = 3
+_ENUM_VALUE: Final = re.compile(r"(Invalid enum value) (?:'.*'|\S+)", re.DOTALL)  # msgspec quotes what it was given
 
 
 class Mismatch(ValueError):
@@ -78,23 +80,38 @@ def _converted(value: Any, kind: Any, *, is_strict: bool) -> Any:
     try:
         return msgspec.convert(value, kind, strict=is_strict, str_keys=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise Mismatch(str(error)) from None
+        cause = error.__cause__  # what a class of the author's raised, wrapped with its text
+        if cause is not None and not isinstance(cause, Mismatch):
+            raise _refused(kind, cause) from None
+        raise Mismatch(_ENUM_VALUE.sub(r"\1", str(error))) from None
+    except (_Foreign, Mismatch):
+        raise
     except TypeError:  # a type that msgspec does not take, such as a union of two dataclasses
         return _validated(value, kind, is_strict=is_strict)
+    except Exception as error:  # the author's class: whatever it raises says that the value does not fit
+        raise _refused(kind, error) from None
+
+
+def _refused(kind: Any, error: BaseException) -> Mismatch:
+    # Not the error's text: it may quote the value, which is nobody's business.
+    return Mismatch(f"{_type_name(kind)} takes no such value ({type(error).__name__})")
 
 
 def _decode(kind: Any, value: Any) -> Any:
     """Serve `msgspec.convert` for types that it does not know: pydantic models, subclasses of plain types."""
     validate = getattr(kind, "model_validate_json", None)
     if validate is not None:
-        return _by_pydantic(validate, value, is_strict=False)
+        return _by_pydantic(validate, value, kind, is_strict=False)
     if isinstance(kind, type) and issubclass(kind, str | int | float) and isinstance(value, str | int | float):
-        return kind(value)
+        try:
+            return kind(value)
+        except Exception as error:  # the author's class, as above
+            raise _refused(kind, error) from None
     raise _Foreign
 
 
 def _validated(value: Any, kind: Any, *, is_strict: bool) -> Any:
-    return _by_pydantic(_adapter(kind).validate_json, value, is_strict=is_strict)
+    return _by_pydantic(_adapter(kind).validate_json, value, kind, is_strict=is_strict)
 
 
 @functools.lru_cache(maxsize=256)
@@ -107,7 +124,7 @@ def _adapter(kind: Any) -> Any:
         raise _Foreign from error
 
 
-def _by_pydantic(validate: Callable[..., Any], value: Any, *, is_strict: bool) -> Any:
+def _by_pydantic(validate: Callable[..., Any], value: Any, kind: Any, *, is_strict: bool) -> Any:
     from pydantic import ValidationError
 
     try:
@@ -116,7 +133,14 @@ def _by_pydantic(validate: Callable[..., Any], value: Any, *, is_strict: bool) -
     except ValidationError as error:
         # Not the value itself, which may be long and is nobody's business.
         faults = error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_ERRORS]
-        raise Mismatch("; ".join(f"{_path(fault['loc'])}{fault['msg']}" for fault in faults)) from None
+        raise Mismatch("; ".join(f"{_path(fault['loc'])}{_said(kind, fault)}" for fault in faults)) from None
+    except Exception as error:  # the author's validator, as above
+        raise _refused(kind, error) from None
+
+
+def _said(kind: Any, fault: Mapping[str, Any]) -> str:
+    is_authors = fault["type"] in ("value_error", "assertion_error")
+    return f"{_type_name(kind)} takes no such value (ValueError)" if is_authors else str(fault["msg"])
 
 
 def _path(loc: tuple[int | str, ...]) -> str:

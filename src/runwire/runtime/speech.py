@@ -290,6 +290,8 @@ class Speaker:
         except asyncio.CancelledError:
             # It waited for its turn. A replay, which may not wait there, must come to the same limit.
             self.cut(lambda replay: [*([] if begun else begin(replay)), *leave_wait(replay, scope, begun[0])], blobs)
+            for left in begun:  # nobody waits for it: an answer would count as a task that goes on
+                self._answers.pop(left.id, None)
             raise
         wait = begun[0]
         recorded = wait.recorded

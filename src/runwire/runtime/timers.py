@@ -67,6 +67,7 @@ class Timers:
             answered = await self._renewal.call(lambda: self._storage.runs.fire_timers(limit=_LIMIT))
             self._tell(answered)
             if len(answered) >= _LIMIT:
+                poll_at_s = 0.0  # there may be more, also of runs that nobody holds: look at once
                 continue
             now, was_due = now_ms(), False
             while self._times and self._times[0] <= now:

@@ -210,8 +210,8 @@ class Transcript:
         self._order.accept(event.type, data, event.attempt)
         if isinstance(data, AgentWaiting):
             self._due[data.wait] = data.due_at
-        elif isinstance(data, StepStarted) and data.name == _LEFT_WAIT:
-            self._left.add(data.args)
+        elif isinstance(data, StepStarted) and data.name == _LEFT_WAIT and isinstance(data.args, str):
+            self._left.add(data.args)  # of an author's step of that name the arguments are a list
 
 
 def leave_wait(replay: Replay, scope: str, wait: Wait) -> list[Emit]:

@@ -172,7 +172,7 @@ class Wake(_Value, frozen=True):
     `moved`: the thread's log goes on, to `seq` at least; without a thread: hints may have been lost, look at all.
     """
 
-    topic: Literal["runs", "signals", "auth", "deleted", "moved", "beacon"]
+    topic: Literal["runs", "signals", "auth", "deleted", "moved", "members", "beacon"]
     thread: str | None = None
     node: str | None = None  # of a beacon: who sent it, to hear whether the bus works
     seq: int | None = None  # of a thread that moved
@@ -202,6 +202,14 @@ class Bus(Protocol):
 
     def listen(self, hear: Callable[[BusMessage], None]) -> Callable[[], None]:
         """Call `hear` in this event loop for every message from now on; returns the way to stop."""
+        ...
+
+    def follow(self, user: str) -> Callable[[], None]:
+        """Have commits of this user's threads brought here from other processes; returns the way to stop.
+
+        Counted: who follows twice stops twice. Wake-ups come in any case, and so may commits of users whom nobody
+        follows. A bus that cannot choose does nothing here. In the loop of `run`.
+        """
         ...
 
     async def close(self) -> None:

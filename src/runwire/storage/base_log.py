@@ -163,6 +163,22 @@ class EventLog(Protocol):
         """
         ...
 
+    async def read_many(
+        self, cursors: Mapping[str, int], *, limit: int = 2_000, size_bytes: int = 1_048_576
+    ) -> dict[str, Page]:
+        """Read several threads at once, each from beyond its own seq: one query for all.
+
+        Args:
+            cursors: thread to the seq after which it is read; at most 1,000 threads.
+            limit: of events in all; what does not fit is read by the next call, as `Page.through` says.
+            size_bytes: of packed events in all, likewise.
+
+        Returns:
+            One page per thread, as `read` would give it, perhaps shorter or without any event (`through` == the seq
+            asked for). Unknown and deleted threads are left out. At least one page goes on, if any can.
+        """
+        ...
+
     async def read_run(self, run: str) -> list[StoredEvent]:
         """Read every event of a run, its `user_message` first: the journal of a replay."""
         ...

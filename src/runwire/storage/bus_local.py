@@ -52,12 +52,20 @@ class LocalBus:
 
         return stop
 
+    def follow(self, user: str) -> Callable[[], None]:
+        """Do nothing: all that is said here is heard anyway."""
+        return _nothing
+
     async def close(self) -> None:
         """Stop; later publishes are dropped. Idempotent."""
         with self._registry:
             listeners, self._listeners = self._listeners, ()
         for listener in listeners:
             listener.stop()
+
+
+def _nothing() -> None:
+    """Stop nothing."""
 
 
 class _Listener:

@@ -110,6 +110,10 @@ class PostgresBus:
         """Call `hear` in the running event loop for every message from now on; returns the way to stop."""
         return self._local.listen(hear)
 
+    def follow(self, user: str) -> Callable[[], None]:
+        """Do nothing: all that is said here is heard anyway."""
+        return _nothing
+
     async def close(self) -> None:
         """Say what is still to be said, for at most 200 ms, and stop; later publishes are dropped. Idempotent.
 
@@ -245,3 +249,7 @@ class PostgresBus:
 def _is_large(message: BusMessage) -> bool:
     """Return whether a message will not fit, so that megabytes need not be encoded to see it."""
     return isinstance(message, Committed) and len(message.packed) > MAX_PAYLOAD
+
+
+def _nothing() -> None:
+    """Stop nothing."""

@@ -265,3 +265,54 @@ def test_a_local_class_is_found_where_its_function_uses_it() -> None:
 
     assert declared(made) is Local
     assert declared(unused) is Any  # its name is nowhere to be looked up
+
+
+class Choosy(str):
+    def __new__(cls, value: str) -> Choosy:
+        raise LookupError(f"the secret {value}")
+
+
+@dataclasses.dataclass
+class Refusing:
+    n: int
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"the secret {self.n}")
+
+
+@dataclasses.dataclass
+class Broken:
+    n: int
+
+    def __post_init__(self) -> None:
+        raise LookupError(f"the secret {self.n}")
+
+
+class Guarded(pydantic.BaseModel):
+    n: int
+
+    @pydantic.field_validator("n")
+    @classmethod
+    def check(cls, n: int) -> int:
+        raise (ValueError if n == 1 else LookupError)(f"the secret {n}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "says"),
+    [
+        (Choosy, "secret", "Choosy takes no such value (LookupError)"),
+        (Refusing, {"n": 1}, "Refusing takes no such value (ValueError)"),
+        (list[Broken], [{"n": 1}], "takes no such value (LookupError)"),
+        (Guarded, {"n": 1}, "n: Guarded takes no such value (ValueError)"),
+        (Guarded, {"n": 2}, "Guarded takes no such value (LookupError)"),
+        (Colour, "secret", "Invalid enum value"),
+        (Literal["red"], "secret", "Invalid enum value"),
+    ],
+)
+def test_what_a_type_of_the_authors_raises_is_a_mismatch_and_its_text_is_not_shown(
+    kind: Any, value: Any, says: str
+) -> None:
+    with pytest.raises(Mismatch) as raised:
+        typed(value, kind, is_asked_for=True)
+    assert says in str(raised.value)
+    assert "secret" not in str(raised.value)

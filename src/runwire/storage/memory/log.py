@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from runwire.errors import NotFound
@@ -57,6 +58,16 @@ class MemoryEventLog:
         else:
             through = head
         return Page(log=self._state.log, head=head, floor=floor, events=events, through=through)
+
+    async def read_many(
+        self, cursors: Mapping[str, int], *, limit: int = 2_000, size_bytes: int = 1_048_576
+    ) -> dict[str, Page]:
+        """Read several threads at once; see `EventLog.read_many`."""
+        pages: dict[str, Page] = {}
+        for thread, after in cursors.items():
+            with contextlib.suppress(NotFound):
+                pages[thread] = await self.read(thread, after=after, limit=limit, size_bytes=size_bytes)
+        return pages
 
     async def read_run(self, run: str) -> list[StoredEvent]:
         """Read every event of a run; see `EventLog.read_run`."""

@@ -5,6 +5,7 @@ Every seq is born in `extend`, in the statement `move_head`: append, send and ca
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -99,6 +100,16 @@ class SqliteEventLog:
             return Page(log=log, head=head, floor=floor, events=events, through=through)
 
         return await self._database.read(work)
+
+    async def read_many(
+        self, cursors: Mapping[str, int], *, limit: int = 2_000, size_bytes: int = 1_048_576
+    ) -> dict[str, Page]:
+        """Read several threads at once; see `EventLog.read_many`."""
+        pages: dict[str, Page] = {}
+        for thread, after in cursors.items():
+            with contextlib.suppress(NotFound):
+                pages[thread] = await self.read(thread, after=after, limit=limit, size_bytes=size_bytes)
+        return pages
 
     async def read_run(self, run: str) -> list[StoredEvent]:
         """Read every event of a run; see `EventLog.read_run`."""
