@@ -54,6 +54,22 @@ class Settings(BaseSettings):
         repr=False,
         description="`postgresql://…` (many servers) or `sqlite:///…`; unset: `runwire.db` in the data folder.",
     )
+    roles: _LIST = Field(
+        ("all",),
+        description="What this process does: `all`, or some of `gateway`, `worker`, `auth` (several machines).",
+    )
+    auth_url: str | None = Field(
+        None,
+        description="Where the auth service is reached by processes without that role, e.g. `https://auth.internal`.",
+    )
+    redis_url: str | None = Field(
+        None,
+        repr=False,
+        description="Redis or Valkey that carries hints between processes: `redis://…`; unset: the database does.",
+    )
+    redis_prefix: str = Field(
+        "runwire", min_length=1, max_length=100, description="What the names of this deployment's channels begin with."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     public_url: str | None = Field(None, description="How people reach the server, e.g. `https://agents.example.org`.")
