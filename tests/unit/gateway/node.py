@@ -106,6 +106,9 @@ class DeafBus:
     def listen(self, hear: Callable[[BusMessage], None]) -> Callable[[], None]:
         return lambda: None
 
+    def follow(self, user: str) -> Callable[[], None]:
+        return lambda: None
+
     async def close(self) -> None:
         pass
 
