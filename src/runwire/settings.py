@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from runwire.errors import ConfigurationError
@@ -30,6 +30,8 @@ _CLIENT_NAMES = frozenset({"RUNWIRE_URL", "RUNWIRE_TOKEN"})
 _CENTURY_DAYS = 36_500  # in ms still a number that every database takes
 _CENTURY_S = _CENTURY_DAYS * 86_400
 _SHOWN = re.compile(r"postgres(?:ql)?://(?:[^@/?#]*@)?([\w.,:\[\]-]*)(/[\w.%-]*)?(?:\?[^@]*)?")
+_SHARED = ("postgresql://", "postgres://")
+_BETWEEN_URLS = re.compile(r"\s+(?=[a-z]+://)")  # not every space: the path of a data file may have some
 _LIST = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -49,10 +51,11 @@ class Settings(BaseSettings):
         "production", description="What this process is for; `runwire dev` makes it development."
     )
     data_dir: Path = Field(Path(".runwire"), description="Folder of the embedded database and its control socket.")
-    database_url: str | None = Field(
+    database_url: Annotated[tuple[str, ...] | None, NoDecode] = Field(
         None,
         repr=False,
-        description="`postgresql://…` (many servers) or `sqlite:///…`; unset: `runwire.db` in the data folder.",
+        description="`postgresql://…` (many servers) or `sqlite:///…`; unset: `runwire.db` in the data folder."
+        " Several PostgreSQL: people are placed on them by hash; the order must never change.",
     )
     roles: _LIST = Field(
         ("all",),
@@ -129,6 +132,11 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("database_url", mode="before")
+    @classmethod
+    def _split_urls(cls, value: object) -> object:
+        return tuple(_BETWEEN_URLS.split(value.strip())) if isinstance(value, str) else value
+
     @field_validator("allowed_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -139,9 +147,15 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _is_database(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("postgresql://", "postgres://", "sqlite://", "memory://")):
+    def _are_databases(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return value
+        if not value or not all(url.startswith((*_SHARED, "sqlite://", "memory://")) for url in value):
             raise ValueError("write postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///abs/path.db")
+        if len(value) > 1:
+            if not all(url.startswith(_SHARED) for url in value):
+                raise ValueError("several databases must all be PostgreSQL: postgresql://…")
+            _refuse_twins(value)
         return value
 
     @field_validator("public_url")
@@ -168,24 +182,37 @@ class Settings(BaseSettings):
             raise ValueError("must begin with / and not end with it, e.g. /agents")
         return value
 
+    @model_validator(mode="after")
+    def _has_room_for_each(self) -> Settings:
+        if self.max_runs < len(self.storage_urls):
+            # With less, one busy database could keep the others waiting.
+            raise ValueError("max_runs: must be at least the number of databases in database_url")
+        return self
+
+    @property
+    def storage_urls(self) -> tuple[str, ...]:
+        """Return the databases' URLs, absolute, in the order that says who is placed where."""
+        return self.database_url or (f"sqlite://{quote(str((self.data_dir / 'runwire.db').absolute()))}",)
+
     @property
     def storage_url(self) -> str:
-        """Return the database's URL, absolute."""
-        return self.database_url or f"sqlite://{quote(str((self.data_dir / 'runwire.db').absolute()))}"
+        """Return the URL of the first database: the only one, or the one that has everybody's accounts."""
+        return self.storage_urls[0]
 
     @property
     def is_shared(self) -> bool:
         """Return whether several servers may use the database at once."""
-        return self.storage_url.startswith(("postgresql://", "postgres://"))
+        return self.storage_url.startswith(_SHARED)
+
+    @property
+    def shown_urls(self) -> tuple[str, ...]:
+        """Return the databases' URLs as they may be shown: short, without who signs in there and with what."""
+        return tuple(map(_shown, self.storage_urls))
 
     @property
     def shown_url(self) -> str:
-        """Return the database's URL as it may be shown: short, without who signs in there and with what."""
-        if not self.is_shared:
-            return self.storage_url.replace(str(Path.home()), "~", 1)
-        found = _SHOWN.fullmatch(self.storage_url)
-        # What is not understood wholly is not shown in part: it may be a piece of the password.
-        return f"postgresql://{found[1]}{found[2] or ''}" if found else "postgresql://…"
+        """Return the first database's URL as it may be shown."""
+        return self.shown_urls[0]
 
     @classmethod
     def settings_customise_sources(
@@ -198,6 +225,25 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take only what `load` hands over: layering is decided there, once."""
         return (init_settings,)
+
+
+def _shown(url: str) -> str:
+    if not url.startswith(_SHARED):
+        return url.replace(str(Path.home()), "~", 1)
+    found = _SHOWN.fullmatch(url)
+    # What is not understood wholly is not shown in part: it may be a piece of the password.
+    return f"postgresql://{found[1]}{found[2] or ''}" if found else "postgresql://…"
+
+
+def _refuse_twins(urls: tuple[str, ...]) -> None:
+    """Refuse a database that is named twice, whoever signs in there. Raises ValueError."""
+    seen: dict[str, int] = {}
+    for number, url in enumerate(urls, 1):
+        found = _SHOWN.fullmatch(url)
+        name = f"{found[1].lower().removesuffix(':5432')}{found[2] or ''}" if found else url
+        if name in seen:
+            raise ValueError(f"the {number}. database is the {seen[name]}. again; name each once")
+        seen[name] = number
 
 
 def _normal(url: str) -> str:
