@@ -36,6 +36,7 @@ from runwire.runtime.worker import Worker, WorkerSettings
 from runwire.settings import Loaded, Settings
 from runwire.storage.base import Storage, Wake
 from runwire.storage.open import migrate_storage, open_bus
+from runwire.storage.placed import alone
 from runwire.storage.sqlite.control import ControlSocket
 from runwire.storage.sqlite.lock import OwnedElsewhere
 from runwire.storage.sqlite.storage import SqliteStorage
@@ -187,8 +188,7 @@ class _Process:
             settings=AuthClientSettings(issuer=self._issuer, service_secret=secret),
         )
         self._gateway: Gateway = make_gateway(
-            storage=storage,
-            bus=self._bus,
+            alone(storage, self._bus),
             auth=self._auth,
             agents=agents.names,
             default_agent=agents.default,

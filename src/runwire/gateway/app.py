@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
 
 from runwire.errors import NotFound, ProtocolError
 from runwire.gateway.commands import Commands
 from runwire.gateway.cross_origin import CrossOrigin
 from runwire.gateway.deadline import Deadline
+from runwire.gateway.desk import Desk
 from runwire.gateway.health import HealthRoutes
 from runwire.gateway.http import make_http
 from runwire.gateway.identities import Identities
@@ -26,7 +29,7 @@ from runwire.gateway.subscription import Subscriptions
 from runwire.gateway.tail import Tail, TailSettings
 from runwire.gateway.upgrade import Asgi, Upgrades, header, refuse
 from runwire.protocol.connection import ConnectionSettings
-from runwire.storage.base import Bus, Storage
+from runwire.storage.placed import Place, Placed
 
 __all__ = ["Gateway", "GatewaySettings", "make_gateway"]
 
@@ -68,21 +71,20 @@ class Gateway:
     """One node's gateway. `asgi` serves, `run` feeds it, `drain` empties it.
 
     Args:
-        storage: where truth lives.
-        bus: hints about it.
+        places: where truth lives, and hints about it; one database, or several with users placed on them.
         auth: who somebody is.
         agents: names that may be asked.
         default_agent: who answers when none is named.
         settings: how to listen.
-        auth_app: the embedded auth service, served below `/auth` and `/.well-known`.
+        auth_app: the auth service, or the way to it, served below `/auth` and `/.well-known`.
         console_app: the page, served for every other path.
         unready: a reason of another room not to be ready.
+        registry: gets the figures; None: one of its own.
     """
 
     def __init__(
         self,
-        storage: Storage,
-        bus: Bus,
+        places: Placed[Place],
         auth: Identities,
         *,
         agents: Sequence[str],
@@ -91,21 +93,33 @@ class Gateway:
         auth_app: Asgi | None,
         console_app: Asgi | None,
         unready: Callable[[], str | None],
+        registry: CollectorRegistry | None,
     ) -> None:
         self.live = Live(auth.view, per_user=settings.listeners_per_user, greetings=settings.greetings)
-        self.tail = Tail(storage, bus, settings.tail)
-        self.metrics = Metrics()
+        self.metrics = Metrics(registry)
         self._auth = auth
         self._settings = settings
         self._console_app = console_app
         self._is_running = False
-        commands = Commands(storage=storage, bus=bus, tail=self.tail, agents=agents, default_agent=default_agent)
+        tail_settings = replace(settings.tail, node_bytes=settings.tail.node_bytes // len(places))
         replay_events = settings.connection.limits.replay_events
-        subscriptions = Subscriptions(storage, self.tail, replay_events=replay_events)
+
+        def desk(place: Place) -> Desk:
+            tail = Tail(place.storage, place.bus, tail_settings)
+            return Desk(
+                number=place.number,
+                storage=place.storage,
+                tail=tail,
+                commands=Commands(
+                    storage=place.storage, bus=place.bus, tail=tail, agents=agents, default_agent=default_agent
+                ),
+                subscriptions=Subscriptions(place.storage, tail, replay_events=replay_events),
+            )
+
+        self.desks: Placed[Desk] = places.map(desk)
         services = SocketServices(
             identities=auth,
-            commands=commands,
-            subscriptions=subscriptions,
+            desks=self.desks,
             live=self.live,
             metrics=self.metrics,
             abort_s=settings.abort_s,
@@ -114,28 +128,24 @@ class Gateway:
             services=services,
             settings=settings.connection,
             server=settings.server,
-            log=lambda: storage.log,
             allowed_origins=frozenset(settings.allowed_origins),
         )
         callers = Callers(auth)
         threads = ThreadRoutes(
-            storage=storage,
+            desks=self.desks,
             callers=callers,
-            commands=commands,
-            subscriptions=subscriptions,
             live=self.live,
             stream_settings=settings.stream,
             body_bytes=settings.body_bytes,
             wait_max_s=settings.wait_max_s,
         )
-        runs = RunRoutes(storage=storage, callers=callers, commands=commands, body_bytes=settings.body_bytes)
+        runs = RunRoutes(desks=self.desks, callers=callers, body_bytes=settings.body_bytes)
         health = HealthRoutes(
-            storage=storage,
-            tail=self.tail,
-            live=self.live,
-            metrics=self.metrics,
+            storages=[place.storage for place in places],
             is_running=lambda: self._is_running,
+            is_draining=lambda: self.live.is_draining,
             unready=lambda: "identity_stale" if auth.freshness() == "expired" else unready(),
+            figures=self._figures,
         )
         version = settings.server.rpartition("/")[2]
         routes = make_http([threads.router(), runs.router()], version=version)
@@ -144,6 +154,11 @@ class Gateway:
         self.management: Asgi = make_http([health.router()], version=version)
         # Around everything: a page that may use the routes must be able to sign in, and to read why it may not.
         self._cross_origin: Asgi = CrossOrigin(self._serve, allowed_origins=settings.allowed_origins)
+
+    @property
+    def tail(self) -> Tail:
+        """Return the tail of the first database."""
+        return self.desks.first.tail
 
     @property
     def is_draining(self) -> bool:
@@ -196,13 +211,20 @@ class Gateway:
             return self._auth_app
         return self._http if _is_below(path, _OWN_PATHS) else self._console_app
 
+    def _figures(self) -> bytes:
+        self.metrics.listeners.set(len(self.live))
+        self.metrics.threads.set(sum(desk.tail.threads for desk in self.desks))
+        self.metrics.bus_age.set(max(desk.tail.bus_age_s() for desk in self.desks))
+        return self.metrics.text()
+
     async def run(self) -> None:
         """Feed the sockets until cancelled."""
         stop = self._auth.on_change(self.live.recheck)
         self._is_running = True
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.tail.run())
+                for desk in self.desks:
+                    group.create_task(desk.tail.run())
                 group.create_task(self._shed_unchecked())
         finally:
             self._is_running = False
@@ -226,8 +248,7 @@ class Gateway:
 
 
 def make_gateway(
-    storage: Storage,
-    bus: Bus,
+    places: Placed[Place],
     auth: Identities,
     *,
     agents: Sequence[str],
@@ -236,11 +257,11 @@ def make_gateway(
     auth_app: Asgi | None = None,
     console_app: Asgi | None = None,
     unready: Callable[[], str | None] = lambda: None,
+    registry: CollectorRegistry | None = None,
 ) -> Gateway:
     """Make a node's gateway; see `Gateway`."""
     return Gateway(
-        storage,
-        bus,
+        places,
         auth,
         agents=agents,
         default_agent=default_agent,
@@ -248,6 +269,7 @@ def make_gateway(
         auth_app=auth_app,
         console_app=console_app,
         unready=unready,
+        registry=registry,
     )
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from fastapi import APIRouter, Response
 
 from runwire.errors import RunwireError
-from runwire.gateway.live import Live
-from runwire.gateway.metrics import Metrics
 from runwire.gateway.request import answer
-from runwire.gateway.tail import Tail
 from runwire.storage.base import Storage
 
 __all__ = ["HealthRoutes"]
@@ -25,12 +22,11 @@ _PING_S: Final = 2.0  # for the database to answer
 class HealthRoutes:
     """Started, live, ready, and the figures."""
 
-    storage: Storage
-    tail: Tail
-    live: Live
-    metrics: Metrics
-    is_running: Callable[[], bool]  # the gateway's loops run
-    unready: Callable[[], str | None]  # a reason of another room not to be ready, such as a stale view of users
+    storages: Sequence[Storage]  # the databases, in their order
+    is_running: Callable[[], bool]  # the loops of this process run
+    is_draining: Callable[[], bool]  # it sends what it can elsewhere
+    unready: Callable[[], str | None]  # a reason not to be ready, such as a stale view of users
+    figures: Callable[[], bytes]  # in Prometheus' format
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -38,7 +34,7 @@ class HealthRoutes:
         router.add_api_route("/health/started", self.started, methods=["GET"])
         router.add_api_route("/health/live", self.is_live, methods=["GET"])
         router.add_api_route("/health/ready", self.ready, methods=["GET"])
-        router.add_api_route("/metrics", self.figures, methods=["GET"])
+        router.add_api_route("/metrics", self.show_figures, methods=["GET"])
         return router
 
     async def started(self) -> Response:
@@ -50,27 +46,38 @@ class HealthRoutes:
         return _state(None)
 
     async def ready(self) -> Response:
-        """Answer 200 if new clients are welcome, else 503 with the reason."""
-        if self.live.is_draining:
+        """Answer 200 if new clients are welcome, else 503 with the reason.
+
+        Of several databases one that answers is enough: users of the others are told `unavailable` one by one, and
+        sending everybody away would make an outage of some people one of all. The answer names those that do not.
+        """
+        if self.is_draining():
             return _state("draining")
         if not self.is_running():
             return _state("starting")
-        try:
-            async with asyncio.timeout(_PING_S):
-                await self.storage.ping()
-        except (RunwireError, TimeoutError):
+        async with asyncio.TaskGroup() as asking:
+            pings = [asking.create_task(_answers(storage)) for storage in self.storages]
+        away = [number for number, ping in enumerate(pings, 1) if not ping.result()]
+        if len(away) == len(pings):
             return _state("database_unavailable")
-        return _state(self.unready())
+        return _state(self.unready(), away=away)
 
-    async def figures(self) -> Response:
+    async def show_figures(self) -> Response:
         """Return the figures in Prometheus' format."""
-        self.metrics.listeners.set(len(self.live))
-        self.metrics.threads.set(self.tail.threads)
-        self.metrics.bus_age.set(self.tail.bus_age_s())
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(self.figures(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _state(reason: str | None) -> Response:
+async def _answers(storage: Storage) -> bool:
+    try:
+        async with asyncio.timeout(_PING_S):
+            await storage.ping()
+    except (RunwireError, TimeoutError):
+        return False
+    return True
+
+
+def _state(reason: str | None, *, away: Sequence[int] = ()) -> Response:
+    unavailable = {"unavailable_databases": away} if away else {}
     if reason is None:
-        return answer({"status": "ok"})
-    return answer({"status": "unready", "reason": reason}, status=503)
+        return answer({"status": "ok", **unavailable})
+    return answer({"status": "unready", "reason": reason, **unavailable}, status=503)

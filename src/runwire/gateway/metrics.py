@@ -25,10 +25,14 @@ class Sent(Collector):
 
 
 class Metrics:
-    """The gateway's figures; one registry per gateway, so that two in a process do not meet."""
+    """The gateway's figures; one registry per process, so that two in a test do not meet.
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    Args:
+        registry: has those of the process's other roles too; None: one of its own.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
         self.listeners = Gauge("gateway_listeners", "Sockets and streams.", registry=self.registry)
         self.threads = Gauge("gateway_tail_threads", "Threads with a listener.", registry=self.registry)
         self.bus_age = Gauge("gateway_bus_beacon_age_seconds", "Age of the last beacon heard.", registry=self.registry)

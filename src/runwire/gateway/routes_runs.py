@@ -9,13 +9,14 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from runwire.errors import Forbidden, ProtocolError
 from runwire.gateway import shapes
-from runwire.gateway.commands import Commands
+from runwire.gateway.desk import Desk
 from runwire.gateway.history import fold_run
 from runwire.gateway.openapi import documented
 from runwire.gateway.request import PAGE_LIMIT, Callers, answer, check_cursor, decode_body, read_body
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
-from runwire.storage.base import RunStatus, Storage
+from runwire.storage.base import RunStatus
+from runwire.storage.placed import Placed
 
 __all__ = ["RunRoutes"]
 
@@ -27,9 +28,8 @@ _TICKET_S = 30  # life of a ticket (PROTOCOL §1)
 class RunRoutes:
     """The routes besides threads. Every id is looked up within the caller's own: foreign is unknown."""
 
-    storage: Storage
+    desks: Placed[Desk]
     callers: Callers
-    commands: Commands
     body_bytes: int  # size of a request's body at most
 
     def router(self) -> APIRouter:
@@ -81,15 +81,17 @@ class RunRoutes:
 
     async def agents(self, request: Request) -> Response:
         """List the agents that may be asked."""
-        await self.callers.who(request)
-        default = self.commands.default_agent
-        items = [{"agent": name, "default": name == default} for name in self.commands.agents]
+        identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
+        default = desk.commands.default_agent
+        items = [{"agent": name, "default": name == default} for name in desk.commands.agents]
         return answer(shapes.page(items, next_cursor=None))
 
     async def blob(self, request: Request, ref: str) -> Response:
         """Return a large value that an event of yours names, as JSON."""
         identity = await self.callers.who(request)
-        value = await self.storage.events.blob(identity.user, ref)
+        desk = self.desks.of(identity.user)
+        value = await desk.storage.events.blob(identity.user, ref)
         headers = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
         return Response(value, 200, headers, media_type="application/json; charset=utf-8")
 
@@ -104,8 +106,9 @@ class RunRoutes:
     ) -> Response:
         """List your runs, newest first."""
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         check_cursor(cursor, kind="run")
-        rows = await self.storage.runs.list(
+        rows = await desk.storage.runs.list(
             identity.user, thread=thread, status=status, agent=agent, before=cursor, limit=limit + 1
         )
         items = [shapes.run_shape(row) for row in rows[:limit]]
@@ -118,10 +121,11 @@ class RunRoutes:
         was put aside for it.
         """
         identity = await self.callers.who(request)
-        row = await self.storage.runs.get(identity.user, run)
-        shown = await fold_run(self.storage, row)
+        desk = self.desks.of(identity.user)
+        row = await desk.storage.runs.get(identity.user, run)
+        shown = await fold_run(desk.storage, row)
         if shown.is_ended and row.terminal_seq is None:
-            row = await self.storage.runs.get(identity.user, run)  # it ended since
+            row = await desk.storage.runs.get(identity.user, run)  # it ended since
         return answer(shapes.run_detail(row, shown))
 
     async def cancel(self, request: Request, run: str) -> Response:
@@ -132,8 +136,9 @@ class RunRoutes:
         one, which ends at once.
         """
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         decode_body(shapes.NoBody, await read_body(request, limit_bytes=self.body_bytes))
-        return answer(await self.commands.cancel(identity.user, run), status=202)
+        return answer(await desk.commands.cancel(identity.user, run), status=202)
 
     async def answer(self, request: Request, run: str) -> Response:
         """Answer a wait of a run. The first answer wins; the same one again is as good, another is 409 `conflict`.
@@ -141,8 +146,9 @@ class RunRoutes:
         An approval takes true or false, an input any JSON of at most 64 KiB without spaces (413 `too_large`).
         """
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         body = decode_body(frames.AnswerBody, await read_body(request, limit_bytes=self.body_bytes))
-        return answer(await self.commands.answer(identity.user, run, body))
+        return answer(await desk.commands.answer(identity.user, run, body))
 
     async def retry(
         self, request: Request, run: str, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
@@ -152,9 +158,10 @@ class RunRoutes:
         409 `conflict` while the run goes on; its own agent is asked, and 400 says that it is not served any more.
         """
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         body = decode_body(frames.RetryBody, await read_body(request, limit_bytes=self.body_bytes))
-        sent = await self.commands.retry(identity.user, run, body, key=idempotency_key or None)
-        self.commands.announce(sent)
+        sent = await desk.commands.retry(identity.user, run, body, key=idempotency_key or None)
+        desk.commands.announce(sent)
         accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)
         return answer(accepted, status=202)
 

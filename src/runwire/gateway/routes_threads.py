@@ -13,17 +13,18 @@ from starlette.types import Receive, Scope, Send
 from runwire.auth.identity import Identity
 from runwire.errors import NotFound, ProtocolError
 from runwire.gateway import shapes
-from runwire.gateway.commands import Commands
 from runwire.gateway.deadline import extend
+from runwire.gateway.desk import Desk
 from runwire.gateway.history import fold
 from runwire.gateway.live import Live
 from runwire.gateway.openapi import documented
 from runwire.gateway.request import PAGE_LIMIT, Callers, answer, check_cursor, decode_body, read_body
 from runwire.gateway.sse import EventStream, LongPoll, StreamSettings
-from runwire.gateway.subscription import Opened, Subscriptions
+from runwire.gateway.subscription import Opened
 from runwire.protocol import frames
 from runwire.protocol.events import View
-from runwire.storage.base import RunRow, Storage
+from runwire.storage.base import RunRow
+from runwire.storage.placed import Placed
 
 __all__ = ["ThreadRoutes"]
 
@@ -35,10 +36,8 @@ _After = Annotated[int, Query(ge=-1, le=2**53 - 1)]
 class ThreadRoutes:
     """The routes of threads. Every id is looked up within the caller's own: foreign is unknown."""
 
-    storage: Storage
+    desks: Placed[Desk]
     callers: Callers
-    commands: Commands
-    subscriptions: Subscriptions
     live: Live
     stream_settings: StreamSettings
     body_bytes: int  # size of a request's body at most
@@ -68,23 +67,26 @@ class ThreadRoutes:
     async def create(self, request: Request) -> Response:
         """Make an empty thread."""
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         body = decode_body(shapes.ThreadBody, await read_body(request, limit_bytes=self.body_bytes))
-        row = await self.storage.threads.create(identity.user, title=body.title)
-        return answer(shapes.thread_shape(row, log=self.storage.log), status=201)
+        row = await desk.storage.threads.create(identity.user, title=body.title)
+        return answer(shapes.thread_shape(row, log=desk.storage.log), status=201)
 
     async def list_threads(self, request: Request, cursor: str | None = None, limit: _Limit = 50) -> Response:
         """List your threads, newest first."""
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         check_cursor(cursor, kind="th")
-        rows = await self.storage.threads.list(identity.user, before=cursor, limit=limit + 1)
-        items = [shapes.thread_shape(row, log=self.storage.log) for row in rows[:limit]]
+        rows = await desk.storage.threads.list(identity.user, before=cursor, limit=limit + 1)
+        items = [shapes.thread_shape(row, log=desk.storage.log) for row in rows[:limit]]
         return answer(shapes.page(items, next_cursor=items[-1].thread if len(rows) > limit else None))
 
     async def snapshot(self, request: Request, thread: str) -> Response:
         """Show a thread: messages and runs, exact at `seq`."""
         identity = await self.callers.who(request)
-        row = await self.storage.threads.get(identity.user, thread)
-        history = await fold(self.storage, thread)
+        desk = self.desks.of(identity.user)
+        row = await desk.storage.threads.get(identity.user, thread)
+        history = await fold(desk.storage, thread)
         shown = history.view.to_snapshot()
         await self._name_agents(identity, thread, shown["runs"])
         return answer({"thread": thread, "title": row.title, "log": history.log, "seq": history.seq, **shown})
@@ -92,9 +94,10 @@ class ThreadRoutes:
     async def _name_agents(self, identity: Identity, thread: str, runs: list[dict[str, Any]]) -> None:
         """Name the agents of runs that no worker has begun: no event tells."""
         nameless = {run["run"]: run for run in runs if run["agent"] is None}
+        desk = self.desks.of(identity.user)
         before: str | None = None
         while nameless:
-            rows = await self.storage.runs.list(identity.user, thread=thread, before=before, limit=PAGE_LIMIT)
+            rows = await desk.storage.runs.list(identity.user, thread=thread, before=before, limit=PAGE_LIMIT)
             for row in rows:
                 if run := nameless.pop(row.run, None):
                     run["agent"] = row.agent
@@ -105,20 +108,22 @@ class ThreadRoutes:
     async def rename(self, request: Request, thread: str) -> Response:
         """Set a thread's title; null erases it, and what the body does not name stays. No body at all: 400."""
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         sent = await read_body(request, limit_bytes=self.body_bytes)
         if not sent:
             raise ProtocolError("Say what to change, such as a title; null erases it.", field="title")
         title = decode_body(shapes.ThreadPatch, sent).title
         if title is msgspec.UNSET:
-            row = await self.storage.threads.get(identity.user, thread)
+            row = await desk.storage.threads.get(identity.user, thread)
         else:
-            row = await self.storage.threads.rename(identity.user, thread, title)
-        return answer(shapes.thread_shape(row, log=self.storage.log))
+            row = await desk.storage.threads.rename(identity.user, thread, title)
+        return answer(shapes.thread_shape(row, log=desk.storage.log))
 
     async def delete(self, request: Request, thread: str) -> Response:
         """Delete a thread; its runs are cancelled, its subscribers told."""
         identity = await self.callers.who(request)
-        await self.commands.delete_thread(identity.user, thread)
+        desk = self.desks.of(identity.user)
+        await desk.commands.delete_thread(identity.user, thread)
         return Response(status_code=204)
 
     async def messages(
@@ -130,8 +135,9 @@ class ThreadRoutes:
     ) -> Response:
         """Show a stretch of a thread's messages, oldest first, the last ones before `before`."""
         identity = await self.callers.who(request)
-        await self.storage.threads.get(identity.user, thread)
-        history = await fold(self.storage, thread)
+        desk = self.desks.of(identity.user)
+        await desk.storage.threads.get(identity.user, thread)
+        history = await fold(desk.storage, thread)
         older = [m for m in history.view.messages.values() if before is None or m.seq < before]
         items = [message.to_json() for message in older[-limit:]]
         return answer(shapes.page(items, next_cursor=items[0]["seq"] if len(older) > limit else None))
@@ -146,9 +152,10 @@ class ThreadRoutes:
         is not served any more.
         """
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         body = decode_body(frames.MessageBody, await read_body(request, limit_bytes=self.body_bytes))
-        sent = await self.commands.send(identity.user, body, thread=thread, key=idempotency_key or None)
-        self.commands.announce(sent)
+        sent = await desk.commands.send(identity.user, body, thread=thread, key=idempotency_key or None)
+        desk.commands.announce(sent)
         accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)
         return answer(accepted, status=202)
 
@@ -167,6 +174,7 @@ class ThreadRoutes:
         `through` of the JSON answer is the seq up to which the view was looked at: `after` of the next request.
         """
         identity = await self.callers.who(request)
+        desk = self.desks.of(identity.user)
         is_stream = _wants_stream(",".join(request.headers.getlist("accept")))
         if until is not None and not is_stream:
             raise ProtocolError("`until` ends a stream; ask for text/event-stream.", field="until")
@@ -175,18 +183,18 @@ class ThreadRoutes:
             log, after = _position(last_id)
         run = await self._run_of(identity, thread, until) if until else None
         wake = asyncio.Event()
-        opened = await self.subscriptions.open(
+        opened = await desk.subscriptions.open(
             user=identity.user, thread=thread, after=after, log=log, view=view, wake=lambda _thread: wake.set()
         )
         if not is_stream:
             return self._poll(request, identity, opened, wake, wait_s=min(wait, self.wait_max_s))
         if run and run.terminal_seq is not None and opened.reset is None and opened.after >= run.terminal_seq:
-            self.subscriptions.close(opened.subscription)
+            desk.subscriptions.close(opened.subscription)
             return Response(status_code=204)  # makes an EventSource stop for good
         stream = EventStream(
             identity=identity,
             opened=opened,
-            subscriptions=self.subscriptions,
+            subscriptions=desk.subscriptions,
             live=self.live,
             standing=self.callers.identities.view,
             settings=self.stream_settings,
@@ -201,10 +209,11 @@ class ThreadRoutes:
         self, request: Request, identity: Identity, opened: Opened, wake: asyncio.Event, *, wait_s: float
     ) -> Response:
         extend(request.scope, wait_s)
+        desk = self.desks.of(identity.user)
         poll = LongPoll(
             identity=identity,
             opened=opened,
-            subscriptions=self.subscriptions,
+            subscriptions=desk.subscriptions,
             live=self.live,
             check=self.callers.check,
             wake=wake,
@@ -215,7 +224,7 @@ class ThreadRoutes:
     async def _run_of(self, identity: Identity, thread: str, run: str) -> RunRow:
         refusal = NotFound("There is no such run in this thread.", field="until")
         try:
-            row = await self.storage.runs.get(identity.user, run)
+            row = await self.desks.of(identity.user).storage.runs.get(identity.user, run)
         except NotFound as error:
             raise refusal from error
         if row.thread != thread:

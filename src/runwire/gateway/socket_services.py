@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runwire.gateway.commands import Commands
+from runwire.gateway.desk import Desk
 from runwire.gateway.identities import Identities
 from runwire.gateway.live import Live
 from runwire.gateway.metrics import Metrics
-from runwire.gateway.subscription import Subscriptions
+from runwire.storage.placed import Placed
 
 __all__ = ["SocketServices"]
 
@@ -18,8 +18,7 @@ class SocketServices:
     """What all sockets of a node share."""
 
     identities: Identities  # who somebody is
-    commands: Commands  # what may be asked for
-    subscriptions: Subscriptions  # what is listened to
+    desks: Placed[Desk]  # what may be asked for and listened to, by user
     live: Live  # who is connected
     metrics: Metrics  # figures
     abort_s: float  # after a close, the peer has so long to answer

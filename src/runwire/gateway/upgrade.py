@@ -42,7 +42,6 @@ class Upgrades:
     services: SocketServices  # shared by all sockets
     settings: ConnectionSettings  # of each connection
     server: str  # name and version for `welcome`
-    log: Callable[[], str]  # the database's history, as of now
     allowed_origins: frozenset[str]  # exact; a browser's Origin must be one of them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +64,7 @@ class Upgrades:
         connection = Connection(
             connection=new_id("cn"),
             server=self.server,
-            log=self.log(),
+            log="",  # known with the user: each is on one of several databases
             settings=self.settings,
             now_s=asyncio.get_running_loop().time(),
             has_credential=prove is not None,

@@ -18,6 +18,7 @@ from runwire.auth.identity import Identity
 from runwire.errors import RunwireError, Unavailable
 from runwire.gateway.alarm import Alarm
 from runwire.gateway.clock import wall_ms
+from runwire.gateway.desk import Desk
 from runwire.gateway.live import Patience
 from runwire.gateway.socket_protocol import SocketTransport
 from runwire.gateway.socket_services import SocketServices
@@ -59,6 +60,7 @@ class Socket:
         self._receive = receive
         self._services = services
         self._identity: Identity | None = None
+        self._desk: Desk | None = None  # of the user's database; known with the identity
         self._subscriptions: dict[str, Subscription] = {}
         self._woken: dict[str, None] = {}  # threads that may have something new, in the order they were woken
         self._tasks = asyncio.TaskGroup()
@@ -79,6 +81,12 @@ class Socket:
         """Whose it is; known once it is in the index of live listeners."""
         assert self._identity is not None, "only a signed-in socket is in the index"
         return self._identity
+
+    @property
+    def desk(self) -> Desk:
+        """What serves this user; known with the identity."""
+        assert self._desk is not None, "nothing is asked for before somebody signed in"
+        return self._desk
 
     def announce_drain(self) -> None:
         """Say that the server is about to go away."""
@@ -121,7 +129,7 @@ class Socket:
             self._services.live.greeted(self)
             self._services.live.discard(self)
             for subscription in self._subscriptions.values():
-                self._services.subscriptions.close(subscription)
+                self.desk.subscriptions.close(subscription)
             self._alarm.cancel()
 
     def _greet(self) -> None:
@@ -179,11 +187,16 @@ class Socket:
 
     def _welcome(self, identity: Identity) -> None:
         connection, services = self._connection, self._services
-        self._identity = identity
+        self._identity, self._desk = identity, services.desks.of(identity.user)
         try:
             services.live.add(self)
         except Unavailable as error:
             connection.close(CloseCode.TOO_MANY_CONNECTIONS, error.message)
+            return
+        try:
+            connection.log = self.desk.log
+        except Unavailable as error:
+            connection.close(CloseCode.UNAVAILABLE, error.message)
             return
         # In the index from here on, and checked after that: before the first command and before the first byte.
         # So a revocation since the proof is seen by one of the two.
@@ -223,16 +236,16 @@ class Socket:
             case frames.Send():
                 await self._send(command)
             case frames.Cancel():
-                data = await self._services.commands.cancel(self.identity.user, command.run)
+                data = await self.desk.commands.cancel(self.identity.user, command.run)
                 self._connection.replied(command, data)
             case frames.Refresh():
                 await self._refresh(command)
             case frames.Answer():
-                answered = await self._services.commands.answer(self.identity.user, command.run, command)
+                answered = await self.desk.commands.answer(self.identity.user, command.run, command)
                 self._connection.replied(command, answered)
 
     async def _subscribe(self, command: frames.Subscribe) -> None:
-        opened = await self._services.subscriptions.open(
+        opened = await self.desk.subscriptions.open(
             user=self.identity.user,
             thread=command.thread,
             after=command.after,
@@ -256,19 +269,18 @@ class Socket:
         self._listen_to(command.thread)
 
     async def _send(self, command: frames.Send) -> None:
-        services = self._services
         user = self.identity.user
-        sent = await services.commands.send(user, command, thread=command.thread, key=command.key)
+        sent = await self.desk.commands.send(user, command, thread=command.thread, key=command.key)
         # The reply goes into the queue before anything of the write can: it is announced only after that.
         if sent.thread not in self._subscriptions:
-            self._subscriptions[sent.thread] = services.subscriptions.open_after_send(
+            self._subscriptions[sent.thread] = self.desk.subscriptions.open_after_send(
                 user=user, thread=sent.thread, after=sent.after, log=sent.log, view="all", wake=self._listen_to
             )
         data = frames.SendData(
             thread=sent.thread, log=sent.log, after=sent.after, run=sent.run, message=sent.message, seq=sent.seq
         )
         self._connection.sent(command, data)
-        services.commands.announce(sent)
+        self.desk.commands.announce(sent)
 
     async def _refresh(self, command: frames.Refresh) -> None:
         identity = await self._services.identities.authenticate(command.token)
@@ -306,7 +318,7 @@ class Socket:
     def _drop(self, thread: str) -> None:
         subscription = self._subscriptions.pop(thread, None)
         if subscription:
-            self._services.subscriptions.close(subscription)
+            self.desk.subscriptions.close(subscription)
 
     def _turn(self) -> None:
         # Arm before looking: what comes while this turn looks is seen in the next one.

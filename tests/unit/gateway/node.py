@@ -24,6 +24,7 @@ from runwire.protocol.events import EventData
 from runwire.storage.base import Batch, Bus, BusMessage, Claim, OpenedWait, RunEnd, Storage, Stored
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
+from runwire.storage.placed import alone
 
 ORIGIN = "http://page.example"
 
@@ -235,8 +236,7 @@ async def running(
     used_bus = bus or LocalBus()
     identities = FakeIdentities()
     gateway = make_gateway(
-        store,
-        used_bus,
+        alone(store, used_bus),
         identities,
         agents=agents,
         settings=settings or GatewaySettings(allowed_origins=(ORIGIN,)),

@@ -21,6 +21,7 @@ from runwire.protocol.frames import Limits
 from runwire.storage.base import IncomingMessage, Wake
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
+from runwire.storage.placed import alone
 
 
 def person(node: Node, name: str = "ann") -> httpx2.AsyncClient:
@@ -585,8 +586,7 @@ async def test_browsers_of_listed_origins_only_may_read_answers() -> None:
 async def test_pages_of_listed_origins_reach_everything_that_is_served_and_others_nothing() -> None:
     storage = await open_storage("memory://")
     gateway = make_gateway(
-        storage,
-        LocalBus(),
+        alone(storage, LocalBus()),
         FakeIdentities(),
         agents=["echo"],
         auth_app=_said_path,
@@ -641,7 +641,7 @@ async def test_a_page_of_a_listed_origin_can_read_why_we_failed() -> None:
 
 async def test_only_what_may_be_a_page_is_asked_of_the_console() -> None:
     storage = await open_storage("memory://")
-    gateway = make_gateway(storage, LocalBus(), FakeIdentities(), agents=["echo"], console_app=_said_path)
+    gateway = make_gateway(alone(storage, LocalBus()), FakeIdentities(), agents=["echo"], console_app=_said_path)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(gateway.asgi), base_url="http://here") as http:
         assert (await http.get("/nope")).text == "/nope"
         assert (await http.head("/nope")).status_code == 200
@@ -659,8 +659,7 @@ async def _said_path(scope: Any, receive: Any, send: Any) -> None:
 async def test_other_apps_prefix_hosts_and_management() -> None:
     storage = await open_storage("memory://")
     gateway = make_gateway(
-        storage,
-        LocalBus(),
+        alone(storage, LocalBus()),
         FakeIdentities(),
         agents=["echo"],
         auth_app=_said_path,
