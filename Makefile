@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS := 1
 help:
 	@echo "make demo   start the server with the guide agent (PORT=8000)"
 	@echo "make test   everything a release needs"
-	@echo "make check  format, lint, types, import contracts, unit tests"
+	@echo "make check  format, lint, types, import contracts, files of deploy/, unit tests"
 	@echo "make chaos  the long fault campaigns    make bench  the figures    make docs  the generated reference"
 
 setup: $(VENV)/.ready-dev
@@ -31,17 +31,17 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@touch $@
 
 format: setup
-	@$(BIN)/ruff format --quiet src tests examples bench
-	@$(BIN)/ruff check --quiet --fix src tests examples bench
+	@$(BIN)/ruff format --quiet src tests examples bench deploy
+	@$(BIN)/ruff check --quiet --fix src tests examples bench deploy
 
 check: setup
-	@$(BIN)/ruff format --check --quiet src tests examples bench
-	@$(BIN)/ruff check --quiet src tests examples bench
+	@$(BIN)/ruff format --check --quiet src tests examples bench deploy
+	@$(BIN)/ruff check --quiet src tests examples bench deploy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/codespell src docs README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md
+	@$(BIN)/codespell src docs deploy README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md
 	@$(BIN)/python -m runwire.protocol.schema --check
-	@$(BIN)/python tests/unified_test_runner.py --category unit --max-workers 2
+	@$(BIN)/python tests/unified_test_runner.py --category unit,deploy_files --max-workers 2
 
 test: setup
 	@$(BIN)/python tests/unified_test_runner.py --category all --max-workers 2

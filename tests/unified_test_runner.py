@@ -59,6 +59,8 @@ CATEGORIES = (
     Category("mission_critical", "the promises, on real services", ("tests/mission_critical",), never_skips=True),
     Category("chaos", "crashes, full disks, clocks that jump: the short ones", ("tests/chaos",), never_skips=True),
     Category("e2e", "started servers, real browser", ("tests/e2e",)),
+    Category("deploy", "deploy/ against schemas, and behind real proxies", ("tests/deploy",)),
+    Category("deploy_files", "deploy/ against schemas and settings", ("tests/deploy/files",)),
     Category("architecture", "rooms, names, one birthplace of seq", ("tests/test_architecture.py",)),
     Category("campaign", "the long fault campaigns", ("tests",), marker="campaign"),
     Category("all", "everything but the campaigns", ("tests",)),
