@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ import asyncpg
 
 from runwire.storage.postgres.prepare import migrate
 
-__all__ = ["PASSWORD", "PostgresServer", "wheel_binaries"]
+__all__ = ["PASSWORD", "PostgresServer", "url_of_all", "wheel_binaries"]
 
 OLDEST = 15
 START_S = 30.0
@@ -133,6 +134,48 @@ class PostgresServer:
         finally:
             await connection.close()
 
+    def standby(self) -> PostgresServer:
+        """Make and start a server that follows this one: a copy of it, and from then on what it writes."""
+        folder = (
+            Path(tempfile.mkdtemp(prefix="runwire-standby-"))
+            if self._user
+            else self.folder.with_name(f"{self.folder.name}-standby{next(self._names)}")
+        )
+        folder.mkdir(exist_ok=True)
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        follower = PostgresServer(folder, self._binaries, self._user)
+        self.base_backup(follower.data, "-R")
+        follower.restart()
+        return follower
+
+    def base_backup(self, data: Path, *options: str) -> None:
+        """Copy all its files, beside whoever uses it, as `pg_basebackup` does."""
+        self._run(
+            "pg_basebackup", "-h", "127.0.0.1", "-p", str(self.port), "-U", ADMIN, "-D", data, "-c", "fast", *options
+        )
+
+    async def promote(self) -> None:
+        """Make a standby a primary; it takes writes when this returns."""
+        await self._admin("SELECT pg_promote(true, 30)")
+
+    async def hold_back(self) -> None:
+        """Stop sending to standbys: their connections stay, and from now on they lack what is committed."""
+        rows = await self.execute(self.url("postgres", role=ADMIN), "SELECT pid FROM pg_stat_replication")
+        assert rows, "nobody follows"
+        for row in rows:
+            os.kill(row["pid"], signal.SIGSTOP)
+
+    async def configure(self, **settings: str) -> None:
+        """Change settings of a running server, and of its sessions; those that need no restart."""
+        for name, value in settings.items():
+            await self._admin(f"ALTER SYSTEM SET {name} = '{value}'")
+        await self._admin("SELECT pg_reload_conf()")
+
+    def program(self, name: str, *arguments: str | Path) -> None:
+        """Run one of PostgreSQL's own programs, such as `pg_dump`."""
+        self._run(name, *arguments)
+
     def kill(self) -> None:
         """End all its processes with SIGKILL, as a power cut would; its data stay."""
         self._signal(signal.SIGKILL)
@@ -197,7 +240,7 @@ class PostgresServer:
         with suppress(OSError):
             lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
             is_ours = self._process is not None and lines[:1] == [str(self._process.pid)]
-            return is_ours and len(lines) >= 8 and lines[7].strip() == "ready"
+            return is_ours and len(lines) >= 8 and lines[7].strip() in ("ready", "standby")
         return False
 
     def _signal(self, number: signal.Signals) -> None:
@@ -224,6 +267,12 @@ class PostgresServer:
             return {}
         entry = pwd.getpwnam(self._user)
         return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "env": {"PATH": "/usr/bin:/bin"}}
+
+
+def url_of_all(servers: Iterable[PostgresServer], url: str) -> str:
+    """Return the URL of a database as one names a primary and its standbys: whichever takes writes is meant."""
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    return f"postgresql://{ROLE}:{PASSWORD}@{hosts}/{url.rpartition('/')[2]}?target_session_attrs=read-write"
 
 
 def wheel_binaries() -> Path:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Coroutine
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import structlog
 from asyncpg import ReadOnlySQLTransactionError
 
 from runwire.errors import Unavailable
-from runwire.storage.postgres.driver import connect, starting, translated
-from runwire.storage.postgres.prepare import check
+from runwire.storage.postgres.driver import starting, translated
+from runwire.storage.postgres.prepare import HALF_IMPORTED, check
+from runwire.storage.postgres.servers import Servers
 from runwire.storage.sql import load
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ MAX_CONNECTIONS: Final = 10  # of one process; a server takes 100 by default
 URGENT_CONNECTIONS: Final = 2  # of them, for what keeps runs: no crowd of readers may cost a lease
 MAX_WAITING: Final = 5_000  # callers that wait for a connection, as for the writer of SQLite
 _OPEN_S: Final = 10.0
+_LOOK_S: Final = 1.0  # between two looks whether the history is still the one it was
+_LOOK_ELSEWHERE_S: Final = 2.0  # likewise, at the other servers of the URL
 
 # Every statement here finds its rows through an index, whatever the table's figures say: a plan that was made while
 # the tables were empty, and is kept, would walk through them when they are full. And no statement is planned twice.
@@ -39,6 +44,7 @@ _PLANS: Final = {
 _KEEPALIVE: Final = {"tcp_keepalives_idle": "2", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3"}
 
 _SQL: Final = load("postgres.sql")
+_logger: Final = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
@@ -60,6 +66,9 @@ class PostgresDatabase:
     one is dropped, those in use as soon as they answer: such an answer tells of a history that is over, so the caller
     gets `Unavailable` in its place. The conditional writes then decide, on the new history, what of it was done.
 
+    A history that goes back under its own name (a copy of its server's files was put in its place) has another from
+    then on: who has seen how far it was gives it one. If nobody saw it, only a person knows: `begin_history`.
+
     Each statement commits by itself. Deadlines are derived from the lease: the server ends a statement, or a wait for a
     lock, before a third of it; the caller waits as long for a connection, and as long for the answer, and then gives up
     and closes that connection. Up to `MAX_WAITING` callers wait for a connection; one more is refused.
@@ -68,9 +77,12 @@ class PostgresDatabase:
     def __init__(self, url: str, *, lease_s: float, limit_s: float | None = None) -> None:
         self.lease_s: Final = lease_s
         self.limit_s: Final = lease_s / 3 if limit_s is None else limit_s
-        self._url = url
+        self._servers = Servers(url)
         self._loop = asyncio.get_running_loop()
         self._log = ""
+        self._lsn = 0  # how far this history was on the disk of its server, as we last saw it
+        self._may_be_half = False  # who imports uses what is only half there
+        self._looked_s = self._looked_elsewhere_s = float("-inf")
         self._idle: list[_Held] = []  # the last one used is used first
         self._busy: set[_Held] = set()
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS - URGENT_CONNECTIONS)
@@ -79,24 +91,29 @@ class PostgresDatabase:
         self._is_closed = False
 
     @classmethod
-    async def open(cls, url: str, *, lease_s: float = 6.0, limit_s: float | None = None) -> PostgresDatabase:
+    async def open(
+        cls, url: str, *, lease_s: float = 6.0, limit_s: float | None = None, is_importing: bool = False
+    ) -> PostgresDatabase:
         """Connect to a database that `migrate` has made ready.
 
         Args:
             url: `postgresql://user:password@host:port/database`; several hosts: the one that takes writes.
             lease_s: how long a claim is good for; every deadline is a part of it.
             limit_s: the longest that a statement may take, if not a third of the lease.
+            is_importing: it may be half imported: the caller goes on with that.
 
         Raises:
-            ConfigurationError: the URL is wrong, the server too old, or the tables are not of this release.
+            ConfigurationError: the URL is wrong, the server too old, the tables are not of this release, or it is half
+                imported.
             Unavailable: no answer; a later start may succeed.
         """
         database = cls(url, lease_s=lease_s, limit_s=limit_s)
+        database._may_be_half = is_importing
         with starting():
             async with asyncio.timeout(_OPEN_S):
-                connection = await connect(url, settings=database._settings(), timeout_s=_OPEN_S)
+                connection = await database._servers.connect(settings=database._settings(), timeout_s=_OPEN_S)
                 try:
-                    await check(connection)
+                    await check(connection, is_importing=is_importing)
                     held = await database._welcome(connection, transaction_s=database.limit_s)
                     database._idle.append(held)
                 except BaseException:
@@ -159,13 +176,38 @@ class PostgresDatabase:
             "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),
         }
         with translated():
-            connection = await connect(self._url, settings=settings, timeout_s=self.limit_s)
+            connection = await self._servers.connect(settings=settings, timeout_s=self.limit_s)
             try:
                 held = await self._welcome(connection)
                 yield connection
                 self._check_history(held)
             finally:
                 connection.terminate()
+
+    async def look(self) -> None:
+        """Look whether the history is still the one it was; who keeps runs or shows events calls it all the time.
+
+        Mostly it does nothing: it looks once a second whether the database says who it is as before, and every two
+        seconds whether another server of the URL was promoted; then every connection is dropped, and the next one
+        leads there. It may take half a second.
+
+        Raises:
+            Unavailable: it does not answer, or its history is another one now.
+        """
+        await self._here(self._look())
+
+    async def begin_history(self) -> str:
+        """Give the history another name, because it has gone back; return that. Everybody signs in again.
+
+        Raises:
+            Unavailable: done or not done, nobody knows.
+        """
+        name = await self.fetchval(_SQL["log"])
+        await self.fetch(_SQL["begin_history"], name, secrets.token_hex(6), secrets.token_hex(8))
+        self._looked_s = float("-inf")
+        with suppress(Unavailable):  # of the connection that has served the old one
+            await self.look()
+        return self._log
 
     async def close(self) -> None:
         """Refuse what comes, let what runs finish for a third of a lease, then disconnect. Idempotent."""
@@ -189,6 +231,12 @@ class PostgresDatabase:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def _fetch(self, sql: str, values: tuple[object, ...], timeout_s: float, *, is_urgent: bool) -> list[Record]:
+        return await self._lent(lambda connection: connection.fetch(sql, *values), timeout_s, is_urgent=is_urgent)
+
+    async def _lent(
+        self, work: Callable[[Connection[Record]], Awaitable[_T]], timeout_s: float, *, is_urgent: bool
+    ) -> _T:
+        """Do something with a connection that nobody else uses meanwhile."""
         slots = self._urgent_slots if is_urgent and self._slots.locked() else self._slots
         await self._wait_for(slots)
         try:
@@ -197,17 +245,17 @@ class PostgresDatabase:
                     held = await self._connection()
                 self._busy.add(held)
                 try:
-                    return await self._answer(held, sql, values, timeout_s)
+                    return await self._answer(held, work, timeout_s)
                 finally:
                     self._busy.discard(held)
         finally:
             slots.release()
 
-    async def _answer(self, held: _Held, sql: str, values: tuple[object, ...], timeout_s: float) -> list[Record]:
+    async def _answer(self, held: _Held, work: Callable[[Connection[Record]], Awaitable[_T]], timeout_s: float) -> _T:
         connection = held.connection
         try:
             async with asyncio.timeout(timeout_s):
-                rows = await connection.fetch(sql, *values)
+                done = await work(connection)
         except BaseException as error:
             # One that takes no writes any more: the next connection leads to one that does.
             is_cut_off = connection.is_closed() or isinstance(error, (OSError, ReadOnlySQLTransactionError))
@@ -220,7 +268,7 @@ class PostgresDatabase:
             raise
         self._put_back(held)
         self._check_history(held)
-        return rows
+        return done
 
     async def _wait_for(self, slots: asyncio.Semaphore) -> None:
         if self._is_closed:
@@ -244,7 +292,7 @@ class PostgresDatabase:
             held = self._idle.pop()
             if not held.connection.is_closed():
                 return held
-        connection = await connect(self._url, settings=self._settings(), timeout_s=self.limit_s)
+        connection = await self._servers.connect(settings=self._settings(), timeout_s=self.limit_s)
         try:
             return await self._welcome(connection, transaction_s=self.limit_s)
         except BaseException:
@@ -257,14 +305,46 @@ class PostgresDatabase:
         From PostgreSQL 17 on the server also ends a transaction whose end it is never told: a process may be stopped,
         or its machine be gone, between the bytes of one request. No other limit counts there.
         """
-        row = await connection.fetchrow(_SQL["identity"], None if transaction_s is None else _ms(transaction_s))
-        if row is None:
-            raise Unavailable("The database has lost its identity; run `runwire migrate`.")
-        log = identity_of(row["log"], row["system_identifier"], row["timeline"], row["oid"])
+        log = await self._recognised(connection, transaction_s)
+        self._go_on_as(log)
+        return _Held(connection, log)
+
+    async def _recognised(self, connection: Connection[Record], transaction_s: float | None) -> str:
+        """Return which history a connection leads to; one that has gone back gets another name first."""
+        known, lsn = self._log, self._lsn  # before it is asked: what is asked later cannot be further back
+        for _ in range(2):
+            row = await connection.fetchrow(_SQL["identity"], None if transaction_s is None else _ms(transaction_s))
+            if row is None:
+                raise Unavailable("The database has lost its identity; run `runwire migrate`.")
+            if row["is_half"] and not self._may_be_half:
+                raise Unavailable(HALF_IMPORTED, retry_after_s=1.0)
+            log = identity_of(row["log"], row["system_identifier"], row["timeline"], row["oid"])
+            if log != known or row["lsn"] >= lsn:
+                break
+            _logger.error("database_went_back", log=log, by_bytes=lsn - row["lsn"])
+            await connection.execute(_SQL["begin_history"], row["log"], secrets.token_hex(6), secrets.token_hex(8))
+        self._lsn = max(self._lsn, row["lsn"]) if log == self._log else row["lsn"]
+        return log
+
+    async def _look(self) -> None:
+        now_s = self._loop.time()
+        if now_s < self._looked_s + _LOOK_S:
+            return
+        self._looked_s = now_s
+        if self._servers.are_several and now_s >= self._looked_elsewhere_s + _LOOK_ELSEWHERE_S:
+            self._looked_elsewhere_s = now_s
+            if await self._servers.have_moved():
+                _logger.warning("database_moved", log=self._log)
+                self._drop()
+        await self._lent(self._recognise, self.limit_s, is_urgent=True)
+
+    async def _recognise(self, connection: Connection[Record]) -> None:
+        self._go_on_as(await self._recognised(connection, self.limit_s))
+
+    def _go_on_as(self, log: str) -> None:
         if log != self._log:
             self._log = log
             self._drop_idle()
-        return _Held(connection, log)
 
     def _check_history(self, held: _Held) -> None:
         if held.log != self._log:

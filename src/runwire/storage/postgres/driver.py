@@ -14,7 +14,7 @@ from runwire.errors import ConfigurationError, ProtocolError, Unavailable
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-__all__ = ["DataFault", "connect", "starting", "translated"]
+__all__ = ["DataFault", "OlderTimeline", "connect", "starting", "translated"]
 
 # What every session of ours relies on, whatever the server's or the role's defaults are.
 _SESSION: Final = {
@@ -25,6 +25,13 @@ _SESSION: Final = {
     "jit": "off",  # compiling costs more than any statement of ours takes
 }
 _URL_FORM: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded"
+_READ_ONLY: Final = (
+    "The database takes no writes: its server is a standby, or is set to read-only."
+    " Name the primary, or all servers, in database_url."
+)
+_LEFT_BEHIND: Final = (
+    "The only server that takes writes was left behind by a promotion: stop it, and start the promoted one."
+)
 
 
 class DataFault(ProtocolError):
@@ -37,8 +44,23 @@ class DataFault(ProtocolError):
         self.constraint = constraint  # that it broke
 
 
-async def connect(url: str, *, settings: dict[str, str] | None = None, timeout_s: float) -> Connection[Record]:
-    """Connect to a server that takes writes; of several hosts in the URL, to the one that does.
+class OlderTimeline(asyncpg.InterfaceError):
+    """Refuse a server that a promotion, which this process knows of, has left behind."""
+
+    def __init__(self) -> None:
+        super().__init__("an older timeline")
+
+
+async def connect(
+    url: str, *, host: tuple[str, int] | None = None, settings: dict[str, str] | None = None, timeout_s: float
+) -> Connection[Record]:
+    """Connect to a server, if it takes writes.
+
+    Args:
+        url: names it, or several: see `Servers`.
+        host: and port, in place of those of the URL.
+        settings: of the session.
+        timeout_s: for all of it.
 
     Raises:
         ConfigurationError: the URL cannot be read.
@@ -47,6 +69,8 @@ async def connect(url: str, *, settings: dict[str, str] | None = None, timeout_s
     try:
         return await asyncpg.connect(
             url,
+            host=None if host is None else host[0],
+            port=None if host is None else host[1],
             timeout=timeout_s,
             server_settings={**_SESSION, **(settings or {})},
             target_session_attrs=SessionAttribute.read_write,
@@ -113,4 +137,8 @@ def starting() -> Iterator[None]:
 
 def _unavailable(error: Exception) -> Unavailable:
     """Return what a caller may see: the kind of error, never its text, which may quote values."""
+    if isinstance(error, (asyncpg.TargetServerAttributeNotMatched, asyncpg.ReadOnlySQLTransactionError)):
+        return Unavailable(_READ_ONLY, retry_after_s=1.0)
+    if isinstance(error, OlderTimeline):
+        return Unavailable(_LEFT_BEHIND, retry_after_s=1.0)
     return Unavailable(f"The database did not do the work ({type(error).__name__}); try again.", retry_after_s=1.0)

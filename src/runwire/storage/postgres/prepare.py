@@ -9,18 +9,23 @@ import msgspec
 
 from runwire.errors import ConfigurationError
 from runwire.storage.migrations import REVISIONS
-from runwire.storage.postgres.driver import connect, starting
+from runwire.storage.postgres.driver import starting
+from runwire.storage.postgres.servers import Servers
 from runwire.storage.sql import load
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
     from sqlalchemy import Connection as Migrating
 
-__all__ = ["Migrated", "check", "migrate"]
+__all__ = ["HALF_IMPORTED", "Migrated", "check", "migrate"]
 
 _OLDEST_SERVER: Final = 150_000  # `server_version_num`
 _CONNECT_S: Final = 10.0
 _WAIT_MS: Final = "60000"  # for another `runwire migrate`, or for a table that somebody holds
+HALF_IMPORTED: Final = (
+    "The database is half imported: run `runwire storage import` with the same file again, and it goes on where it"
+    " stopped; or give up this database and make a new one."
+)
 _SQL: Final = load("postgres.sql")
 
 
@@ -45,7 +50,7 @@ async def migrate(url: str) -> Migrated:
     from sqlalchemy.pool import NullPool
 
     async def connected() -> Connection[Record]:
-        return await connect(url, timeout_s=_CONNECT_S)
+        return await Servers(url).connect(timeout_s=_CONNECT_S)
 
     with starting():
         engine = create_async_engine("postgresql+asyncpg://", async_creator=connected, poolclass=NullPool)
@@ -61,8 +66,8 @@ async def migrate(url: str) -> Migrated:
             await engine.dispose()
 
 
-async def check(connection: Connection[Record]) -> None:
-    """Refuse a database that this release cannot use.
+async def check(connection: Connection[Record], *, is_importing: bool = False) -> None:
+    """Refuse a database that this release cannot use, or (but for who goes on with it) that is half imported.
 
     Raises:
         ConfigurationError: the server is too old, or the tables are missing, of another revision, or not ours.
@@ -73,6 +78,8 @@ async def check(connection: Connection[Record]) -> None:
     check_revision(tables, revision)
     if revision is None:
         raise ConfigurationError(["The database is empty: run `runwire migrate`."])
+    if "unfinished_import" in tables and not is_importing:
+        raise ConfigurationError([HALF_IMPORTED])
     if revision != REVISIONS[-1]:
         raise ConfigurationError(
             [f"The database is of an older release (revision {revision}): run `runwire migrate`, then start again."]

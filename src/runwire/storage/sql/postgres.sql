@@ -23,14 +23,34 @@ SELECT pg_advisory_xact_lock(7234582137451962003)
 -- name: make_meta
 INSERT INTO meta (key, log) VALUES (1, $1) ON CONFLICT DO NOTHING
 
+-- Where in the history of which cluster a server is.
+-- name: place
+SELECT s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline FROM pg_control_system() s
+
 -- What makes a history this one and no other. A promoted standby has another timeline; what is restored into another
--- database, of this cluster or not, has another oid or system.
+-- database, of this cluster or not, has another oid or system. And how far it is on the disk: within one history that
+-- never goes back, also not by a crash.
 -- name: identity
 SELECT m.log, s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline, d.oid,
+  (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint AS lsn, to_regclass('unfinished_import') IS NOT NULL AS is_half,
   CASE WHEN $1::text IS NOT NULL AND current_setting('server_version_num')::int >= 170000
     THEN set_config('transaction_timeout', $1, false) END AS transaction_timeout
 FROM meta m, pg_control_system() s, pg_database d
 WHERE m.key = 1 AND d.datname = current_database()
+
+-- name: log
+SELECT log FROM meta WHERE key = 1
+
+-- Begins another history, if it is still that one. Nobody's sign-in of the old one opens anything here, and every view of
+-- users is read anew: what was withdrawn after the copy was made is not withdrawn in it.
+-- name: begin_history
+WITH begun AS (UPDATE meta SET log = $2 WHERE key = 1 AND log = $1 RETURNING key),
+  counter AS (UPDATE auth_counter SET generation = $3 WHERE key IN (SELECT key FROM begun)),
+  keys AS (DELETE FROM auth_signing_key WHERE EXISTS (SELECT 1 FROM begun)),
+  sessions AS (DELETE FROM auth_session WHERE EXISTS (SELECT 1 FROM begun)),
+  links AS (DELETE FROM auth_link WHERE EXISTS (SELECT 1 FROM begun)),
+  tickets AS (DELETE FROM auth_ticket WHERE EXISTS (SELECT 1 FROM begun))
+SELECT count(*) FROM begun
 
 -- name: ping
 SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool
