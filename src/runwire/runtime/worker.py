@@ -7,7 +7,7 @@
     renewal        a third of the lease     ─▶ leases go on, or runs are lost
     timers         next due, or 500 ms      ─▶ waits whose time has come
     outbox         commits for all runs
-    watchdog       a thread                ─▶ a blocked agent loop is replaced
+    workshop       shared by all workers   ─▶ room for runs, and the loop of the user's code
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from prometheus_client import CollectorRegistry, Counter
 from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.errors import Unavailable
-from runwire.runtime.call_threads import CallThreads
 from runwire.runtime.clock import lease_now_s
 from runwire.runtime.lease import Lease
 from runwire.runtime.limits import WorkerSettings
-from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Outbox
 from runwire.runtime.renewal import Renewal
 from runwire.runtime.run import Run
 from runwire.runtime.speech import HandOver
 from runwire.runtime.timers import Timers
-from runwire.runtime.watchdog import Stall, Watchdog
+from runwire.runtime.workshop import Workshop
 from runwire.storage.base import Bus, BusMessage, CancelRequest, Claim, Signal, Storage, Wake
 
 __all__ = ["Worker", "WorkerSettings"]
@@ -67,6 +65,7 @@ class Worker:
             quick and callable from any thread.
         who: name and roles of a user, pinned when a run starts; called on the control loop, must not raise.
         registry: gets the figures; None: nobody asks for them.
+        workshop: what it shares with the workers of other databases; None: there are none.
     """
 
     def __init__(
@@ -80,6 +79,7 @@ class Worker:
         is_allowed: Callable[[str], bool] = _anyone,
         who: Callable[[str], User] = _nameless,
         registry: CollectorRegistry | None = None,
+        workshop: Workshop | None = None,
     ) -> None:
         self._storage = storage
         self._bus = bus
@@ -88,9 +88,10 @@ class Worker:
         self._settings = settings
         self._is_allowed = is_allowed
         self._who = who
-        self._runs: set[Run] = set()  # at most `max_runs`, and those that have yet to let go of their code
-        self._threads = 0
-        self._calls = CallThreads(limit=settings.max_threads)
+        self._workshop = workshop or Workshop(settings)
+        self._wake_runs = asyncio.Event()
+        self._crew = self._workshop.join(self._wake_runs.set)
+        self._runs = self._crew.runs
         self._is_draining = False
         self._is_claiming = False
         self._abandoned = 0
@@ -113,8 +114,6 @@ class Worker:
 
     async def run(self) -> None:
         """Work until cancelled. Runs still in flight then are claimed by whoever comes next, and replayed."""
-        self._control = asyncio.get_running_loop()
-        self._wake_runs = asyncio.Event()
         self._wake_signals = asyncio.Event()
         self._idle = asyncio.Event()
         self._outbox = Outbox(self._storage, self._bus)
@@ -128,20 +127,20 @@ class Worker:
         self._timers = Timers(
             self._storage, self._bus, self._renewal, due=self._due_times, poll_s=self._settings.poll_s
         )
-        self._watchdog = Watchdog(warn_s=self._settings.blocked_warn_s, report=self._report_stall)
-        self._thread = self._new_thread()
         stop_listening = self._bus.listen(self._hear)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_up("outbox", self._outbox.run))
-                tasks.create_task(self._keep_up("signals", self._follow_signals))
-                tasks.create_task(self._keep_up("renewal", self._renewal.run))
-                tasks.create_task(self._keep_up("timers", self._timers.run))
-                await self._keep_up("claims", lambda: self._claim(tasks))
+            with self._workshop.at_work():
+                await self._work()
         finally:
             stop_listening()
-            self._watchdog.stop()
-            self._thread.retire()
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_up("outbox", self._outbox.run))
+            tasks.create_task(self._keep_up("signals", self._follow_signals))
+            tasks.create_task(self._keep_up("renewal", self._renewal.run))
+            tasks.create_task(self._keep_up("timers", self._timers.run))
+            await self._keep_up("claims", lambda: self._claim(tasks))
 
     async def drain(self) -> None:
         """Take no more runs and give up the present ones: at their next step, or after `drain_s`.
@@ -182,7 +181,7 @@ class Worker:
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             self._wake_runs.clear()  # armed before looking, or the last message waits for the poll
-            free = self._settings.max_runs - len(self._runs)
+            free = self._workshop.room(self._crew, limit=self._settings.max_runs)
             claims: list[Claim] = []
             sent_s = lease_now_s()
             if free > 0 and not self._is_draining:
@@ -193,7 +192,7 @@ class Worker:
                 await _wait(self._wake_runs, self._settings.poll_s)
 
     async def _ask_for_runs(self, limit: int) -> list[Claim]:
-        self._is_claiming = True
+        self._is_claiming, self._crew.asked = True, limit
         try:
             return await self._renewal.call(
                 lambda: self._storage.runs.claim(
@@ -207,7 +206,7 @@ class Worker:
                 )
             )
         finally:
-            self._is_claiming = False
+            self._is_claiming, self._crew.asked = False, 0
             self._idle.set()  # heard only after what was claimed is held: nothing waits between the two
 
     def _take(self, claim: Claim, sent_s: float) -> Run:
@@ -218,7 +217,7 @@ class Worker:
             claim,
             agents=self._agents,
             user=self._who(claim.user),
-            thread=self._thread,
+            thread=self._workshop.thread,
             outbox=self._outbox,
             storage=self._storage,
             settings=self._settings,
@@ -244,6 +243,7 @@ class Worker:
             self._abandoned += run.abandoned
             self._idle.set()
             self._wake_runs.set()  # there is room, and the thread's next run may go on
+            self._workshop.leave()
             if run.has_left:  # and one that was answered while it was being parked is to be claimed already
                 self._bus.publish(Wake(topic="runs"))
 
@@ -279,51 +279,11 @@ class Worker:
         elif message.topic in ("signals", "deleted"):
             self._wake_signals.set()
 
-    def _new_thread(self) -> LoopThread:
-        self._threads += 1
-        thread = LoopThread(f"runwire-agents-{self._threads}", self._calls)
-        self._watchdog.watch(thread)
-        return thread
-
-    def _report_stall(self, stall: Stall) -> None:
-        with contextlib.suppress(RuntimeError):  # the control loop has ended
-            self._control.call_soon_threadsafe(self._see_stall, stall)
-
     def recheck(self) -> None:
         """End every run whose user is not allowed any more; call it on the control loop when that may have changed."""
         for run in self._runs:
             if not self._is_allowed(run.claim.user):
                 run.stop(_REVOKED)
-
-    def _see_stall(self, stall: Stall) -> None:
-        """Name who blocks a loop; after a while end that run and let the others go on elsewhere."""
-        if stall.thread.is_retired:
-            return
-        beside = [run for run in self._runs if run.thread is stall.thread]
-        begun = [run for run in beside if run.has_begun]
-        # A guess is allowed only where there is one to guess at.
-        culprit = stall.owner if isinstance(stall.owner, Run) else begun[0] if len(begun) == 1 else None
-        if stall.is_new:
-            _log.warning(
-                "agent_loop_blocked",
-                agent=culprit.claim.agent if culprit else None,
-                run=culprit.claim.run if culprit else None,
-                blocked_s=round(stall.blocked_s, 1),
-                where=stall.where,
-            )
-        is_late = culprit is not None and culprit.is_late and stall.stuck_s >= self._settings.blocked_warn_s
-        if stall.stuck_s < self._settings.blocked_fail_s and not is_late:
-            return
-        self._thread = self._new_thread()
-        for run in beside:
-            if run is culprit:
-                run.block()
-            elif not run.has_begun:
-                run.thread = self._thread
-            else:
-                run.move()  # nobody was lost: it does not count towards `max_attempts`
-        # Last, so that no run takes what this cancels for a time limit of its author's.
-        stall.thread.retire()
 
 
 def _why(claim: Claim) -> str:

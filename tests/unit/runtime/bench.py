@@ -127,7 +127,7 @@ class Bench:
                 await asyncio.sleep(0)
             over.arrive()
 
-        self.worker._thread.start(over, count)
+        self.worker._workshop.thread.start(over, count)
         await over.arrival()
 
     async def ended(self, run: str, *, user: str = "usr_ann") -> list[StoredEvent]:

@@ -247,14 +247,14 @@ def test_a_lone_run_whose_code_has_not_begun_is_not_blamed(monkeypatch: pytest.M
             storage.events.read = read_slowly
             run = await b.send()
             await reading.arrival()
-            make = b.worker._new_thread
+            make = b.worker._workshop._new_thread
 
             def make_another() -> LoopThread:
                 replaced.arrive()
                 return make()
 
-            monkeypatch.setattr(b.worker, "_new_thread", make_another)
-            b.worker._thread._loop.call_soon_threadsafe(wall.block, context=contextvars.Context())
+            monkeypatch.setattr(b.worker._workshop, "_new_thread", make_another)
+            b.worker._workshop.thread._loop.call_soon_threadsafe(wall.block, context=contextvars.Context())
             await replaced.arrival()
             reading.open()
             assert types_of(await b.ended(run))[-1] == "agent_completed"
@@ -316,7 +316,7 @@ def test_of_a_block_that_nobody_can_be_blamed_for_nobody_fails_and_nobody_counts
             runs = {user: await b.send(user=user) for user in ("usr_ann", "usr_bob")}
             for at, wall in enumerate(walls):
                 await patience.arrival(2 * (at + 1))
-                b.worker._thread._loop.call_soon_threadsafe(wall.block, context=contextvars.Context())
+                b.worker._workshop.thread._loop.call_soon_threadsafe(wall.block, context=contextvars.Context())
                 await wall.arrival()
             await patience.arrival(2 * (len(walls) + 1))
             patience.open()
