@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from runwire.storage.base import BusMessage
+from runwire.storage.base import BusMessage, Wake
 
-__all__ = ["MAX_UNHEARD", "LocalBus"]
+__all__ = ["LOOK_AGAIN", "MAX_UNHEARD", "LocalBus"]
 
 MAX_UNHEARD: Final = 4_096  # messages a listener may be behind; about eight commits of the largest size
+# What is said when hints may have been lost; beacons apart, one of each topic that asks to look.
+LOOK_AGAIN: Final = tuple(Wake(topic=topic) for topic in ("runs", "signals", "auth", "members", "moved"))
 
 
 class LocalBus:

@@ -19,7 +19,7 @@ import structlog
 from runwire.errors import Unavailable
 from runwire.protocol.ids import new_id
 from runwire.storage.base import BusMessage, Committed, Wake
-from runwire.storage.bus_local import LocalBus
+from runwire.storage.bus_local import LOOK_AGAIN, LocalBus
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.sql import load
 
@@ -34,7 +34,6 @@ _CHANNEL: Final = "runwire"
 _SLOW_S: Final = 0.2  # what waited behind a statement that took longer is stale: a look at the log is worth more
 _GIVE_UP_S: Final = 2.0  # for the answer to a statement; then the connection is replaced
 _BACKOFF_S: Final = (0.05, 2.0)  # the first pause, doubled with each failure, and the longest
-_ALL: Final = (Wake(topic="runs"), Wake(topic="signals"), Wake(topic="auth"), Wake(topic="moved"))
 
 _SQL: Final = load("postgres_bus.sql")
 _log: Final = structlog.get_logger(__name__)
@@ -166,7 +165,7 @@ class PostgresBus:
             await connection.add_listener(channel, self._hear)
         self._is_connected = True
         # Nobody knows what was said meanwhile.
-        for wake in _ALL:
+        for wake in LOOK_AGAIN:
             self._local.publish(wake)
 
     def _lost(self, _connection: object) -> None:
@@ -199,7 +198,7 @@ class PostgresBus:
         messages = [self._unsent.popleft() for _ in range(len(self._unsent))]
         if self._has_lost:
             self._has_lost = False
-            messages += _ALL
+            messages += LOOK_AGAIN
         return messages
 
     def _payloads(self, messages: Sequence[BusMessage]) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from runwire.storage.base import Bus, Storage
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.migrations import REVISIONS
 
-__all__ = ["is_postgres", "migrate_storage", "open_bus", "open_storage", "with_driver"]
+__all__ = ["is_postgres", "migrate_storage", "open_bus", "open_storage", "with_driver", "with_redis"]
 
 
 async def open_storage(url: str, *, lease_s: float = 6.0) -> Storage:
@@ -45,8 +45,21 @@ async def open_storage(url: str, *, lease_s: float = 6.0) -> Storage:
     raise ConfigurationError([f"A database URL is {known}; this one has another scheme."])
 
 
-def open_bus(storage: Storage) -> Bus:
-    """Return the bus that reaches every process on an open database; its `run` carries the messages."""
+def open_bus(storage: Storage, redis_url: str | None = None, redis_prefix: str = "runwire") -> Bus:
+    """Return the bus that reaches every process on an open database; its `run` carries the messages.
+
+    Args:
+        storage: the database. One that a single process owns needs no Redis, whatever is set.
+        redis_url: of the Redis that carries them; None: the database does.
+        redis_prefix: what the names of its channels begin with.
+
+    Raises:
+        ConfigurationError: the URL of Redis cannot be meant, or its client is not installed.
+    """
+    if redis_url is not None and type(storage).__name__ not in ("SqliteStorage", "MemoryStorage"):
+        with with_redis():
+            from runwire.storage.bus_redis import RedisBus
+        return RedisBus(storage, redis_url, prefix=redis_prefix)
     # Asked by name: whoever has no PostgreSQL need not have its driver.
     if type(storage).__name__ == "PostgresStorage":
         from runwire.storage.bus_postgres import PostgresBus
@@ -91,6 +104,15 @@ def with_driver() -> Iterator[None]:
     except ModuleNotFoundError as error:
         fault = "database_url: PostgreSQL needs its driver: pip install 'runwire[postgres]'."
         raise ConfigurationError([fault]) from error
+
+
+@contextmanager
+def with_redis() -> Iterator[None]:
+    """Import what needs the client of Redis; where it is missing, say how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(["redis_url: Redis needs its client: pip install 'runwire[redis]'."]) from error
 
 
 def _path(url: str) -> Path:
