@@ -26,6 +26,22 @@ async def test_thread_belongs_to_whoever_made_it(storage: Storage) -> None:
     assert await storage.threads.list("usr_bob") == []
 
 
+async def test_many_threads_are_found_each_within_its_own_user(storage: Storage) -> None:
+    adas, bobs = [await storage.threads.create(user, title=user) for user in ("usr_ada", "usr_bob")]
+    gone = await storage.threads.create("usr_ada")
+    await storage.threads.delete("usr_ada", gone.thread)
+    asked = [("usr_ada", adas.thread), ("usr_bob", bobs.thread), ("usr_ada", bobs.thread), ("usr_bob", adas.thread)]
+    asked += [
+        ("usr_ada", gone.thread),
+        ("usr_ada", "th_unknown"),
+        ("usr_nobody", adas.thread),
+        (adas.thread, "usr_ada"),
+    ]
+    found = await storage.threads.get_many(asked)
+    assert found == {("usr_ada", adas.thread): adas, ("usr_bob", bobs.thread): bobs}
+    assert await storage.threads.get_many([]) == {}
+
+
 async def test_threads_are_listed_newest_first_in_pages(storage: Storage) -> None:
     made = [(await storage.threads.create("usr_ada")).thread for _ in range(5)]
     await storage.threads.create("usr_bob")

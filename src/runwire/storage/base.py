@@ -7,7 +7,7 @@ All methods may be called from any event loop; a cancelled caller leaves the wri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal, Protocol
 
 import msgspec
@@ -143,6 +143,17 @@ class Threads(Protocol):
 
         Raises:
             NotFound: unknown, deleted, or somebody else's.
+        """
+        ...
+
+    async def get_many(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], ThreadRow]:
+        """Return threads of users, each looked up within its own user: one query for all.
+
+        Args:
+            pairs: user and thread; at most 1,000.
+
+        Returns:
+            One row per pair that `get` would find; the others are left out.
         """
         ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 from collections.abc import Mapping, Sequence
 
 from runwire.errors import NotFound
@@ -23,6 +22,7 @@ from runwire.storage.base import (
 from runwire.storage.batches import FLAG_STARTED, Frozen, distinct, freeze
 from runwire.storage.clock import now_ms
 from runwire.storage.memory.state import UNFINISHED, Run, Segment, State, Wait
+from runwire.storage.turns import Behind, read_in_turns
 
 __all__ = ["MemoryEventLog"]
 
@@ -49,7 +49,7 @@ class MemoryEventLog:
         events: list[StoredEvent] = []
         start = max(after, floor)
         size, through = 0, head
-        for segment in segments[bisect.bisect_left(segments, start + 1, key=lambda one: one.last_seq) :]:
+        for segment in segments[_index_after(segments, start) :]:
             if len(events) >= limit or size >= size_bytes:
                 break
             events.extend(event for event in _unpack(segment) if event.seq > start)
@@ -63,11 +63,18 @@ class MemoryEventLog:
         self, cursors: Mapping[str, int], *, limit: int = 2_000, size_bytes: int = 1_048_576
     ) -> dict[str, Page]:
         """Read several threads at once; see `EventLog.read_many`."""
-        pages: dict[str, Page] = {}
-        for thread, after in cursors.items():
-            with contextlib.suppress(NotFound):
-                pages[thread] = await self.read(thread, after=after, limit=limit, size_bytes=size_bytes)
-        return pages
+        asked: dict[str, Behind] = {}
+        with self._state.lock:
+            for thread, after in cursors.items():
+                found = self._state.threads.get(thread)
+                if found is not None and not found.is_deleted:
+                    start = max(after, found.floor)
+                    rows = [
+                        (one.first_seq, one.last_seq, one.run, one.attempt, one.packed)
+                        for one in found.segments[_index_after(found.segments, start) :]
+                    ]
+                    asked[thread] = Behind(head=found.head, floor=found.floor, start=start, rows=iter(rows))
+        return read_in_turns(asked, log=self._state.log, limit=limit, size_bytes=size_bytes)
 
     async def read_run(self, run: str) -> list[StoredEvent]:
         """Read every event of a run; see `EventLog.read_run`."""
@@ -149,6 +156,11 @@ def _refusal(run: Run, one: Frozen) -> Outcome:
         if is_same and segment.last_seq - segment.first_seq + 1 == one.size:
             return AlreadyStored(first_seq=segment.first_seq, last_seq=segment.last_seq)
     return Fenced()
+
+
+def _index_after(segments: list[Segment], seq: int) -> int:
+    """Return the place of the first segment with anything after this seq."""
+    return bisect.bisect_left(segments, seq + 1, key=lambda one: one.last_seq)
 
 
 def _unpack(segment: Segment) -> list[StoredEvent]:

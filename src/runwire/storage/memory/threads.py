@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+from collections.abc import Collection
 
 from runwire.errors import NotFound
 from runwire.protocol.ids import new_id
@@ -28,6 +30,15 @@ class MemoryThreads:
         """Return a thread of this user. Raises NotFound."""
         with self._state.lock:
             return _row(self._state.thread_of(user, thread))
+
+    async def get_many(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], ThreadRow]:
+        """Return threads of users; see `Threads.get_many`."""
+        found: dict[tuple[str, str], ThreadRow] = {}
+        with self._state.lock:
+            for user, thread in pairs:
+                with contextlib.suppress(NotFound):
+                    found[user, thread] = _row(self._state.thread_of(user, thread))
+        return found
 
     async def list(self, user: str, *, before: str | None = None, limit: int = 50) -> builtins.list[ThreadRow]:
         """List a user's threads, newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from runwire.errors import NotFound
@@ -37,6 +38,12 @@ class PostgresThreads:
     async def get(self, user: str, thread: str) -> ThreadRow:
         """Return a thread of this user. Raises NotFound."""
         return _found(await self._database.fetchrow(_SQL["thread_row"], thread, user))
+
+    async def get_many(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], ThreadRow]:
+        """Return threads of users; see `Threads.get_many`."""
+        users, threads = [user for user, _ in pairs], [thread for _, thread in pairs]
+        rows = await self._database.fetch(_SQL["thread_rows"], threads, users)
+        return {(row[1], row[0]): _found(row) for row in rows}
 
     async def list(self, user: str, *, before: str | None = None, limit: int = 50) -> builtins.list[ThreadRow]:
         """List a user's threads, newest first."""

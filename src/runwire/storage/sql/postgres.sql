@@ -78,6 +78,51 @@ FROM run r LEFT JOIN LATERAL (
 WHERE r.id = $1
 ORDER BY s.first_seq
 
+-- Several threads, each from beyond its own seq; in one statement, hence of one moment.
+-- `height` is how many events each may have so that all together have no more than the limit, were there no gaps: the
+-- highest water that fits into the holes. So of each thread only what may be wanted is looked at; then segments are
+-- taken in turns, always next of the thread that has got least, until one of the limits is passed.
+-- name: read_many
+WITH asked AS MATERIALIZED (
+  SELECT a.place, t.id, t.key, t.head, t.floor, greatest(a.seq, t.floor) AS start,
+    greatest(t.head - greatest(a.seq, t.floor), 0) AS hole
+  FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS a (id, seq, place) JOIN thread t ON t.id = a.id
+  WHERE t.deleted_at IS NULL
+), filling AS (
+  SELECT *,
+    ($3::bigint - sum(hole) OVER (ORDER BY hole, place) + hole)
+    / (count(*) OVER () - row_number() OVER (ORDER BY hole, place) + 1) AS height
+  FROM asked
+), shared AS MATERIALIZED (
+  SELECT *, least(hole, greatest(ceil(max(height) OVER ()), 1)::bigint) AS share FROM filling
+), found AS (
+  SELECT g.*, d.first_seq, d.last_seq, d.run_key, d.attempt, d.events, octet_length(d.events) AS size,
+    d.last_seq - greatest(d.first_seq - 1, g.start) AS count,
+    count(d.first_seq) OVER (PARTITION BY g.place) AS segments,
+    row_number() OVER (PARTITION BY g.place ORDER BY d.first_seq) AS number
+  FROM shared g LEFT JOIN LATERAL (
+    SELECT s.first_seq, s.last_seq, s.run_key, s.attempt, s.events FROM segment s
+    WHERE g.hole > 0 AND s.thread_key = g.key AND s.first_seq >= coalesce(
+      (SELECT max(b.first_seq) FROM segment b WHERE b.thread_key = g.key AND b.first_seq <= g.start + 1), 0)
+    ORDER BY s.first_seq LIMIT g.share + 1
+  ) d ON d.last_seq > g.start
+), turned AS (
+  SELECT *, coalesce(sum(count) OVER (
+    PARTITION BY place ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS got
+  FROM found
+), ranked AS (
+  SELECT *,
+    coalesce(sum(count) OVER (ORDER BY got, place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < $3::bigint
+    AND coalesce(sum(size) OVER (ORDER BY got, place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < $4::bigint
+      AS fits
+  FROM turned
+)
+SELECT f.id, f.head, f.floor, f.start, f.number = f.segments AND f.share = f.hole AS is_last,
+  f.first_seq, f.last_seq, r.id AS run, f.attempt, CASE WHEN f.fits THEN f.events END AS events
+FROM ranked f LEFT JOIN run r ON r.key = f.run_key
+WHERE f.fits OR f.number = 1
+ORDER BY f.place, f.number
+
 -- Two EXISTS: each has its partial index, so that a long past of ended runs costs nothing.
 -- name: moved_heads
 SELECT t.id, t.head,
@@ -99,6 +144,13 @@ SELECT b.data FROM run r JOIN blob b ON b.run_key = r.key WHERE r.id = $1 AND b.
 
 -- name: create_thread
 SELECT runwire_create_thread($1, $2, $3, $4)
+
+-- Each pair is looked up by itself: no row of one user is related to another's.
+-- name: thread_rows
+SELECT t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at
+FROM unnest($1::text[], $2::text[]) AS a (thread, owner) JOIN thread t ON t.id = a.thread
+JOIN "user" u ON u.key = t.user_key AND u.id = a.owner
+WHERE t.deleted_at IS NULL
 
 -- name: thread_row
 SELECT t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at
@@ -146,7 +198,7 @@ WHERE u.id = $1 AND r.idempotency_key = $2
 SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: claim
-SELECT * FROM runwire_claim($1, $2, $3, $4, $5, runwire_now() < $6::bigint, $7)
+SELECT * FROM runwire_claim($1, $2, $3, $4, $5, $6, $7, runwire_now() < $8::bigint, $9)
 
 -- The database's time, and whether there is a lease of another worker that has run out.
 -- name: as_of

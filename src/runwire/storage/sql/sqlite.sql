@@ -173,6 +173,10 @@ FROM json_each(?1) a CROSS JOIN wait w ON w.id = a.value JOIN run r ON r.key = w
 -- name: thread_bounds
 SELECT key, head, floor FROM thread WHERE id = ?1 AND deleted_at IS NULL
 
+-- name: bounds_of_threads
+SELECT t.id, t.key, t.head, t.floor FROM json_each(?1) a CROSS JOIN thread t ON t.id = a.value
+WHERE t.deleted_at IS NULL
+
 -- name: read_segments
 SELECT s.first_seq, s.last_seq, r.id, s.attempt, s.events
 FROM segment s JOIN run r ON r.key = s.run_key
@@ -222,6 +226,12 @@ INSERT INTO thread (id, user_key, title, created_at, updated_at) VALUES (?1, ?2,
 -- name: thread_of_user
 SELECT t.key, t.head FROM thread t JOIN user u ON u.key = t.user_key
 WHERE t.id = ?1 AND u.id = ?2 AND t.deleted_at IS NULL
+
+-- name: thread_rows
+SELECT t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at
+FROM json_each(?1) a CROSS JOIN thread t ON t.id = json_extract(a.value, '$[1]')
+JOIN user u ON u.key = t.user_key AND u.id = json_extract(a.value, '$[0]')
+WHERE t.deleted_at IS NULL
 
 -- name: thread_row
 SELECT t.id, u.id, t.title, t.head, t.floor, t.created_at, t.updated_at

@@ -5,7 +5,6 @@ Every seq is born in `extend`, in the statement `move_head`: append, send and ca
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -30,6 +29,7 @@ from runwire.storage.batches import FLAG_STARTED, Frozen, distinct, freeze
 from runwire.storage.clock import now_ms
 from runwire.storage.sql import load
 from runwire.storage.sqlite.database import SqliteDatabase
+from runwire.storage.turns import Behind, read_in_turns
 
 __all__ = ["SqliteEventLog", "Stretch", "extend"]
 
@@ -105,11 +105,17 @@ class SqliteEventLog:
         self, cursors: Mapping[str, int], *, limit: int = 2_000, size_bytes: int = 1_048_576
     ) -> dict[str, Page]:
         """Read several threads at once; see `EventLog.read_many`."""
-        pages: dict[str, Page] = {}
-        for thread, after in cursors.items():
-            with contextlib.suppress(NotFound):
-                pages[thread] = await self.read(thread, after=after, limit=limit, size_bytes=size_bytes)
-        return pages
+        log = self._database.log
+
+        def work(connection: sqlite3.Connection) -> dict[str, Page]:
+            asked: dict[str, Behind] = {}
+            for thread, key, head, floor in connection.execute(_SQL["bounds_of_threads"], (_text(list(cursors)),)):
+                start = max(cursors[thread], floor)
+                rows = connection.execute(_SQL["read_segments"], (key, start)) if start < head else iter(())
+                asked[thread] = Behind(head=head, floor=floor, start=start, rows=rows)
+            return read_in_turns(asked, log=log, limit=limit, size_bytes=size_bytes)
+
+        return await self._database.read(work)
 
     async def read_run(self, run: str) -> list[StoredEvent]:
         """Read every event of a run; see `EventLog.read_run`."""

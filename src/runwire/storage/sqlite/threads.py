@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
+from collections.abc import Collection
 from typing import Final
+
+import msgspec
 
 from runwire.errors import NotFound
 from runwire.protocol.ids import new_id
@@ -39,6 +42,14 @@ class SqliteThreads:
     async def get(self, user: str, thread: str) -> ThreadRow:
         """Return a thread of this user. Raises NotFound."""
         return await self._database.read(lambda connection: _row(connection, user, thread))
+
+    async def get_many(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], ThreadRow]:
+        """Return threads of users; see `Threads.get_many`."""
+        asked = msgspec.json.encode(list(pairs)).decode()
+        rows = await self._database.read(
+            lambda connection: connection.execute(_SQL["thread_rows"], (asked,)).fetchall()
+        )
+        return {(row[1], row[0]): _thread_row(row) for row in rows}
 
     async def list(self, user: str, *, before: str | None = None, limit: int = 50) -> builtins.list[ThreadRow]:
         """List a user's threads, newest first."""
