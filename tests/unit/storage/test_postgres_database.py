@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.postgres import PASSWORD, PostgresServer
@@ -16,6 +17,9 @@ from runwire.storage.postgres import database as module
 from runwire.storage.postgres.database import PostgresDatabase, identity_of
 from runwire.storage.postgres.driver import DataFault
 from runwire.storage.postgres.prepare import Migrated, check_server, migrate
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
 
 
 @pytest.fixture
@@ -207,6 +211,16 @@ async def test_new_history_drops_the_connections_of_the_old_one(database: Postgr
         assert database.log != log
         assert await database.fetchval("SELECT pg_backend_pid()") not in pids
     assert await database.fetchval("SELECT pg_backend_pid()") not in pids
+
+
+async def test_driver_that_trips_over_a_dropped_connection_is_unavailable(database: PostgresDatabase) -> None:
+    async def trip(connection: Connection[Record]) -> None:
+        connection.terminate()
+        raise AttributeError  # seen: between two round trips that prepare a statement
+
+    with pytest.raises(Unavailable, match="ConnectionAbortedError"):
+        await database._lent(trip, 1.0, is_urgent=False)
+    assert await database.fetchval("SELECT 1") == 1
 
 
 # while it is away ---------------------------------------------------------------------------------

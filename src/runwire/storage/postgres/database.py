@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
-from asyncpg import ReadOnlySQLTransactionError
+from asyncpg import PostgresError, ReadOnlySQLTransactionError
 
 from runwire.errors import Unavailable
 from runwire.storage.postgres.driver import starting, translated
@@ -265,6 +265,10 @@ class PostgresDatabase:
                 self._put_back(held)
             if is_cut_off:
                 self._drop_idle()  # they lead to the same server: each would cost somebody an error
+            is_known = isinstance(error, (OSError, PostgresError)) or not isinstance(error, Exception)
+            if connection.is_closed() and not is_known:
+                # Whatever the driver says: it trips when a connection is dropped while it prepares a statement.
+                raise ConnectionAbortedError from error
             raise
         self._put_back(held)
         self._check_history(held)
@@ -312,19 +316,22 @@ class PostgresDatabase:
     async def _recognised(self, connection: Connection[Record], transaction_s: float | None) -> str:
         """Return which history a connection leads to; one that has gone back gets another name first."""
         known, lsn = self._log, self._lsn  # before it is asked: what is asked later cannot be further back
-        for _ in range(2):
-            row = await connection.fetchrow(_SQL["identity"], None if transaction_s is None else _ms(transaction_s))
-            if row is None:
-                raise Unavailable("The database has lost its identity; run `runwire migrate`.")
-            if row["is_half"] and not self._may_be_half:
-                raise Unavailable(HALF_IMPORTED, retry_after_s=1.0)
-            log = identity_of(row["log"], row["system_identifier"], row["timeline"], row["oid"])
-            if log != known or row["lsn"] >= lsn:
-                break
-            _logger.error("database_went_back", log=log, by_bytes=lsn - row["lsn"])
+        row = await self._identity(connection, transaction_s)
+        if _log_of(row) == known and row["lsn"] < lsn:
+            _logger.error("database_went_back", log=known, by_bytes=lsn - row["lsn"])
             await connection.execute(_SQL["begin_history"], row["log"], secrets.token_hex(6), secrets.token_hex(8))
+            row = await self._identity(connection, transaction_s)
+        log = _log_of(row)
         self._lsn = max(self._lsn, row["lsn"]) if log == self._log else row["lsn"]
         return log
+
+    async def _identity(self, connection: Connection[Record], transaction_s: float | None) -> Record:
+        row = await connection.fetchrow(_SQL["identity"], None if transaction_s is None else _ms(transaction_s))
+        if row is None:
+            raise Unavailable("The database has lost its identity; run `runwire migrate`.")
+        if row["is_half"] and not self._may_be_half:
+            raise Unavailable(HALF_IMPORTED, retry_after_s=1.0)
+        return row
 
     async def _look(self) -> None:
         now_s = self._loop.time()
@@ -376,6 +383,10 @@ class PostgresDatabase:
             "lock_timeout": _ms(self.limit_s * 0.5),
             "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),
         }
+
+
+def _log_of(row: Record) -> str:
+    return identity_of(row["log"], row["system_identifier"], row["timeline"], row["oid"])
 
 
 def identity_of(log: str, system_identifier: int, timeline: str, oid: int) -> str:
