@@ -6,6 +6,7 @@ names the setting and where it came from, never the value (it may be a secret).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import os
@@ -31,6 +32,17 @@ _CENTURY_DAYS = 36_500  # in ms still a number that every database takes
 _CENTURY_S = _CENTURY_DAYS * 86_400
 _SHOWN = re.compile(r"postgres(?:ql)?://(?:[^@/?#]*@)?([\w.,:\[\]-]*)(/[\w.%-]*)?(?:\?[^@]*)?")
 _SHARED = ("postgresql://", "postgres://")
+_ROLES = ("gateway", "worker", "auth")
+_REDIS = ("redis://", "rediss://", "redis+sentinel://", "redis+cluster://", "unix://")
+_SHOWN_REDIS = re.compile(
+    r"(redis|rediss|redis\+sentinel|redis\+cluster|unix)://(?:[^@/?#]*@)?([\w.,:\[\]/-]*)(?:\?[^@]*)?"
+)
+_NEEDS = {
+    "database_url": "share a database: set postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+    "auth_url": "must know where the auth service listens: set it, e.g. https://auth.internal:8443",
+    "service_secret": "prove gateway and auth service to each other: set the same for both, 32 characters or more",
+    "public_url": "must agree who signs people in: set the same for all, e.g. https://agents.example.org",
+}
 _BETWEEN_URLS = re.compile(r"\s+(?=[a-z]+://)")  # not every space: the path of a data file may have some
 _LIST = Annotated[tuple[str, ...], NoDecode]
 
@@ -127,7 +139,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
-    @field_validator("allowed_origins", "trusted_proxies", "agents", mode="before")
+    @field_validator("roles", "allowed_origins", "trusted_proxies", "agents", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -156,6 +168,45 @@ class Settings(BaseSettings):
             if not all(url.startswith(_SHARED) for url in value):
                 raise ValueError("several databases must all be PostgreSQL: postgresql://…")
             _refuse_twins(value)
+        return value
+
+    @field_validator("roles")
+    @classmethod
+    def _are_roles(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for role in value:
+            if role not in (*_ROLES, "all"):
+                hint = _hint(role, [*_ROLES, "all"])
+                raise ValueError(f"there is no role `{role[:40]}`{hint}; write all, or some of gateway, worker, auth")
+        if not value or ("all" in value and set(value) != {"all"}):
+            raise ValueError("write all alone, or some of gateway, worker, auth")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("auth_url")
+    @classmethod
+    def _is_service(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("write where the auth service listens, e.g. https://auth.internal:8443")
+            if "@" in parts.netloc:
+                raise ValueError("no user and password here; service_secret is what proves a gateway")
+        return _normal(value) if value else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(_REDIS):
+            raise ValueError(
+                "write redis://:PASSWORD@HOST:PORT/0, rediss://… (TLS), redis+sentinel://HOST:PORT,HOST:PORT/NAME,"
+                " redis+cluster://HOST:PORT or unix:///path/of/the.sock"
+            )
+        return value
+
+    @field_validator("service_secret")
+    @classmethod
+    def _fits_a_header(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and value.isprintable() and " " not in value):
+            raise ValueError("use ASCII letters, digits and signs without spaces: it goes into a header")
         return value
 
     @field_validator("public_url")
@@ -188,6 +239,19 @@ class Settings(BaseSettings):
             # With less, one busy database could keep the others waiting.
             raise ValueError("max_runs: must be at least the number of databases in database_url")
         return self
+
+    @property
+    def active_roles(self) -> frozenset[str]:
+        """Return what this process does; `all` is each of them."""
+        return frozenset(_ROLES if "all" in self.roles else self.roles)
+
+    @property
+    def shown_redis_url(self) -> str | None:
+        """Return the URL of Redis as it may be shown: without who signs in there and with what."""
+        if self.redis_url is None:
+            return None
+        found = _SHOWN_REDIS.fullmatch(self.redis_url)
+        return f"{found[1]}://{found[2]}" if found else f"{self.redis_url.partition('://')[0]}://…"
 
     @property
     def storage_urls(self) -> tuple[str, ...]:
@@ -317,25 +381,46 @@ def load(
     for layer in layers:
         for name, (value, source) in layer.items():
             values[name], sources[name] = value, source
+    wrong: set[str] = set()
+    settings: Settings | None = None
     try:
         settings = Settings(**values)
     except ValidationError as error:
         faults += [_sentence(fault, sources) for fault in error.errors()]
-    else:
-        faults += _unsafe(settings) if serves else []
-    if faults:
+        wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+        # The others are judged beside each other all the same, so that all faults are there at once.
+        with contextlib.suppress(ValidationError):
+            settings = Settings(**{name: value for name, value in values.items() if name not in wrong})
+    if serves and settings:
+        faults += [fault for names, fault in _unfit(settings, sources) if not wrong & {*names}]
+    if faults or settings is None:
         raise ConfigurationError(faults)
     return Loaded(settings, sources)
 
 
-def _unsafe(settings: Settings) -> list[str]:
-    """Say what must not be served outside development."""
-    if settings.environment in ("development", "test"):
-        return []
-    origins = settings.allowed_origins
-    if not any(origin.startswith("http://") and urlsplit(origin).hostname != "localhost" for origin in origins):
-        return []
-    return ["allowed_origins: http origins are refused outside development; use https"]
+def _unfit(settings: Settings, sources: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
+    """Say what must not be served so: (the settings that it is about, the fault)."""
+    faults: list[tuple[tuple[str, ...], str]] = []
+    roles = settings.active_roles
+    named = f"roles {', '.join(settings.roles)} (from {sources['roles']})"
+    if settings.environment not in ("development", "test"):
+        origins = settings.allowed_origins
+        if any(origin.startswith("http://") and urlsplit(origin).hostname != "localhost" for origin in origins):
+            sentence = "allowed_origins: http origins are refused outside development; use https"
+            faults.append((("allowed_origins",), sentence))
+    if len(roles) == len(_ROLES):
+        return faults
+    needed = {"database_url": settings.is_shared, "auth_url": True, "service_secret": True, "public_url": True}
+    if {"gateway", "auth"} & roles and not {"gateway", "auth"} <= roles:
+        # They are two processes then, which have to agree on who signs in where and by which proof.
+        needed |= {"service_secret": settings.service_secret is not None, "public_url": settings.public_url is not None}
+        needed["auth_url"] = settings.auth_url is not None or "auth" in roles
+    elif "gateway" in roles and settings.environment not in ("development", "test"):
+        needed["public_url"] = settings.public_url is not None
+    faults += [
+        ((name, "roles"), f"{name}: {named} {_NEEDS[name]}.") for name, is_there in needed.items() if not is_there
+    ]
+    return faults
 
 
 def _environ(environ: Mapping[str, str] | None) -> Mapping[str, str]:

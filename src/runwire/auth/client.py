@@ -19,7 +19,7 @@ from runwire.auth.identity import Identity
 from runwire.auth.remote import Introspected, Jwks, Remote
 from runwire.auth.view import AuthView, Freshness
 from runwire.errors import Unauthenticated, Unavailable
-from runwire.storage.base import AuthStore, Bus, TicketRow
+from runwire.storage.base import AuthStore, TicketRow
 
 __all__ = ["TICKET_TTL_S", "AuthClient", "AuthClientSettings"]
 
@@ -38,14 +38,6 @@ class AuthClientSettings:
     audience: str = "runwire"
     # proves this backend to the service
     service_secret: str = field(default="", repr=False)
-    # time between reads of the log without a wake-up, seconds
-    poll_s: float = 0.25
-    # how long a read of the log may take, and how long a decision waits for one, seconds
-    read_deadline_s: float = 0.5
-    # age of a read up to which the view is fresh, seconds
-    fresh_s: float = 1.0
-    # age after which sockets must not go on, seconds
-    expired_s: float = 30.0
     # deadline of one request to the service, seconds
     request_deadline_s: float = 3.0
     # least time between two reads of the public keys because of an unknown kid, seconds
@@ -57,15 +49,15 @@ class AuthClientSettings:
 
 
 class AuthClient:
-    """Prove credentials and follow everybody's standing. One event loop.
+    """Prove credentials against the service's keys and everybody's standing. One event loop.
 
     Args:
         http: a client with the service's base URL; in-process: `AsyncClient(transport=ASGITransport(app), …)`.
-        store: the log of auth changes and the tickets.
-        bus: wakes the view.
+        store: the tickets.
+        follower: follows everybody's standing; it runs elsewhere.
         settings: what to accept, how long to wait.
         wall_s: clock of tokens.
-        monotonic_s: clock of freshness and caches.
+        monotonic_s: clock of caches.
     """
 
     def __init__(
@@ -73,27 +65,18 @@ class AuthClient:
         *,
         http: httpx2.AsyncClient,
         store: AuthStore,
-        bus: Bus,
+        follower: Follower,
         settings: AuthClientSettings,
         wall_s: Callable[[], float] = clock.wall_s,
         monotonic_s: Callable[[], float] = clock.monotonic_s,
     ) -> None:
         self._settings = settings
         self._store = store
+        self._follower = follower
+        self._view = follower.view
         self._wall_s = wall_s
         self._monotonic_s = monotonic_s
-        self._view = AuthView(fresh_s=settings.fresh_s, expired_s=settings.expired_s)
         self._background = Background()
-        self._follower = Follower(
-            self._view,
-            store=store,
-            bus=bus,
-            background=self._background,
-            poll_s=settings.poll_s,
-            read_deadline_s=settings.read_deadline_s,
-            fresh_s=settings.fresh_s,
-            monotonic_s=monotonic_s,
-        )
         self._remote = Remote(
             http,
             background=self._background,
@@ -116,11 +99,11 @@ class AuthClient:
 
     def freshness(self) -> Freshness:
         """Return how far the view may be behind; `expired`: sockets must not go on (4013)."""
-        return self._view.freshness(self._monotonic_s())
+        return self._follower.freshness()
 
     async def run(self) -> None:
-        """Follow the log until cancelled. Everything else needs this to run."""
-        await self._background.run(self._follower.run())
+        """Carry requests to the service until cancelled. Everything else needs this, and the follower, to run."""
+        await self._background.run(_until_cancelled())
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back in this event loop after something was withdrawn or re-scoped; returns the way to stop."""
@@ -133,7 +116,7 @@ class AuthClient:
             Unavailable: which of them is not, and why.
         """
         await self._background.until_running()
-        await self._follower.confirm()
+        await self._follower.check()
         await self._jwks.keys()
         await self._remote.introspect("-")
 
@@ -255,6 +238,10 @@ class AuthClient:
                 return await call
         except TimeoutError:
             raise Unavailable("The database does not answer; try again.", retry_after_s=1.0) from None
+
+
+async def _until_cancelled() -> None:
+    await asyncio.Event().wait()
 
 
 def _proved(*, user: str, session: str | None, key: str | None, epoch: int, expires_at: int | None) -> Identity:

@@ -6,59 +6,80 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from runwire.auth import clock
 from runwire.auth.background import Background, Shared
 from runwire.auth.view import RETAIN_S, AuthView, Freshness
 from runwire.errors import Unavailable
 from runwire.storage.base import AuthStore, Bus, BusMessage, Wake
 
-__all__ = ["Follower"]
+__all__ = ["FollowSettings", "Follower"]
 
 _LOAD_DEADLINE_S: Final = 10.0  # of the first read, which has to read all users
 
 _log = structlog.get_logger("runwire.auth")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowSettings:
+    """How closely the log of auth changes is followed."""
+
+    # time between reads of the log without a wake-up, seconds
+    poll_s: float = 0.25
+    # how long a read of the log may take, and how long a decision waits for one, seconds
+    read_deadline_s: float = 0.5
+    # age of a read up to which the view is fresh, seconds
+    fresh_s: float = 1.0
+    # age after which sockets must not go on, seconds
+    expired_s: float = 30.0
+
+
 class Follower:
-    """Read the log into a view.
+    """Read the log into a view. One per process, whoever in it needs to know: it asks the database and nobody else.
+
+    So a dead auth service makes nobody stale (DESIGN §7), and a worker does not even know where that is.
 
     Args:
-        view: what is fed; nobody else feeds it.
-        store: the log. It is read directly, so a dead auth service makes nobody stale (DESIGN §7).
+        store: the log.
         bus: its `Wake(topic="auth")` saves the wait for the next poll.
-        background: where reads run.
-        poll_s: time between reads without a wake-up.
-        read_deadline_s: how long a read, and a caller who needs one, may take.
-        fresh_s: age of a read that is as good as a new one.
+        settings: how closely.
         monotonic_s: clock of freshness.
     """
 
     def __init__(
         self,
-        view: AuthView,
         *,
         store: AuthStore,
         bus: Bus,
-        background: Background,
-        poll_s: float,
-        read_deadline_s: float,
-        fresh_s: float,
-        monotonic_s: Callable[[], float],
+        settings: FollowSettings | None = None,
+        monotonic_s: Callable[[], float] = clock.monotonic_s,
     ) -> None:
-        self._view = view
+        settings = settings or FollowSettings()
+        self._view = AuthView(fresh_s=settings.fresh_s, expired_s=settings.expired_s)
         self._store = store
         self._bus = bus
-        self._poll_s = poll_s
-        self._read_deadline_s = read_deadline_s
-        self._fresh_s = fresh_s
+        self._poll_s = settings.poll_s
+        self._read_deadline_s = settings.read_deadline_s
+        self._fresh_s = settings.fresh_s
         self._monotonic_s = monotonic_s
-        self._reading = Shared(background, self._read)
+        self._background = Background()
+        self._reading = Shared(self._background, self._read)
         self._wake = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._reported: Freshness = "expired"
+
+    @property
+    def view(self) -> AuthView:
+        """Everybody's standing as this process knows it; fed by nobody else."""
+        return self._view
+
+    def freshness(self) -> Freshness:
+        """Return how far the view may be behind; `expired`: sockets must not go on (4013)."""
+        return self._view.freshness(self._monotonic_s())
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back after something was withdrawn or re-scoped; returns the way to stop."""
@@ -66,7 +87,10 @@ class Follower:
         return lambda: self._callbacks.remove(callback)
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow until cancelled. Everything else needs this to run."""
+        await self._background.run(self._follow())
+
+    async def _follow(self) -> None:
         stop = self._bus.listen(self._hear)
         try:
             while True:
@@ -100,6 +124,15 @@ class Follower:
         """
         async with _deadline(self._read_deadline_s if self._view.is_loaded else _LOAD_DEADLINE_S):
             await self._reading.next_outcome()
+
+    async def check(self) -> None:
+        """Prove at the start that the log can be read.
+
+        Raises:
+            Unavailable: it cannot.
+        """
+        await self._background.until_running()
+        await self.confirm()
 
     def _hear(self, message: BusMessage) -> None:
         if isinstance(message, Wake) and message.topic == "auth":
@@ -140,7 +173,7 @@ class Follower:
                 callback()
 
     def _report(self) -> None:
-        freshness = self._view.freshness(self._monotonic_s())
+        freshness = self.freshness()
         if freshness != self._reported:
             self._reported = freshness
             _log.log(10 if freshness == "fresh" else 30, "auth_view_freshness_changed", freshness=freshness)

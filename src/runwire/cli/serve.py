@@ -25,6 +25,14 @@ _Port = Annotated[int | None, typer.Option(help="Port to listen on (default 8000
 _Config = Annotated[Path | None, typer.Option("--config", help="Settings file instead of ./runwire.toml.")]
 
 
+_Role = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--role", help="all (default), gateway, worker or auth; repeatable. See docs/explanation/architecture.md."
+    ),
+]
+
+
 def dev(
     target: _Target = None,
     host: _Host = None,
@@ -48,13 +56,15 @@ def dev(
 
 def serve(
     target: _Target = None,
+    role: _Role = None,
     host: _Host = None,
     port: _Port = None,
     data_dir: DataDir = None,
     config: _Config = None,
 ) -> None:
-    """Start the server as configured (environment: production unless set)."""
-    flags = {"host": host, "port": port, "data_dir": data_dir, "agents": _targets(target)}
+    """Start the server as configured (environment: production unless set), or some roles of it."""
+    roles = tuple(role) if role else None
+    flags = {"roles": roles, "host": host, "port": port, "data_dir": data_dir, "agents": _targets(target)}
     _run(load(flags, config_file=config), lambda url, _link: print(f"ready {url}", flush=True))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import httpx2
 
 from runwire.auth.client import AuthClient, AuthClientSettings
+from runwire.auth.follower import Follower, FollowSettings
 from runwire.auth.service.app import make_auth_app
 from runwire.auth.service.settings import AuthSettings
 from runwire.storage.base import AuthStore, Wake
@@ -142,22 +143,26 @@ async def open_house(
             httpx2.AsyncClient(transport=transport(inner), base_url="http://auth") as way,
             # What asyncio itself waits on is real time; what is decided by time is the fake clock.
         ):
+            seen = wrap(store)
+            others = dict(backend or {})
+            follows_so = {name: others.pop(name) for name in FollowSettings.__slots__ if name in others}
+            follower = Follower(store=seen, bus=bus, settings=FollowSettings(**follows_so), monotonic_s=clock.s)
             client = AuthClient(
                 http=way,
-                store=wrap(store),
-                bus=bus,
-                settings=AuthClientSettings(service_secret=SECRET, **(backend or {})),
+                store=seen,
+                follower=follower,
+                settings=AuthClientSettings(service_secret=SECRET, **others),
                 wall_s=clock.s,
                 monotonic_s=clock.s,
             )
             house = House(store=store, clock=clock, http=http, bus=bus, client=client, settings=settings)
             async with asyncio.TaskGroup() as group:
-                running = group.create_task(client.run()) if follows else None
+                running = [group.create_task(each.run()) for each in (follower, client)] if follows else []
                 if follows and checks:
                     await client.check()
                 yield house
-                if running is not None:
-                    running.cancel()
+                for task in running:
+                    task.cancel()
         await bus.close()
 
 

@@ -17,6 +17,7 @@ from tests.unit.auth.house import SECRET, House, Kind, all_at_once, open_house, 
 
 from runwire.auth import tokens
 from runwire.auth.client import AuthClient, AuthClientSettings
+from runwire.auth.follower import Follower
 from runwire.auth.identity import Identity
 from runwire.auth.service import users
 from runwire.errors import RunwireError, Unauthenticated, Unavailable
@@ -561,9 +562,10 @@ def test_a_wrong_service_secret_is_named_at_the_check_and_not_shown(in_house: Su
 def test_a_client_that_does_not_run_decides_nothing() -> None:
     async def check() -> None:
         async with httpx2.AsyncClient(base_url="http://auth") as http:
-            client = AuthClient(
-                http=http, store=MemoryAuthStore(), bus=LocalBus(), settings=AuthClientSettings(service_secret=SECRET)
-            )
+            store = MemoryAuthStore()
+            follower = Follower(store=store, bus=LocalBus())
+            settings = AuthClientSettings(service_secret=SECRET)
+            client = AuthClient(http=http, store=store, follower=follower, settings=settings)
             for credential in (
                 signed(ECKey.generate_key("P-256")),
                 tokens.mint_api_key("key_" + "0" * 32, entropy=b"0" * 32)[0],

@@ -10,10 +10,11 @@ import msgspec
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from runwire.auth import clock, tokens
+from runwire.auth.problem import problem
 from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.passwords import Passwords
-from runwire.auth.service.problems import add_problems, problem
+from runwire.auth.service.problems import add_problems
 from runwire.auth.service.requests import bearer, form_of, read_sign_in
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.standing import Standing

@@ -1,22 +1,21 @@
-"""Errors of the auth service as `application/problem+json` (RFC 9457), and the bounded request body."""
+"""Errors of the auth service as problems, and the bounded request body."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runwire.auth.problem import problem
 from runwire.errors import ProtocolError, RunwireError
 from runwire.protocol.codes import ErrorCode
 from runwire.protocol.ids import new_id
 
-__all__ = ["MAX_BODY_BYTES", "add_problems", "body_of", "problem"]
+__all__ = ["MAX_BODY_BYTES", "add_problems", "body_of"]
 
 MAX_BODY_BYTES: Final = 16_384
 
@@ -35,27 +34,6 @@ async def body_of(request: Request) -> bytes:
     except ClientDisconnect:
         raise ProtocolError("The body did not come to its end.") from None
     return body
-
-
-def problem(fault: RunwireError, *, status: int | None = None, **members: Any) -> Response:
-    """Answer with an error; `members` are added to the problem, e.g. OAuth's `error`."""
-    code = ErrorCode(fault.code)
-    shown = {
-        "type": "about:blank",
-        "title": code.value.replace("_", " "),
-        "status": status or code.http_status,
-        "detail": fault.message,
-        "code": code.value,
-        "field": fault.field,
-        "retry_after_s": fault.retry_after_s,
-        **members,
-    }
-    headers = {"cache-control": "no-store"}
-    if fault.retry_after_s is not None:
-        headers["retry-after"] = str(math.ceil(fault.retry_after_s))
-    if shown["status"] == 401:
-        headers["www-authenticate"] = "Bearer"  # RFC 9110 §11.6.1
-    return Response(msgspec.json.encode(shown), shown["status"], media_type="application/problem+json", headers=headers)
 
 
 def add_problems(app: FastAPI) -> None:

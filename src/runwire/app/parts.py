@@ -1,0 +1,266 @@
+"""Which parts a process has: chosen by its roles, and wired, each after what it needs.
+
+::
+
+    role      parts
+    gateway   bus, identity, way to the auth service, gateway
+    worker    bus, identity, worker, caretaker
+    auth      bus, auth service
+    all       all of these, each once, and the control socket of a data folder
+
+A process with all roles is no special case: it has all parts, and its way to the auth service is a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx2
+from prometheus_client import CollectorRegistry, generate_latest
+
+from runwire.agents.context import User
+from runwire.agents.load import Agents
+from runwire.app import rooms
+from runwire.app.doors import Asgi, Doors
+from runwire.app.local import control_sockets
+from runwire.auth.client import AuthClient
+from runwire.auth.follower import Follower
+from runwire.auth.forward import Forward, Forwarded
+from runwire.auth.service.app import make_auth_app
+from runwire.console.app import make_console_app
+from runwire.errors import Unavailable
+from runwire.gateway.app import Gateway, make_gateway
+from runwire.gateway.health import HealthRoutes
+from runwire.guide import docs_root
+from runwire.runtime.upkeep import Caretaker
+from runwire.runtime.worker import Worker
+from runwire.settings import Settings
+from runwire.storage.base import Storage, Wake
+from runwire.storage.placed import Place, Placed
+
+__all__ = ["Announce", "Assembled", "Ground", "Part", "assemble"]
+
+Announce = Callable[[str, str], None]  # (part, detail)
+
+_AUTH_PATIENCE_S: Final = 30.0  # for an auth service that starts at the same time; then a person must look
+_AUTH_RETRY_S: Final = 0.5
+
+
+async def _silent(_announce: Announce) -> None:
+    return
+
+
+async def _nothing() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What starts, runs and stops as one."""
+
+    run: Callable[[], Coroutine[Any, Any, None]]  # until cancelled
+    check: Callable[[Announce], Awaitable[None]] = _silent  # returns once it answers, and has said so
+    drain: Callable[[], Awaitable[None]] = _nothing  # lets go of what others can go on with
+    close: Callable[[], Awaitable[None]] = _nothing  # before it is cancelled, when the others are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What the parts of a process stand on."""
+
+    settings: Settings
+    places: Placed[Place]  # the databases
+    agents: Agents | None  # None: this process runs none
+    url: str  # where it listens: scheme, host and port
+    place: str  # the same with the path below which it serves
+    sign_in: Callable[[], Awaitable[str | None]]  # makes a link, in development
+    is_draining: Callable[[], bool]
+    registry: CollectorRegistry  # of all figures of the process
+    secret: str  # proves gateway and auth service to each other
+
+    @property
+    def storage(self) -> Storage:
+        """Return the database that has everybody's accounts."""
+        return self.places.first.storage
+
+    @property
+    def issuer(self) -> str:
+        """Return who signs in here: the public URL, so that tokens of one deployment are nothing to another."""
+        return self.settings.public_url or self.url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """A process, wired."""
+
+    parts: tuple[Part, ...]  # in the order of their start
+    asgi: Asgi  # what it answers on its port
+
+
+def assemble(ground: Ground) -> Assembled:
+    """Choose the parts of a process by its roles, and wire them."""
+    roles = ground.settings.active_roles
+    follower = Follower(store=ground.storage.auth, bus=ground.places.first.bus)
+    parts = [_bus(ground, place) for place in ground.places]
+    service = _auth_service(ground) if "auth" in roles else None
+    gateway: Gateway | None = None
+    if roles & {"gateway", "worker"}:
+        parts.append(_identity(follower))
+    if "gateway" in roles:
+        way, client, auth_app = _way_to_auth(ground, follower, service)
+        gateway = _make_gateway(ground, client, auth_app)
+        parts += [way, Part(run=gateway.run, drain=gateway.drain)]
+    if "worker" in roles:
+        parts += [part for place in ground.places for part in _worker(ground, place, follower)]
+    parts += [Part(run=run) for run in control_sockets(ground.places, ground.place, ground.sign_in)]
+    is_followed = bool(roles & {"gateway", "worker"})
+    health = HealthRoutes(
+        storages=[place.storage for place in ground.places],
+        is_running=lambda: True,  # it listens when everything has answered
+        is_draining=ground.is_draining,
+        unready=lambda: "identity_stale" if is_followed and follower.freshness() == "expired" else None,
+        figures=lambda: generate_latest(ground.registry),
+    )
+    return Assembled(parts=tuple(parts), asgi=gateway.asgi if gateway else Doors(health, service))
+
+
+def _bus(ground: Ground, place: Place) -> Part:
+    async def check(announce: Announce) -> None:
+        if place is ground.places.first:
+            announce("bus", _bus_name(ground.settings))
+
+    return Part(run=place.bus.run, check=check, close=place.bus.close)
+
+
+def _bus_name(settings: Settings) -> str:
+    if not settings.is_shared:
+        return "in-process"
+    return settings.shown_redis_url or "NOTIFY of the database"
+
+
+def _identity(follower: Follower) -> Part:
+    """Return what knows everybody's standing: from the database and nobody else, so that no auth service is needed."""
+
+    async def check(announce: Announce) -> None:
+        await follower.check()
+        announce("identity", "followed in the database")
+
+    return Part(run=follower.run, check=check)
+
+
+def _auth_service(ground: Ground) -> Asgi:
+    bus = ground.places.first.bus
+    app = make_auth_app(
+        ground.storage.auth,
+        rooms.auth_settings(ground.settings, issuer=ground.issuer, secret=ground.secret),
+        changed=lambda: bus.publish(Wake(topic="auth")),
+    )
+    return Forwarded(app, secret=ground.secret)
+
+
+def _way_to_auth(ground: Ground, follower: Follower, service: Asgi | None) -> tuple[Part, AuthClient, Asgi]:
+    """Return what proves credentials, and what is served below `/auth`: the service itself, or the way to it."""
+    url = ground.settings.auth_url or ""
+    http = _in_process(service) if service else _remote(url)
+    client = AuthClient(
+        http=http,
+        store=ground.storage.auth,
+        follower=follower,
+        settings=rooms.auth_client_settings(issuer=ground.issuer, secret=ground.secret),
+    )
+
+    async def run() -> None:
+        async with http:
+            await client.run()
+
+    async def check(announce: Announce) -> None:
+        if service:
+            await client.check()
+            announce("auth", "in-process, its secret accepted")
+        else:
+            await _await_auth(client, url, announce)
+            announce("auth", f"{url}, its secret accepted")
+
+    return Part(run=run, check=check), client, service or Forward(http, secret=ground.secret)
+
+
+def _in_process(service: Asgi) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=service), base_url="http://auth.internal")
+
+
+def _remote(url: str) -> httpx2.AsyncClient:
+    # The system's certificates, which may have a company's own among them; nothing of the environment else, such as a
+    # proxy for the internet.
+    return httpx2.AsyncClient(base_url=url, verify=ssl.create_default_context(), trust_env=False)
+
+
+async def _await_auth(client: AuthClient, url: str, announce: Announce) -> None:
+    """Wait until the auth service answers, and say what is missing: both are often started at the same time."""
+    until_s = asyncio.get_running_loop().time() + _AUTH_PATIENCE_S
+    said = ""
+    while True:
+        try:
+            await client.check()
+        except Unavailable as error:
+            if asyncio.get_running_loop().time() >= until_s:
+                raise Unavailable(f"auth_url {url}: {error.message}") from error
+            if error.message != said:
+                said = error.message
+                announce("auth", f"waiting for {url}: {said}")
+        else:
+            return
+        await asyncio.sleep(_AUTH_RETRY_S)
+
+
+def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway:
+    return make_gateway(
+        ground.places,
+        auth=client,
+        agents=ground.agents.names if ground.agents else (),
+        default_agent=ground.agents.default if ground.agents else None,
+        settings=rooms.gateway_settings(ground.settings, ground.url),
+        auth_app=auth_app,
+        console_app=make_console_app(docs_root()),
+        registry=ground.registry,
+    )
+
+
+def _worker(ground: Ground, place: Place, follower: Follower) -> list[Part]:
+    """Return what runs the user's code of one database, and looks after that."""
+    assert ground.agents is not None, "whoever has this role has loaded them"
+    agents, view = ground.agents, follower.view
+
+    def is_allowed(user: str) -> bool:
+        row = view.user(user)
+        return row is not None and row.status == "active"
+
+    def who(user: str) -> User:
+        row = view.user(user)
+        return User(id=user, name=row.name, roles=frozenset(row.roles)) if row else User(id=user)
+
+    worker = Worker(
+        place.storage,
+        place.bus,
+        agents,
+        # Random, too: in containers all processes have one id, and a restart is another worker.
+        f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        rooms.worker_settings(ground.settings),
+        is_allowed=is_allowed,
+        who=who,
+        registry=ground.registry,
+    )
+    follower.on_change(worker.recheck)
+
+    async def check(announce: Announce) -> None:
+        default = f" (default {agents.default})" if len(agents.names) > 1 and agents.default else ""
+        announce("agents", ", ".join(agents.names) + default)
+
+    caretaker = Caretaker(place.storage.upkeep, rooms.upkeep_settings(ground.settings), registry=ground.registry)
+    return [Part(run=worker.run, check=check, drain=worker.drain), Part(run=caretaker.run)]

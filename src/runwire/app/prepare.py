@@ -1,0 +1,111 @@
+"""What a process needs before it starts anything: databases, agents, a port. All faults are found at once."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+from pathlib import Path
+from typing import Final
+
+from runwire.agents.load import Agents, load_agents
+from runwire.app.administration import opened, where
+from runwire.errors import ConfigurationError, RunwireError
+from runwire.settings import Settings
+from runwire.storage.open import migrate_storage, open_bus
+from runwire.storage.placed import Place, Placed, alone
+from runwire.storage.sqlite.lock import OwnedElsewhere
+
+__all__ = ["prepare", "raise_file_limit"]
+
+_COMMAND_S: Final = 10.0  # a command that has the data folder is done within that time
+
+
+async def prepare(
+    settings: Settings, stack: contextlib.AsyncExitStack
+) -> tuple[Placed[Place], Agents | None, socket.socket]:
+    """Open the databases, load the agents if this process runs any, and take the port; `stack` gives all back.
+
+    Raises:
+        ConfigurationError: every fault.
+        Unavailable: a database server does not answer.
+    """
+    faults: list[str] = []
+    places: Placed[Place] | None = None
+    agents: Agents | None = None
+    listener: socket.socket | None = None
+    try:
+        if settings.is_shared and settings.environment == "development":
+            await migrate_storage(settings.storage_url)  # elsewhere it is a step of its own: `runwire migrate`
+        storage = await stack.enter_async_context(opened(settings, patience_s=_COMMAND_S))
+        bus = open_bus(storage, settings.redis_url, settings.redis_prefix)
+        places = alone(storage, bus, shown=settings.shown_url)
+    except OwnedElsewhere as owned:
+        faults.append(await _describe_owner(settings, owned))
+    except ConfigurationError as error:
+        faults += error.faults
+    try:
+        if "worker" in settings.active_roles:  # nobody else's process has the user's code, or what that imports
+            agents = _load_agents(settings)
+    except ConfigurationError as error:
+        faults += error.faults
+    try:
+        listener = _listen(settings)
+        stack.callback(listener.close)
+    except ConfigurationError as error:
+        faults += error.faults
+    if faults or places is None or listener is None:
+        raise ConfigurationError(faults)
+    return places, agents, listener
+
+
+def raise_file_limit() -> None:
+    """Take as many open files as this user may have: each connection is one, and the soft limit is often 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems say "unlimited" and mean less: then it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _describe_owner(settings: Settings, owned: OwnedElsewhere) -> str:
+    process = f"process {owned.owner.pid}" if owned.owner else "another process"
+    try:
+        place = await where(settings)
+    except RunwireError:
+        place = None
+    at = f" at {place[0]}" if place else ""
+    return f"data_dir {settings.data_dir}: already served{at} by {process}; use that, stop it, or choose --data-dir."
+
+
+def _load_agents(settings: Settings) -> Agents:
+    agents = load_agents(settings.agents, root=Path.cwd(), default=settings.default_agent)
+    if not agents.names:
+        raise ConfigurationError(["agents: none is named; run `runwire dev agent.py`."])
+    return agents
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    # So that a restart after `kill -9` need not wait for old connections to time out.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2_048)
+    except OSError as error:
+        listener.close()
+        free = _free_port(settings.host, family)
+        hint = f"; port {free} is free: --port {free} (make: PORT={free})" if free else ""
+        address = f"{settings.host}:{settings.port}"
+        fault = f"{'port' if free else 'host'}: cannot listen on {address} ({error.strerror}){hint}."
+        raise ConfigurationError([fault]) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _free_port(host: str, family: socket.AddressFamily) -> int | None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return None  # the address itself is the fault
+        return int(probe.getsockname()[1])
