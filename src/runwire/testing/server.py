@@ -47,6 +47,8 @@ class ServerProcess:
         start_timeout_s: how long `ready …` may take.
     """
 
+    says: tuple[str, ...] = ("ready ", "sign-in ")  # how the lines begin that it prints when it is up (PROTOCOL §6)
+
     def __init__(
         self,
         target: str,
@@ -95,7 +97,7 @@ class ServerProcess:
         return self._process is not None and self._process.poll() is None
 
     async def start(self) -> None:
-        """Start the server and wait for its `ready` and `sign-in` lines.
+        """Start the server and wait for the lines of `says`.
 
         Raises:
             Unavailable: it ended, or was not ready in time; the message has the end of its log.
@@ -168,13 +170,13 @@ class ServerProcess:
             )  # fmt: skip
         assert process.stdout
         self._process, self._output = process, _Lines(process.stdout)
-        found = self._output.wait_for(("ready ", "sign-in "), timeout_s=self.start_timeout_s)
+        found = self._output.wait_for(self.says, timeout_s=self.start_timeout_s)
         if found is None:
             status = self._status(process)
             self._end(signal.SIGKILL, _CLI_S)
             said = "was not ready in time" if status is None else f"ended with status {status}"
             raise Unavailable(f"`{' '.join(self._command())}` {said}. The end of its log:\n{self.logs()}")
-        self.url, self.sign_in_link = found
+        self.url, self.sign_in_link = (*found, "")[:2]
         self.port = int(self.url.rsplit(":", 1)[1].strip("/"))
 
     def _status(self, process: subprocess.Popen[str]) -> int | None:

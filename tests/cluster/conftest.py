@@ -1,0 +1,30 @@
+"""One deployment for all tests of this room: starting one takes some seconds; who breaks something mends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tests.cluster.deployment import Cluster
+from tests.postgres import PostgresServer
+
+pytest.register_assert_rewrite("tests.cluster.deployment")
+
+
+@pytest.fixture(scope="session")
+def started(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    url = asyncio.run(postgres_server.create_database())
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), url)
+    asyncio.run(cluster.start())
+    yield cluster
+    asyncio.run(cluster.end())
+
+
+@pytest.fixture
+async def cluster(started: Cluster) -> Cluster:
+    """Return the deployment, with everybody there."""
+    for process in started.processes:
+        if not process.is_running:
+            await process.start()
+    return started
