@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -176,7 +177,9 @@ def _connection(address: Address, node: Node, *, login: tuple[str | None, str | 
         "protocol": 2,
         "driver_info": None,  # two round trips less
         "retry": None,
-        "socket_timeout": GIVE_UP_S,
+        # `_answered` has the deadline: with one of its own, redis-py sends by way of `asyncio.wait_for`, which in Python
+        # 3.11 swallows a cancellation that comes when the bytes have just been sent.
+        "socket_timeout": None,
         "socket_connect_timeout": GIVE_UP_S,
         "socket_read_size": _READ_BYTES,
         "socket_keepalive": True,
@@ -219,4 +222,7 @@ async def _answered(within_s: float | None = GIVE_UP_S) -> AsyncIterator[None]:
         reason = "refuses what the bus does there" if isinstance(error, NoPermissionError) else "refuses the password"
         raise ConfigurationError([f"redis_url: Redis {reason} ({type(error).__name__})."]) from None
     except (RedisError, OSError, TimeoutError, EOFError) as error:
+        if isinstance(error.__context__, ssl.SSLCertVerificationError):
+            fault = f"the certificate of Redis is not trusted ({error.__context__.verify_message})."
+            raise ConfigurationError([f"redis_url: {fault}"]) from None
         raise Unavailable(f"Redis does not answer ({type(error).__name__}).") from None
