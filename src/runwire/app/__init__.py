@@ -1,11 +1,13 @@
 """The composition root: the only room that knows all others."""
 
 from runwire.app.administration import administer, migrate, where
-from runwire.app.archives import Ages, Progress, Tidied, back_up, export, figures, import_from, tidy
+from runwire.app.archives import Ages, Progress, Tidied, back_up, export, figures, import_from, restored, tidy
+from runwire.app.cluster import Layout, run_cluster
 from runwire.app.process import running, serve
 
 __all__ = [
     "Ages",
+    "Layout",
     "Progress",
     "Tidied",
     "administer",
@@ -14,6 +16,8 @@ __all__ = [
     "figures",
     "import_from",
     "migrate",
+    "restored",
+    "run_cluster",
     "running",
     "serve",
     "tidy",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runwire.cli import accounts, check, listen, migrate, project, serve, storage
+from runwire.cli import accounts, check, cluster, listen, migrate, project, serve, storage
 
 __all__ = ["app"]
 
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.command("dev")(serve.dev)
 app.command("serve")(serve.serve)
+app.command("cluster")(cluster.cluster)
 app.command("new")(project.new)
 app.command("run")(listen.run)
 app.command("tail")(listen.tail)
