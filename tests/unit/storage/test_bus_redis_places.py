@@ -127,6 +127,7 @@ async def test_bus_follows_the_master_that_sentinels_name(tmp_path: Path) -> Non
         ],
     )
     try:
+        sentinel.execute("SENTINEL", "DEBUG", "info-period", "100")
         await until(sentinel, ("SENTINEL", "REPLICAS", "main"), str(replica.port).encode())
         url = f"redis+sentinel://:{PASSWORD}@127.0.0.1:1,{sentinel.address}/main"
         one, other = Process(url), Process(url)

@@ -177,8 +177,8 @@ def _connection(address: Address, node: Node, *, login: tuple[str | None, str | 
         "protocol": 2,
         "driver_info": None,  # two round trips less
         "retry": None,
-        # `_answered` has the deadline: with one of its own, redis-py sends by way of `asyncio.wait_for`, which in Python
-        # 3.11 swallows a cancellation that comes when the bytes have just been sent.
+        # `_answered` has the deadline: with one of its own, redis-py sends by way of `asyncio.wait_for`, and that of
+        # Python 3.11 swallows a cancellation that comes when the bytes have just been sent.
         "socket_timeout": None,
         "socket_connect_timeout": GIVE_UP_S,
         "socket_read_size": _READ_BYTES,
