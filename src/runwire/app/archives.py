@@ -22,7 +22,7 @@ from runwire.storage.sqlite.archives import export_file, import_file
 from runwire.storage.sqlite.backup import back_up_file
 from runwire.storage.transfer import Header
 
-__all__ = ["Ages", "Progress", "Tidied", "back_up", "export", "figures", "import_from", "tidy"]
+__all__ = ["Ages", "Progress", "Tidied", "back_up", "export", "figures", "import_from", "restored", "tidy"]
 
 STANDARD_OUTPUT: Final = Path("-")
 
@@ -64,13 +64,36 @@ def _export(settings: Settings, out: BinaryIO, user: str | None, progress: Progr
     return asyncio.run(export_database(settings.storage_url, out, release=release, user_name=user, progress=progress))
 
 
-def import_from(settings: Settings, path: Path, *, progress: Progress) -> Mapping[str, int]:
-    """Fill an empty database from an export, or a data file from a backup; returns how many of each kind; blocks."""
+def import_from(
+    settings: Settings, path: Path, *, progress: Progress, announce: Callable[[str], None]
+) -> Mapping[str, int]:
+    """Fill an empty database from an export, or a data file from a backup; returns how many of each kind; blocks.
+
+    On PostgreSQL one that was stopped goes on where it was.
+    """
     if not settings.is_shared:
         return import_file(_data_file(settings), path, progress=progress)
     with with_driver():
-        from runwire.storage.postgres.transfer import import_database
-    return asyncio.run(import_database(settings.storage_url, path, progress=progress))
+        from runwire.storage.postgres.importing import import_database
+    return asyncio.run(import_database(settings.storage_url, path, progress=progress, announce=announce))
+
+
+def restored(settings: Settings) -> str:
+    """Tell a PostgreSQL database that it was put back to an older state; returns its new log; blocks."""
+    if not settings.is_shared:
+        fault = "A data folder needs no telling: whoever starts on a restored backup knows. This is for PostgreSQL."
+        raise ConfigurationError([fault])
+    return asyncio.run(_begin_history(settings))
+
+
+async def _begin_history(settings: Settings) -> str:
+    with with_driver():
+        from runwire.storage.postgres.database import PostgresDatabase
+    database = await PostgresDatabase.open(settings.storage_url)
+    try:
+        return await database.begin_history()
+    finally:
+        await database.close()
 
 
 async def _back_up_shared(settings: Settings, path: Path) -> BackedUp:

@@ -94,12 +94,25 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup or an export.")], data_dir: DataDir = None
 ) -> None:
-    """Fill an empty data folder from a backup or an export, wholly or not at all."""
+    """Fill an empty data folder from a backup or an export, or an empty PostgreSQL database from an export.
+
+    Wholly or not at all; into PostgreSQL one that was stopped goes on where it was, if it is started again.
+    """
     settings = _settings(data_dir)
     with _progress("importing", "lines") as progress:
-        counts = app.import_from(settings, file, progress=progress)
+        counts = app.import_from(settings, file, progress=progress, announce=lambda told: typer.echo(told, err=True))
     typer.echo(f"imported {_contents(counts)}")
     typer.echo("It is another log than the copied one: clients take what it has, and people sign in again.", err=True)
+
+
+@storage.command("restored")
+def restored() -> None:
+    """Tell a PostgreSQL database that it was put back to an older state, before the first server starts.
+
+    Clients then drop what they hold and take what it has, and everybody signs in again.
+    """
+    log = app.restored(load({}, serves=False).settings)
+    typer.echo(f"it is another history now (log {log}): clients take what it has, and people sign in again")
 
 
 def _settings(data_dir: Path | None) -> Settings:

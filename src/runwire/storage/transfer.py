@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, pairwise
-from typing import Annotated, Any, BinaryIO, Final, Literal
+from typing import Annotated, Any, BinaryIO, Final, Literal, Protocol
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = [
     "End",
     "Event",
     "Header",
+    "Readable",
     "Record",
     "Run",
     "Segment",
@@ -229,7 +230,19 @@ def _encoded(record: Header | Record | End) -> bytes:
     return b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body)
 
 
-def read_export(file: BinaryIO) -> Iterator[tuple[int, Header | Record]]:
+class Readable(Protocol):
+    """What an export is read from."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """Return a line with its end, or so many bytes of it."""
+        ...
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to so many bytes."""
+        ...
+
+
+def read_export(file: Readable) -> Iterator[tuple[int, Header | Record]]:
     """Yield (line number, record) of an export, the header first; only who takes the last one has a whole file.
 
     It holds one line at a time.

@@ -14,9 +14,10 @@ from tests.unit.storage.test_transfer import CRAFTED, DAMAGES, content, exported
 from tests.unit.storage.test_transfer import written as line_of
 
 from runwire.errors import Conflict, NotFound, ProtocolError
-from runwire.storage.postgres import transfer
+from runwire.storage.postgres import importing, transfer
+from runwire.storage.postgres.importing import import_database
 from runwire.storage.postgres.storage import PostgresStorage
-from runwire.storage.postgres.transfer import export_database, import_database
+from runwire.storage.postgres.transfer import export_database
 
 __all__ = ["source"]  # a fixture: a data file that has one of everything
 
@@ -43,7 +44,8 @@ def written(tmp_path: Path, text: bytes) -> Path:
 async def test_data_file_goes_to_postgresql_and_back(
     source: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_ROWS", 2)  # several rounds of everything
+    monkeypatch.setattr(importing, "_ROWS", 2)  # several rounds of everything
+    monkeypatch.setattr(transfer, "_ROWS", 2)
     text = await asyncio.to_thread(exported, source)
     counts = await import_database(url, written(tmp_path, text))
     assert dict(counts) == {

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import structlog
 from asyncpg import PostgresError, ReadOnlySQLTransactionError
 
-from runwire.errors import Unavailable
+from runwire.errors import ConfigurationError, Unavailable
+from runwire.storage.placed import PlaceOf
 from runwire.storage.postgres.driver import starting, translated
+from runwire.storage.postgres.places import examine
 from runwire.storage.postgres.prepare import HALF_IMPORTED, check
 from runwire.storage.postgres.servers import Servers
 from runwire.storage.sql import load
@@ -82,6 +84,9 @@ class PostgresDatabase:
         self._log = ""
         self._lsn = 0  # how far this history was on the disk of its server, as we last saw it
         self._may_be_half = False  # who imports uses what is only half there
+        self._place: PlaceOf | None = None  # which it must be
+        self._is_examined = False  # it is ready, of this release, and has that place
+        self.place_set = ""  # the databases that it belongs to
         self._looked_s = self._looked_elsewhere_s = float("-inf")
         self._idle: list[_Held] = []  # the last one used is used first
         self._busy: set[_Held] = set()
@@ -92,7 +97,14 @@ class PostgresDatabase:
 
     @classmethod
     async def open(
-        cls, url: str, *, lease_s: float = 6.0, limit_s: float | None = None, is_importing: bool = False
+        cls,
+        url: str,
+        *,
+        lease_s: float = 6.0,
+        limit_s: float | None = None,
+        is_importing: bool = False,
+        place: PlaceOf | None = None,
+        may_be_away: bool = False,
     ) -> PostgresDatabase:
         """Connect to a database that `migrate` has made ready.
 
@@ -101,6 +113,9 @@ class PostgresDatabase:
             lease_s: how long a claim is good for; every deadline is a part of it.
             limit_s: the longest that a statement may take, if not a third of the lease.
             is_importing: it may be half imported: the caller goes on with that.
+            place: which of how many databases it must be; None: the caller does not mind.
+            may_be_away: whether no answer is none of the caller's business yet: every call is `Unavailable` until it
+                answers, is ready, and has this place; `log` is empty until then.
 
         Raises:
             ConfigurationError: the URL is wrong, the server too old, the tables are not of this release, or it is half
@@ -109,17 +124,39 @@ class PostgresDatabase:
         """
         database = cls(url, lease_s=lease_s, limit_s=limit_s)
         database._may_be_half = is_importing
+        database._place = place
+        try:
+            await database._open()
+        except Unavailable:
+            if not may_be_away:
+                raise
+        return database
+
+    async def _open(self) -> None:
         with starting():
             async with asyncio.timeout(_OPEN_S):
-                connection = await database._servers.connect(settings=database._settings(), timeout_s=_OPEN_S)
+                connection = await self._servers.connect(settings=self._settings(), timeout_s=_OPEN_S)
                 try:
-                    await check(connection, is_importing=is_importing)
-                    held = await database._welcome(connection, transaction_s=database.limit_s)
-                    database._idle.append(held)
+                    await self._examine(connection)
+                    self._idle.append(await self._welcome(connection, transaction_s=self.limit_s))
                 except BaseException:
                     connection.terminate()
                     raise
-        return database
+
+    async def _examine(self, connection: Connection[Record]) -> None:
+        await check(connection, is_importing=self._may_be_half)
+        if self._place is not None:
+            self.place_set = await examine(connection, self._place)
+        self._is_examined = True
+
+    async def _examine_late(self, connection: Connection[Record]) -> None:
+        """Examine a database that was away at the start; what is wrong with it is nobody's fault who asks now."""
+        try:
+            await self._examine(connection)
+        except ConfigurationError as error:
+            number = None if self._place is None else self._place.number + 1
+            _logger.warning("database_refused", database=number, reason=error.message)
+            raise Unavailable("The database is not the one it should be.", retry_after_s=10.0) from error
 
     @property
     def log(self) -> str:
@@ -171,6 +208,7 @@ class PostgresDatabase:
             statement_timeout_s: after which the server ends a statement.
         """
         settings = {
+            **self._name(),
             "statement_timeout": _ms(statement_timeout_s),
             "lock_timeout": _ms(self.limit_s * 0.5),
             "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),
@@ -298,6 +336,8 @@ class PostgresDatabase:
                 return held
         connection = await self._servers.connect(settings=self._settings(), timeout_s=self.limit_s)
         try:
+            if not self._is_examined:
+                await self._examine_late(connection)
             return await self._welcome(connection, transaction_s=self.limit_s)
         except BaseException:
             connection.terminate()
@@ -376,6 +416,7 @@ class PostgresDatabase:
     def _settings(self) -> dict[str, str]:
         """Return limits that end on the server what the caller has given up, and the only plans that we want."""
         return {
+            **self._name(),
             **_PLANS,
             **_KEEPALIVE,
             "tcp_user_timeout": _ms(self.limit_s * 0.9),  # who does not take an answer off the socket is dropped
@@ -383,6 +424,10 @@ class PostgresDatabase:
             "lock_timeout": _ms(self.limit_s * 0.5),
             "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),
         }
+
+    def _name(self) -> dict[str, str]:
+        """Return under which name the server knows a session, if not that of servers and most commands."""
+        return {"application_name": "runwire import"} if self._may_be_half else {}
 
 
 def _log_of(row: Record) -> str:

@@ -84,7 +84,43 @@ WHERE t.deleted_at IS NULL AND ($1::text IS NULL OR u.id = $1) ORDER BY b.key
 
 -- Import --------------------------------------------------------------------------------------------
 
--- Nobody writes until it is done; who reads sees nothing of it.
+-- One import at a time; the number is arbitrary. It ends with the connection.
+-- name: lock_import
+SELECT pg_try_advisory_lock(7234582137451962004)
+
+-- name: is_unfinished
+SELECT to_regclass('unfinished_import') IS NOT NULL
+
+-- How far an import has come; the table is there until all is. Whoever opens the database looks for it (`identity`).
+-- name: begin_import
+CREATE TABLE unfinished_import (
+  key bigint PRIMARY KEY CHECK (key = 1),
+  lines bigint NOT NULL,
+  sha256 text NOT NULL
+)
+
+-- name: first_mark
+INSERT INTO unfinished_import (key, lines, sha256) VALUES (1, 0, '')
+
+-- name: mark
+SELECT lines, sha256 FROM unfinished_import
+
+-- name: set_mark
+UPDATE unfinished_import SET lines = $1, sha256 = $2 WHERE key = 1
+
+-- name: end_import
+DROP TABLE unfinished_import
+
+-- What an import that cannot be finished has stored; it was empty before.
+-- name: forget_import
+TRUNCATE auth_user, auth_key, "user", thread, run, wait, pinned, segment, blob CASCADE
+
+-- Connections of servers. The import's own has the advisory lock, and the one that opened the database is idle beside it.
+-- name: others
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'runwire' AND pid <> pg_backend_pid()
+
+-- Nobody writes while it is looked whether it is empty.
 -- name: lock_tables
 LOCK TABLE auth_counter, auth_user, "user", thread, run IN SHARE ROW EXCLUSIVE MODE
 
