@@ -99,6 +99,7 @@ def test_selectors_find_the_pods_that_they_mean() -> None:
     labels = _labels()
     for name, one in _of("Deployment").items():
         assert one["spec"]["selector"]["matchLabels"] == labels[name]
+        assert one["metadata"]["labels"] == labels[name]  # by which one role is updated after the other
         for spread in one["spec"]["template"]["spec"]["topologySpreadConstraints"]:
             assert spread["labelSelector"]["matchLabels"] == labels[name]
     for name, one in _of("PodDisruptionBudget").items():
