@@ -153,3 +153,109 @@ def test_setting_out_of_its_bounds_is_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=name) as refusal:
         load({name: value}, environ={})
     assert "hush" not in refusal.value.message
+
+
+SHARED = "postgresql://ada:hush@db/runwire"
+SECRET = "s" * 32
+
+
+def test_roles_are_all_or_some_of_three() -> None:
+    assert load(environ={}).settings.active_roles == {"gateway", "worker", "auth"}
+    environ = {"RUNWIRE_ROLES": "gateway, worker,auth", "RUNWIRE_DATABASE_URL": SHARED}
+    assert load(environ=environ).settings.active_roles == {"gateway", "worker", "auth"}
+    assert load({"roles": ("worker",), "database_url": SHARED}, environ={}).settings.active_roles == {"worker"}
+
+
+@pytest.mark.parametrize(
+    ("roles", "word"),
+    [
+        (("gatway",), "no role `gatway` (did you mean `gateway`?)"),
+        (("all", "worker"), "all alone"),
+        ((), "all alone"),
+    ],
+)
+def test_roles_that_are_none_are_refused(roles: tuple[str, ...], word: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load({"roles": roles}, environ={})
+    assert word in refused.value.message
+    assert "roles (from the command line)" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("roles", "missing"),
+    [
+        (("gateway",), {"database_url", "auth_url", "service_secret", "public_url"}),
+        (("gateway", "worker"), {"database_url", "auth_url", "service_secret", "public_url"}),
+        (("auth",), {"database_url", "service_secret", "public_url"}),
+        (("auth", "worker"), {"database_url", "service_secret", "public_url"}),
+        (("gateway", "auth"), {"database_url", "public_url"}),
+        (("worker",), {"database_url"}),  # it knows nothing of people but what the database says
+        (("all",), set()),
+        (("gateway", "worker", "auth"), set()),
+    ],
+)
+def test_what_a_role_needs_is_named_at_once_with_who_wants_it(roles: tuple[str, ...], missing: set[str]) -> None:
+    if not missing:
+        load({"roles": roles}, environ={})
+        return
+    with pytest.raises(ConfigurationError) as refused:
+        load({"roles": roles}, environ={})
+    assert {fault.partition(":")[0] for fault in refused.value.faults} == missing
+    assert all(f"roles {', '.join(roles)} (from the command line)" in fault for fault in refused.value.faults)
+    given = {"database_url": SHARED, "auth_url": "http://auth", "service_secret": SECRET, "public_url": "http://us"}
+    load({"roles": roles, **{name: given[name] for name in missing}}, environ={})
+
+
+def test_what_must_agree_is_needed_in_development_too_but_only_where_two_must() -> None:
+    development = {"environment": "development", "database_url": SHARED}
+    load({**development, "roles": ("gateway", "auth")}, environ={})
+    with pytest.raises(ConfigurationError, match="public_url"):
+        load({**development, "roles": ("auth",), "service_secret": SECRET}, environ={})
+
+
+def test_one_wrong_setting_hides_no_fault_of_the_others_and_is_not_judged_twice() -> None:
+    flags = {"roles": ("gateway",), "port": "many", "auth_url": "ftp://x", "redis_url": "http://ada:hush@x"}
+    with pytest.raises(ConfigurationError) as refused:
+        load(flags, environ={"RUNWIRE_HOSTT": "x"})
+    named = [fault.split()[0].rstrip(":") for fault in refused.value.faults]
+    assert sorted(named) == sorted(
+        ["RUNWIRE_HOSTT", "port", "auth_url", "redis_url", "database_url", "service_secret", "public_url"]
+    )
+    assert "hush" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("auth_url", "auth.internal"),
+        ("auth_url", "https://ada:hush@auth.internal"),
+        ("auth_url", "https://auth.internal/?key=hush"),
+        ("redis_url", "http://ada:hush@redis"),
+        ("service_secret", "hush with spaces, of more than 32 characters"),
+        ("service_secret", "hüsh" * 10),
+    ],
+)
+def test_wrong_address_or_secret_is_refused_without_being_shown(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name) as refused:
+        load({name: value}, environ={})
+    assert "hush" not in refused.value.message
+    assert "hüsh" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:hush@redis:6379/0", "redis://redis:6379/0"),
+        ("rediss://ada:hush@redis/0?protocol=3", "rediss://redis/0"),
+        ("redis+sentinel://:hush@one:1,two:2/main", "redis+sentinel://one:1,two:2/main"),
+        ("redis+cluster://[::1]:7000", "redis+cluster://[::1]:7000"),
+        ("unix:///run/redis.sock?password=hush", "unix:///run/redis.sock"),
+        ("redis://:hu/sh@redis/0", "redis://…"),
+        ("redis://:12#hush@redis", "redis://…"),
+        ("redis://redis/0?password=hu@sh", "redis://…"),
+    ],
+)
+def test_url_of_redis_is_shown_without_its_password(url: str, shown: str) -> None:
+    settings = load({"redis_url": url}, environ={}).settings
+    assert settings.shown_redis_url == shown
+    assert "hush" not in repr(settings)
