@@ -451,7 +451,7 @@ class RunsMachine(RuleBasedStateMachine):
     def claim_all_there_is(self) -> None:
         """In the end whatever was answered, given back or lost is there for the next."""
         self.crash_and_reopen()
-        claims = self.do(self.storage.runs.claim("w9", agents=[], limit=999, user_limit=999))
+        claims = self.do(self.storage.runs.claim("w9", agents=["echo"], limit=999, user_limit=999))
         self.model.check_claims(claims, "w9", limit=999, user_limit=999, holding=None)
         assert not any(run.is_woken for run in self.model.of("waiting"))
 

@@ -75,7 +75,7 @@ async def test_lost_attempts_are_counted_and_hand_overs_are_not(adapter: Adapter
 
 async def test_claim_that_was_not_answered_is_no_lost_attempt(storage: Storage) -> None:
     claim = await begin(storage)
-    (again,) = await storage.runs.claim("w1", agents=[], limit=9, user_limit=9, holding=[])
+    (again,) = await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=9, holding=[])
     assert (again.run, again.attempt, again.lost) == (claim.run, 2, ())
     await assert_fenced(storage, claim, ordinal=1)
 

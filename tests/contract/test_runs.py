@@ -150,7 +150,7 @@ async def test_interrupt_ends_queued_runs_and_asks_the_running_one(storage: Stor
     assert [row.status for row in await storage.runs.list("usr_ada")] == ["queued", "cancelled", "cancelled", "running"]
     (signal,) = await storage.runs.signals("w1", {claim.run: 1})
     assert signal.cancel == CancelRequest(by="policy", reason="interrupt")
-    assert await storage.runs.claim("w1", agents=[], limit=10, user_limit=10) == []
+    assert await storage.runs.claim("w1", agents=["echo"], limit=10, user_limit=10) == []
     await append(storage, claim, started(), completed(), ordinal=0, end=COMPLETED)
     assert (await claim_one(storage)).run == last.run
 
@@ -170,19 +170,13 @@ async def test_claim_takes_the_oldest_queued_run_of_a_thread(storage: Storage) -
     assert (await claim_one(storage)).run == second.run
 
 
-async def test_run_of_an_agent_that_nobody_has_is_claimed_too(storage: Storage) -> None:
-    sent = await send(storage)
-    (claim,) = await storage.runs.claim("w1", agents=["other"], limit=1, user_limit=1)
-    assert (claim.run, claim.agent) == (sent.run, "echo")
-
-
 async def test_claims_at_once_never_share_a_run(storage: Storage) -> None:
     for _ in range(30):
         await send(storage)
     runs: list[str] = []
     for _ in range(2):  # where rows are passed over that another claim looks at, a second look finds the rest
         claims = await all_at_once(
-            [storage.runs.claim(f"w{place}", agents=[], limit=4, user_limit=100) for place in range(10)]
+            [storage.runs.claim(f"w{place}", agents=["echo"], limit=4, user_limit=100) for place in range(10)]
         )
         runs += [claim.run for some in claims for claim in some]
     assert len(runs) == len(set(runs)) == 30
@@ -191,17 +185,17 @@ async def test_claims_at_once_never_share_a_run(storage: Storage) -> None:
 async def test_user_has_at_most_so_many_active_runs(storage: Storage) -> None:
     for _ in range(5):
         await send(storage)
-    claims = await storage.runs.claim("w1", agents=[], limit=10, user_limit=3)
+    claims = await storage.runs.claim("w1", agents=["echo"], limit=10, user_limit=3)
     assert len(claims) == 3
-    assert await storage.runs.claim("w1", agents=[], limit=10, user_limit=3) == []
+    assert await storage.runs.claim("w1", agents=["echo"], limit=10, user_limit=3) == []
     await append(storage, claims[0], started(), completed(), ordinal=0, end=COMPLETED)
-    assert len(await storage.runs.claim("w1", agents=[], limit=10, user_limit=3)) == 1
+    assert len(await storage.runs.claim("w1", agents=["echo"], limit=10, user_limit=3)) == 1
 
 
 async def test_users_take_turns_within_a_claim(storage: Storage) -> None:
     for user in ("usr_a", "usr_a", "usr_a", "usr_b", "usr_c", "usr_b"):
         await send(storage, user=user)
-    claims = await storage.runs.claim("w1", agents=[], limit=5, user_limit=10)
+    claims = await storage.runs.claim("w1", agents=["echo"], limit=5, user_limit=10)
     assert [claim.user for claim in claims] == ["usr_a", "usr_b", "usr_c", "usr_a", "usr_b"]
 
 
@@ -222,23 +216,23 @@ async def test_lost_runs_are_claimed_first_and_at_once(adapter: Adapter) -> None
     await append(adapter.storage, claim, started(), ordinal=0)
     await send(adapter.storage, user="usr_bob")
     await adapter.crash()
-    claims = await adapter.storage.runs.claim("w2", agents=[], limit=10, user_limit=1)
+    claims = await adapter.storage.runs.claim("w2", agents=["echo"], limit=10, user_limit=1)
     assert [(one.user, one.attempt, one.ordinal) for one in claims] == [("usr_ada", 2, 1), ("usr_bob", 1, 0)]
     assert (claims[0].run, claims[0].handed_over) == (running.run, None)
-    assert await adapter.storage.runs.claim("w3", agents=[], limit=10, user_limit=1) == []
+    assert await adapter.storage.runs.claim("w3", agents=["echo"], limit=10, user_limit=1) == []
 
 
 async def test_run_whose_claim_was_not_answered_is_claimed_again_by_its_owner_alone(storage: Storage) -> None:
     sent = await send(storage)
     claim = await claim_one(storage)
-    assert await storage.runs.claim("w1", agents=[], limit=9, user_limit=9, holding=[claim.run, "run_x"]) == []
-    assert await storage.runs.claim("w2", agents=[], limit=9, user_limit=9, holding=[]) == []
-    (again,) = await storage.runs.claim("w1", agents=[], limit=9, user_limit=1, holding=["run_x"])
+    assert await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=9, holding=[claim.run, "run_x"]) == []
+    assert await storage.runs.claim("w2", agents=["echo"], limit=9, user_limit=9, holding=[]) == []
+    (again,) = await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=1, holding=["run_x"])
     assert (again.run, again.attempt, again.ordinal, again.handed_over) == (sent.run, 2, 0, None)
     late = Batch(run=claim.run, attempt=1, ordinal=0, events=(started(),))
     assert await storage.events.append([late]) == [Fenced()]
     await append(storage, again, started(), completed(), ordinal=0, end=COMPLETED)
-    assert await storage.runs.claim("w1", agents=[], limit=9, user_limit=9, holding=[]) == []
+    assert await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=9, holding=[]) == []
 
 
 async def test_released_run_is_claimed_at_once_and_says_why(storage: Storage) -> None:
@@ -252,7 +246,7 @@ async def test_released_run_is_claimed_at_once_and_says_why(storage: Storage) ->
     again = await claim_one(storage, "w2")
     assert (again.run, again.attempt, again.ordinal, again.handed_over) == (claim.run, 2, 1, "drained")
     await storage.runs.release(claim.run, 1, reason="drained")  # a stale attempt gives nothing back
-    assert await storage.runs.claim("w3", agents=[], limit=1, user_limit=9) == []
+    assert await storage.runs.claim("w3", agents=["echo"], limit=1, user_limit=9) == []
     await append(storage, again, thought("on"), ordinal=1)
 
 
@@ -271,7 +265,7 @@ async def test_cancelling_a_queued_run_ends_it_in_that_write(storage: Storage) -
     assert (row.status, row.started_seq, row.terminal_seq) == ("cancelled", None, 2)
     again = await storage.runs.cancel("usr_ada", sent.run, BY_USER)
     assert again == Cancelled(run=sent.run, thread=sent.thread, status="cancelled", committed=())
-    assert await storage.runs.claim("w1", agents=[], limit=1, user_limit=1) == []
+    assert await storage.runs.claim("w1", agents=["echo"], limit=1, user_limit=1) == []
 
 
 async def test_cancelling_a_running_run_asks_its_holder(storage: Storage) -> None:

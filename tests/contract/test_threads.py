@@ -83,7 +83,7 @@ async def test_deleting_a_thread_stops_its_runs(storage: Storage) -> None:
     await append(storage, claim, started(), completed(), ordinal=0, end=RunEnd(status="completed"))
     assert len(await storage.events.read_run(sent.run)) == 3
     assert [event.type for event in await storage.events.read_run(queued.run)] == ["user_message", "agent_cancelled"]
-    (left,) = await storage.runs.claim("w1", agents=[], limit=9, user_limit=9)
+    (left,) = await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=9)
     assert left.run == elsewhere.run
 
 

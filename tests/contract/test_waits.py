@@ -134,7 +134,7 @@ async def test_parked_run_is_held_by_nobody(storage: Storage) -> None:
     assert await storage.runs.signals("w1", {claim.run: 1}) == [Signal(run=claim.run, attempt=1, is_lost=True)]
     await storage.runs.release(claim.run, 1, reason="drained")
     await storage.runs.renew("w1", {claim.run: 1})
-    assert await storage.runs.claim("w1", agents=[], limit=9, user_limit=9, holding=[]) == []
+    assert await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=9, holding=[]) == []
     assert await journal(storage, claim) == ["user_message", "agent_started", "agent_waiting"]
 
 

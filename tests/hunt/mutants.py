@@ -21,7 +21,7 @@ class Mutant:
 
     @property
     def applied(self) -> str:
-        texts = dict(load("postgres_functions.sql"))
+        texts = {**load("postgres_functions.sql"), **load("postgres_claim_functions.sql")}
         for function, old, new in self.changes:
             if old not in texts[function]:
                 raise LookupError(f"{function} has no such text any more: {old}")

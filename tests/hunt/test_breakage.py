@@ -58,7 +58,7 @@ async def test_a_claim_that_is_executed_late_takes_nothing_from_its_own_worker(u
         await send(storage)
         late = held_back(network, "runwire_claim")
         claim: Callable[[PostgresStorage], Awaitable[list[Claim]]] = lambda one: one.runs.claim(  # noqa: E731
-            "w1", agents=[], limit=1, user_limit=1, holding=[]
+            "w1", agents=["echo"], limit=1, user_limit=1, holding=[]
         )
         with pytest.raises(Unavailable):
             await claim(network)
@@ -89,7 +89,7 @@ async def test_a_claim_whose_second_look_fails_keeps_what_the_first_one_took(
         monkeypatch.setattr(storage.database, "fetch", fail_the_second)
         async with storage.database.alone(statement_timeout_s=5) as other, other.transaction():
             await other.fetch("""SELECT 1 FROM "user" WHERE id = 'usr_bob' FOR NO KEY UPDATE""")
-            claims = await storage.runs.claim("w1", agents=[], limit=9, user_limit=9)
+            claims = await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=9)
         assert [claim.user for claim in claims] == ["usr_ada"]
         assert looks == 2
 

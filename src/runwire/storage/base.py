@@ -43,6 +43,7 @@ from runwire.storage.base_log import (
     Unstorable,
     WaitKind,
 )
+from runwire.storage.base_members import MAX_AGENTS, Member, MemberRow, Members, Offered
 from runwire.storage.base_runs import (
     Answer,
     Answered,
@@ -61,6 +62,7 @@ from runwire.storage.base_runs import (
 from runwire.storage.base_upkeep import BackedUp, Compacted, Stats, Trimmed, Upkeep
 
 __all__ = [
+    "MAX_AGENTS",
     "MAX_BATCH_EVENTS",
     "AlreadyStored",
     "Answer",
@@ -86,6 +88,10 @@ __all__ = [
     "Head",
     "IncomingMessage",
     "KeyRow",
+    "Member",
+    "MemberRow",
+    "Members",
+    "Offered",
     "OnActive",
     "OpenedWait",
     "Outcome",
@@ -259,6 +265,11 @@ class Storage(Protocol):
     @property
     def auth(self) -> AuthStore:
         """Tables of the auth service and their log of changes."""
+        ...
+
+    @property
+    def members(self) -> Members:
+        """The processes that serve this database, and their agents."""
         ...
 
     @property

@@ -176,13 +176,17 @@ class Runs(Protocol):
         user_limit: int,
         holding: Collection[str] | None = None,
         take_lost: bool = True,
+        take_orphans: bool = True,
     ) -> list[Claim]:
         """Take runs: those whose owner is lost first, then parked ones that were answered, then queued ones.
 
         Users in turn, and of each the oldest first. At most one active run per thread and `user_limit` running ones
         per user, exact also if many claim at once; a parked run is active in its thread and not in this limit.
         `attempt` moves by one for each claim.
-        A queued run whose agent is not in `agents` is claimed too (it must end visibly).
+
+        Lost, woken and queued runs alike are taken only if their agent is in `agents`, or is an orphan: no other member
+        whose word is good has it (`Members`), so that the run must end visibly. Only a lost run that was called off
+        needs no agent. A run that is passed over holds back those behind it in its thread, and nothing else.
 
         Args:
             worker: who asks; two workers never have the same name.
@@ -194,6 +198,9 @@ class Runs(Protocol):
             take_lost: whether to take runs whose lease has run out. A worker that was itself cut off from the database
                 must not, until it has been connected for a whole lease: all others were cut off with it. Runs that
                 were given back, and runs of another incarnation, are taken in any case.
+            take_orphans: whether to take runs whose agent nobody has. Where owners have leases the database allows it
+                only to a member that has announced itself without a gap for as long as its word is good: after an
+                outage, or a step of the database's clock, all others look as if they were gone.
 
         Raises:
             Unavailable: nothing was claimed, or the reply was lost; call again and say what is held.

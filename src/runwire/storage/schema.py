@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["Whole", "blob", "meta", "metadata", "pinned", "run", "segment", "thread", "user", "wait"]
+__all__ = ["Whole", "blob", "member", "meta", "metadata", "pinned", "run", "segment", "thread", "user", "wait"]
 
 metadata: Final = MetaData(
     naming_convention={
@@ -146,10 +146,20 @@ _QUEUED: Final = text("status = 'queued'")
 _RUNNING: Final = text("status = 'running'")
 _ACTIVE: Final = text("status IN ('running', 'waiting')")
 Index("run_queued", run.c.user_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
+Index("run_queued_of_agent", run.c.agent, run.c.user_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 Index("run_queued_of_thread", run.c.thread_key, run.c.key, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 Index("run_running", run.c.user_key, run.c.key, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
 _WOKEN: Final = text("status = 'waiting' AND woken_at IS NOT NULL")
 Index("run_woken", run.c.user_key, run.c.woken_at, run.c.key, sqlite_where=_WOKEN, postgresql_where=_WOKEN)
+Index(
+    "run_woken_of_agent",
+    run.c.agent,
+    run.c.user_key,
+    run.c.woken_at,
+    run.c.key,
+    sqlite_where=_WOKEN,
+    postgresql_where=_WOKEN,
+)
 # At most one active run per thread is the database's promise, not the code's.
 Index("run_one_active", run.c.thread_key, unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
 
@@ -211,5 +221,22 @@ blob: Final = Table(
     Column("data", LargeBinary, nullable=False),
     UniqueConstraint("run_key", "ref"),
     Index(None, "user_key", "ref"),
+    sqlite_strict=True,
+)
+
+member: Final = Table(
+    "member",  # the processes that serve this database
+    metadata,
+    Column("node", Text, primary_key=True),
+    _text("roles"),  # JSON
+    _text("agents"),  # JSON
+    _text("default_agent", null=True),
+    _text("version"),
+    _text("code", null=True),
+    _whole("since"),  # seen without a gap since then; ms of the database's clock, as all times here
+    _whole("seen_at"),
+    _whole("good_until"),  # until when what it says counts
+    _whole("left_at", null=True),  # it said goodbye
+    Index("member_by_age", "seen_at"),
     sqlite_strict=True,
 )

@@ -73,6 +73,7 @@ class FaultyStorage:
         self.runs: Any = _FaultyRuns(self._inner.runs)
         self.threads = self._inner.threads
         self.auth = self._inner.auth
+        self.members = self._inner.members
         self.upkeep = self._inner.upkeep
 
     @property

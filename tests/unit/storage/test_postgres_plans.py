@@ -54,7 +54,7 @@ async def life(storage: PostgresStorage, thread: str | None = None) -> str:
     key = str(time.monotonic_ns())
     sent = await send(storage, thread, key=key, fingerprint="f")
     await send(storage, sent.thread, on_active="interrupt")
-    (claim,) = await runs.claim("w1", agents=[], limit=5, user_limit=50)
+    (claim,) = await runs.claim("w1", agents=["echo"], limit=5, user_limit=50)
     wait = f"wt_{claim.run}"
     first = Batch(
         run=claim.run, attempt=1, ordinal=0, events=(started(), thought("x")), pinned=b"{}", blobs={"b": b"1"}
@@ -69,9 +69,9 @@ async def life(storage: PostgresStorage, thread: str | None = None) -> str:
     await runs.park(claim.run, 1, ordinal=3, waits=[wait], closing=[])
     await runs.fire_timers()
     await runs.answer("usr_ada", claim.run, wait, 1)
-    (claim,) = await runs.claim("w1", agents=[], limit=5, user_limit=50)
+    (claim,) = await runs.claim("w1", agents=["echo"], limit=5, user_limit=50)
     await runs.release(claim.run, 2, reason="drained")
-    await runs.claim("w1", agents=[], limit=5, user_limit=50)
+    await runs.claim("w1", agents=["echo"], limit=5, user_limit=50)
     last = Batch(run=claim.run, attempt=3, ordinal=3, events=(completed(),), end=DONE)
     await events.append([last])
     for cut in (True, False):

@@ -73,7 +73,7 @@ async def test_limits_are_exact_under_eight_claimers_with_connections_of_their_o
             storage = storages[worker]
             idle = 0
             while idle < 20 and len(ended) < 200:
-                claims = await storage.runs.claim(f"w{worker}", agents=[], limit=4, user_limit=user_limit)
+                claims = await storage.runs.claim(f"w{worker}", agents=["echo"], limit=4, user_limit=user_limit)
                 idle = 0 if claims else idle + 1
                 rows = await storage.database.fetch(
                     'SELECT u.id, count(*) FROM run r JOIN "user" u ON u.key = r.user_key'
@@ -118,7 +118,7 @@ class Crowd:
     async def worker(self, storage: PostgresStorage, name: str) -> None:
         held: dict[str, tuple[Claim, int]] = {}
         while self.goes_on():
-            claims = await storage.runs.claim(name, agents=[], limit=4, user_limit=9, holding=[*held])
+            claims = await storage.runs.claim(name, agents=["echo"], limit=4, user_limit=9, holding=[*held])
             held |= {claim.run: (claim, claim.ordinal) for claim in claims}
             await storage.runs.renew(name, {run: claim.attempt for run, (claim, _) in held.items()})
             batches = [_next(claim, ordinal) for claim, ordinal in held.values()]
@@ -165,7 +165,7 @@ async def test_what_somebody_holds_is_busy_and_is_stored_when_it_is_sent_again(
         async with asyncio.timeout(2):
             outcomes = await storage.events.append(batches)
         assert [type(outcome) for outcome in outcomes] == [Busy, Stored]
-        assert await storage.runs.claim("w2", agents=[], limit=9, user_limit=9) == []
+        assert await storage.runs.claim("w2", agents=["echo"], limit=9, user_limit=9) == []
     (outcome,) = await storage.events.append(batches[:1])
     assert isinstance(outcome, Stored)
 
@@ -244,7 +244,7 @@ async def test_answer_is_seen_whether_it_comes_before_the_parking_or_after(stora
             parked = group.create_task(storage.runs.park(claim.run, 1, ordinal=2, waits=[wait], closing=[]))
             group.create_task(storage.runs.answer("usr_ada", claim.run, wait, number))
         assert parked.result()
-        (again,) = await storage.runs.claim("w2", agents=[], limit=9, user_limit=9)
+        (again,) = await storage.runs.claim("w2", agents=["echo"], limit=9, user_limit=9)
         assert (again.run, again.attempt, again.is_resumed) == (claim.run, 2, True)
         await append(storage, again, completed(), ordinal=2, end=COMPLETED)
 
@@ -286,7 +286,9 @@ async def test_client_that_stops_reading_holds_no_lock(storage: PostgresStorage)
         claim_all = await connection.prepare(load("postgres.sql")["claim"])
         connection._transport.pause_reading()  # type: ignore[attr-defined]  # as SIGSTOP would
         async with asyncio.TaskGroup() as group:
-            stopped = group.create_task(claim_all.fetch("w2", 9, 9, None, 0, 2**62, 60_000, timeout=10))
+            stopped = group.create_task(
+                claim_all.fetch("w2", ["echo"], False, 9, 9, None, 0, 2**62, 60_000, timeout=10)
+            )
             until_s = asyncio.get_running_loop().time() + 3
             while (await storage.runs.get("usr_ada", claim.run)).attempt == 1:  # it is committed
                 assert asyncio.get_running_loop().time() < until_s
@@ -294,7 +296,7 @@ async def test_client_that_stops_reading_holds_no_lock(storage: PostgresStorage)
             connection._transport.resume_reading()  # type: ignore[attr-defined]  # and SIGCONT
         (row,) = stopped.result()
         assert row["run"] == claim.run
-    (again,) = await storage.runs.claim("w2", agents=[], limit=9, user_limit=9, holding=[])
+    (again,) = await storage.runs.claim("w2", agents=["echo"], limit=9, user_limit=9, holding=[])
     assert again.pinned == pinned
 
 
@@ -315,7 +317,7 @@ async def test_long_values_go_in_several_statements(storage: PostgresStorage) ->
 async def test_lease_runs_out_by_the_databases_clock_and_is_renewed_while_nobody_took_the_run(url: str) -> None:
     async with opened(url, 2, lease_s=0.4) as (holder, other):
         claim = await running(holder)
-        assert await other.runs.claim("w2", agents=[], limit=9, user_limit=9) == []
+        assert await other.runs.claim("w2", agents=["echo"], limit=9, user_limit=9) == []
         until_s = asyncio.get_running_loop().time() + 10
         while not await holder.database.fetchval("SELECT lease_until < runwire_now() FROM run"):
             assert asyncio.get_running_loop().time() < until_s
@@ -323,11 +325,11 @@ async def test_lease_runs_out_by_the_databases_clock_and_is_renewed_while_nobody
         # Run out, and nobody took it: it goes on, renewed or not.
         await append(holder, claim, thought("late"), ordinal=1)
         assert await holder.runs.signals("w1", {claim.run: 1}) == []
-        assert await other.runs.claim("w2", agents=[], limit=9, user_limit=9, take_lost=False) == []
-        assert await holder.runs.claim("w1", agents=[], limit=9, user_limit=9, holding=[claim.run]) == []
+        assert await other.runs.claim("w2", agents=["echo"], limit=9, user_limit=9, take_lost=False) == []
+        assert await holder.runs.claim("w1", agents=["echo"], limit=9, user_limit=9, holding=[claim.run]) == []
         await holder.runs.renew("w1", {claim.run: 1})
         assert not await holder.database.fetchval("SELECT lease_until < runwire_now() - 300 FROM run")
-        while not (taken := await other.runs.claim("w2", agents=[], limit=9, user_limit=9)):
+        while not (taken := await other.runs.claim("w2", agents=["echo"], limit=9, user_limit=9)):
             assert asyncio.get_running_loop().time() < until_s
             await asyncio.sleep(0.02)
         assert (taken[0].attempt, taken[0].ordinal, taken[0].lost) == (2, 2, (1,))

@@ -158,7 +158,7 @@ async def test_what_goes_round_is_the_same(source: Path, tmp_path: Path) -> None
     (parked,) = [run.run for run in await after.runs.list(ann.user) if run.status == "waiting"]
     assert (await after.runs.answer(ann.user, parked, "wt_ann0", {"of": "ann"})).committed is None
     assert (await after.runs.answer(ann.user, parked, "wt_ann1", 1)).is_parked
-    assert [claim.run for claim in await after.runs.claim("w", agents=[], limit=9, user_limit=9)] == [parked]
+    assert [claim.run for claim in await after.runs.claim("w", agents=["echo"], limit=9, user_limit=9)] == [parked]
     *_, called_off = await after.runs.cancel_user(bob.user, CancelRequest(by="revoked"))
     assert (called_off.status, len(await after.events.read_run(called_off.run))) == ("cancelled", 7)
     ended = [run for run in await after.runs.list(ann.user) if run.status == "completed"]
@@ -199,7 +199,7 @@ def test_every_column_is_exported_or_left_out_for_a_reason() -> None:
     for table, out in left_out.items():
         columns = {column.name for column in metadata.tables[table].columns} - out - renamed
         assert columns <= fields[kinds.get(table, table)], table
-    others = {"meta", "pinned", "auth_counter", "auth_event", "auth_session", "auth_signing_key", "auth_link"}
+    others = {"meta", "pinned", "auth_counter", "auth_event", "auth_session", "auth_signing_key", "auth_link", "member"}
     assert set(metadata.tables) == set(left_out) | others | {"auth_ticket"}
 
 

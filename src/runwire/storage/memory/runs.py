@@ -81,9 +81,16 @@ class MemoryRuns:
         user_limit: int,
         holding: Collection[str] | None = None,
         take_lost: bool = True,
+        take_orphans: bool = True,
     ) -> builtins.list[Claim]:
         """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`. Without leases none can run out."""
         state = self._state
+
+        def may_take(run: Run) -> bool:
+            if run.agent in agents or (run.status == "running" and run.cancel is not None):
+                return True
+            now, others = now_ms(), [one for one in state.members.values() if one.member.node != worker]
+            return take_orphans and not any(one.is_good(now) and run.agent in one.member.agents for one in others)
 
         def is_lost(run: Run) -> bool:
             if run.owner != state.incarnation:
@@ -91,11 +98,13 @@ class MemoryRuns:
             return holding is not None and run.worker == worker and run.id not in holding
 
         with state.lock:
-            lost = [run for run in state.runs.values() if run.status == "running" and is_lost(run)]
+            running = [run for run in state.runs.values() if run.status == "running"]
+            lost = [run for run in running if is_lost(run) and may_take(run)]
             claims = [self._claim(run, worker) for run in lost[:limit]]
             # Each after those before it were taken: they count against their users' limits.
             for waiting in (self._woken, self._queued):
-                for run in self._in_turn(waiting(), user_limit)[: limit - len(claims)]:
+                takeable = [run for run in waiting() if may_take(run)]
+                for run in self._in_turn(takeable, user_limit)[: limit - len(claims)]:
                     state.turn += 1
                     state.user(run.user).turn = state.turn
                     claims.append(self._claim(run, worker))

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from runwire.errors import NotFound
 from runwire.protocol.events import AgentCancelled, emitted, pack
-from runwire.storage.base import CancelRequest, Committed, RunStatus, WaitKind
+from runwire.storage.base import CancelRequest, Committed, Member, RunStatus, WaitKind
 from runwire.storage.batches import packed_size
 from runwire.storage.clock import now_ms
 from runwire.storage.memory.auth import MemoryAuthStore
+from runwire.storage.offering import CLOCK_SLACK_MS
 
-__all__ = ["UNFINISHED", "Run", "Segment", "State", "Thread", "User", "Wait"]
+__all__ = ["UNFINISHED", "Present", "Run", "Segment", "State", "Thread", "User", "Wait"]
 
 UNFINISHED: frozenset[RunStatus] = frozenset({"queued", "running", "waiting"})
 
@@ -126,6 +127,25 @@ class Wait:
     value: bytes | None = None  # of an answer, JSON
 
 
+@dataclass(slots=True, kw_only=True)
+class Present:
+    """A member, and for how long its word is good."""
+
+    member: Member
+    since: int
+    seen_at: int
+    good_until: int
+    left_at: int | None = None
+
+    def is_good(self, now: int) -> bool:
+        """Return whether what it said counts."""
+        return self.seen_at <= now + CLOCK_SLACK_MS and self.good_until > now
+
+    def has_gap(self, now: int) -> bool:
+        """Return whether it was away, should it be there now."""
+        return not -CLOCK_SLACK_MS <= now - self.seen_at <= (self.good_until - self.seen_at) // 2
+
+
 class State:
     """All tables of one database."""
 
@@ -139,6 +159,7 @@ class State:
         self.threads: dict[str, Thread] = {}
         self.runs: dict[str, Run] = {}
         self.waits: dict[str, Wait] = {}
+        self.members: dict[str, Present] = {}
         self.auth = MemoryAuthStore()  # has its own lock
 
     def user(self, user: str) -> User:

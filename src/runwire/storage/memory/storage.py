@@ -8,6 +8,7 @@ from typing import Final
 from runwire.errors import Unavailable
 from runwire.storage.base import AuthStore
 from runwire.storage.memory.log import MemoryEventLog
+from runwire.storage.memory.members import MemoryMembers
 from runwire.storage.memory.runs import MemoryRuns
 from runwire.storage.memory.state import State
 from runwire.storage.memory.threads import MemoryThreads
@@ -23,10 +24,12 @@ class MemoryStorage:
         self._state = state or State()
         with self._state.lock:
             self._state.incarnation += 1
+            self._state.members.clear()  # those of a process that is gone
         self._is_closed = False
         self.events: Final = MemoryEventLog(self._state)
         self.runs: Final = MemoryRuns(self._state)
         self.threads: Final = MemoryThreads(self._state)
+        self.members: Final = MemoryMembers(self._state)
         self.upkeep: Final = MemoryUpkeep(self._state)
 
     @property

@@ -16,4 +16,5 @@ REVISIONS: Final = (
     "0004_waits",
     "0005_postgres",
     "0006_postgres_auth",
+    "0007_members",
 )

@@ -115,8 +115,9 @@ class PostgresRuns:
         user_limit: int,
         holding: Collection[str] | None = None,
         take_lost: bool = True,
+        take_orphans: bool = True,
     ) -> builtins.list[Claim]:
-        """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`. Its agents decide nothing."""
+        """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`."""
         claims: builtins.list[Claim] = []
         as_of, lost_until = await self._as_of(worker)
         for look in range(_LOOKS):
@@ -124,7 +125,8 @@ class PostgresRuns:
                 await asyncio.sleep(_COMMIT_S * look * (0.5 + random.random()))  # noqa: S311 - to meet once only
             held = None if holding is None else [*holding, *(claim.run for claim in claims)]
             limits = (max(limit - len(claims), 0), max(user_limit, 0))
-            values = (worker, *limits, held, as_of, lost_until if take_lost else 0, self._lease_ms)
+            asked = (worker, [*agents], take_orphans, *limits)
+            values = (*asked, held, as_of, lost_until if take_lost else 0, self._lease_ms)
             try:
                 rows = await self._database.fetch(_SQL["claim"], *values, is_urgent=True)
                 pinned = await self._pinned([row["run"] for row in rows if row["has_pinned"]])

@@ -33,6 +33,10 @@ INSERT INTO meta (key, log) VALUES (1, ?1) ON CONFLICT DO NOTHING
 -- name: become_owner
 UPDATE meta SET incarnation = incarnation + 1 WHERE key = 1 RETURNING log, incarnation
 
+-- Whoever owned the file before is gone.
+-- name: forget_members
+DELETE FROM member
+
 -- A write that needs room on the disk, as every other does; a row that stays as it is would not be written. Of the
 -- turns only their order counts.
 -- name: ping
@@ -302,14 +306,17 @@ SELECT incarnation FROM meta WHERE key = 1
 -- What was running under another owner (a dead one, or nobody after a hand-over), and what this very worker owns
 -- without knowing: it is not among what it says it holds, a JSON array or null.
 -- The index is named because the planner, for the order's sake, would rather walk through all runs there ever were.
+-- Of agents that the worker has (?5), or that nobody else has (not in ?6, JSON arrays; null: of its own alone).
 -- name: lost_runs
 SELECT key FROM run INDEXED BY run_running WHERE status = 'running'
   AND (owner IS NOT ?1 OR (worker = ?3 AND ?4 IS NOT NULL AND id NOT IN (SELECT value FROM json_each(?4))))
+  AND (cancel_by IS NOT NULL OR agent IN (SELECT value FROM json_each(?5))
+    OR (?6 IS NOT NULL AND agent NOT IN (SELECT value FROM json_each(?6))))
 ORDER BY key LIMIT ?2
 
 -- Users in turn: each one's first candidate before anybody's second, and among these who was served longest ago.
 -- `people` steps from user to user through the index, and of each at most ?1 runs are looked at, so that one user's
--- thousand queued runs cost nobody else.
+-- thousand queued runs cost nobody else. Agents as of `lost_runs`: here ?3 and ?4.
 -- name: queued_runs
 WITH RECURSIVE people (user_key) AS (
   SELECT min(user_key) FROM run WHERE status = 'queued'
@@ -324,6 +331,8 @@ SELECT key FROM (
   FROM people JOIN user u ON u.key = people.user_key JOIN run r ON r.key IN (
     SELECT q.key FROM run q
     WHERE q.user_key = u.key AND q.status = 'queued'
+      AND (q.agent IN (SELECT value FROM json_each(?3))
+        OR (?4 IS NOT NULL AND q.agent NOT IN (SELECT value FROM json_each(?4))))
       AND NOT EXISTS (SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
       AND NOT EXISTS (SELECT 1 FROM run o WHERE o.thread_key = q.thread_key AND o.status = 'queued' AND o.key < q.key)
     ORDER BY q.key LIMIT ?1)
@@ -347,6 +356,8 @@ SELECT key FROM (
   FROM people JOIN user u ON u.key = people.user_key JOIN run r ON r.key IN (
     SELECT q.key FROM run q
     WHERE q.user_key = u.key AND q.status = 'waiting' AND q.woken_at IS NOT NULL
+      AND (q.agent IN (SELECT value FROM json_each(?3))
+        OR (?4 IS NOT NULL AND q.agent NOT IN (SELECT value FROM json_each(?4))))
     ORDER BY q.woken_at, q.key LIMIT ?1)
 )
 WHERE place + active <= ?1

@@ -104,6 +104,7 @@ def _open(path: Path, lock: OwnerLock) -> Prepared:
         begin_history(connection)
         connection.execute(_SQL["make_meta"], (secrets.token_hex(6),))
         log, incarnation = connection.execute(_SQL["become_owner"]).fetchall()[0]
+        connection.execute(_SQL["forget_members"])
     except BaseException:
         connection.close()
         raise

@@ -31,6 +31,7 @@ from runwire.storage.sql import load
 from runwire.storage.sqlite.cancelling import Unfinished, call_off
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.log import Stretch, extend
+from runwire.storage.sqlite.members import agents_elsewhere
 from runwire.storage.sqlite.threads import add_thread, find_thread, user_key
 from runwire.storage.sqlite.waiting import Parked, answer, answers, due, fire, park
 
@@ -67,24 +68,25 @@ class SqliteRuns:
         user_limit: int,
         holding: Collection[str] | None = None,
         take_lost: bool = True,
+        take_orphans: bool = True,
     ) -> builtins.list[Claim]:
-        """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`.
-
-        Which agents a worker has decides nothing here, and without leases none can run out.
-        """
+        """Take runs: lost ones, woken ones, queued ones; see `Runs.claim`. Without leases none can run out."""
         owner = self._database.incarnation
         held = None if holding is None else msgspec.json.encode([*holding]).decode()
+        own = msgspec.json.encode([*agents]).decode()
 
         def work(connection: sqlite3.Connection) -> builtins.list[Claim]:
             ((newest,),) = connection.execute(_SQL["owner"]).fetchall()
             if newest != owner:
                 # Its lock file was removed: every run of the new owner would look like one that was lost.
                 raise Unavailable("Another server owns this data file now: stop this one.")
-            lost = connection.execute(_SQL["lost_runs"], (owner, limit, worker, held)).fetchall()
+            elsewhere = agents_elsewhere(connection, worker) if take_orphans else None
+            lost = connection.execute(_SQL["lost_runs"], (owner, limit, worker, held, own, elsewhere)).fetchall()
             claims = [_claim(connection, key, owner=owner, worker=worker) for (key,) in lost]
             # Each after those before it were taken: they count against their users' limits.
             for block in ("woken_runs", "queued_runs"):
-                for (key,) in connection.execute(_SQL[block], (user_limit, limit - len(claims))).fetchall():
+                values = (user_limit, limit - len(claims), own, elsewhere)
+                for (key,) in connection.execute(_SQL[block], values).fetchall():
                     ((turn,),) = connection.execute(_SQL["next_turn"]).fetchall()
                     connection.execute(_SQL["serve_user"], (key, turn))
                     claims.append(_claim(connection, key, owner=owner, worker=worker))

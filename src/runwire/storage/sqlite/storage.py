@@ -11,6 +11,7 @@ from runwire.storage.sql import load
 from runwire.storage.sqlite.auth import SqliteAuthStore
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.log import SqliteEventLog
+from runwire.storage.sqlite.members import SqliteMembers
 from runwire.storage.sqlite.runs import SqliteRuns
 from runwire.storage.sqlite.threads import SqliteThreads
 from runwire.storage.sqlite.upkeep import SqliteUpkeep
@@ -31,6 +32,7 @@ class SqliteStorage:
         self.runs: Final = SqliteRuns(database)
         self.threads: Final = SqliteThreads(database)
         self.auth: Final = SqliteAuthStore(database)
+        self.members: Final = SqliteMembers(database)
         self.upkeep: Final = SqliteUpkeep(database)
         self._proved_at_s = float("-inf")
 

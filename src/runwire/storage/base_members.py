@@ -1,0 +1,103 @@
+"""The port of members: the processes that serve this database, and which agents they have."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import msgspec
+
+__all__ = ["MAX_AGENTS", "MAX_MEMBERS", "Member", "MemberRow", "Members", "Offered"]
+
+MAX_AGENTS: Final = 1_000  # of one process
+MAX_MEMBERS: Final = 10_000  # rows kept; a process that is started again and again leaves one each time
+_NAME: Final = 255  # characters of a node's or agent's name
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An immutable record of a port; it holds no cycle, which spares the garbage collector (`events.EventData`)."""
+
+
+class Member(_Value, frozen=True):
+    """What a process says of itself.
+
+    Raises:
+        ValueError: more agents than `MAX_AGENTS`, or a name of over 255 characters.
+    """
+
+    node: str  # its name; a restart is another member. A worker claims under the same name
+    roles: tuple[str, ...]  # of "gateway", "worker", "auth"
+    agents: tuple[str, ...] = ()  # that its worker has
+    default_agent: str | None = None  # that somebody chose; a worker's only agent is nobody's choice
+    version: str = ""  # release of Runwire
+    code: str | None = None  # version of its agents' code, as `agent_started` tells it
+
+    def __post_init__(self) -> None:
+        if len(self.agents) > MAX_AGENTS:
+            raise ValueError(f"{len(self.agents)} agents; a process may have {MAX_AGENTS}")
+        for name in (self.node, *self.roles, *self.agents):
+            if not 0 < len(name) <= _NAME:
+                raise ValueError(f"a name has 1 to {_NAME} characters, not {len(name)}")
+
+
+class MemberRow(_Value, frozen=True):
+    """A member as the database knows it; times are its own, ms UTC."""
+
+    member: Member
+    since: int  # it has announced itself since then without a gap
+    seen_at: int  # when it last did
+    left_at: int | None  # when it said goodbye
+    is_live: bool  # it may be counted on: seen not longer ago than its word is good for, and not gone
+
+
+class Offered(_Value, frozen=True):
+    """Which agents may be asked."""
+
+    names: tuple[str, ...] = ()  # sorted
+    default: str | None = None  # who answers when none is named; None: it must be said
+
+
+class Members(Protocol):
+    """The processes that serve this database. A hint of who is there; who owns a run is decided by `Runs` alone.
+
+    A member's word is good for `absent_s`: so long after it was last seen, or has said goodbye, its agents count as
+    its own. The database's clock decides, and without one the machine's.
+    """
+
+    @property
+    def absent_s(self) -> float:
+        """For how long what a member of this process says is good."""
+        ...
+
+    async def announce(self, member: Member) -> bool:
+        """Say, or say again, that a process is there; whose who were not seen for a day are removed.
+
+        Of more than `MAX_MEMBERS` rows those that were seen last are kept. Any number may call at once.
+
+        Returns:
+            Whether others must look: it was not there, or had other agents or another default.
+
+        Raises:
+            Unavailable: said or not, nobody knows; call again.
+        """
+        ...
+
+    async def leave(self, node: str) -> None:
+        """Say goodbye. Its agents count as there for `absent_s` from now, so that who comes next finds its runs.
+
+        Raises:
+            Unavailable: said or not, nobody knows.
+        """
+        ...
+
+    async def offered(self) -> Offered:
+        """Return which agents may be asked: those of all workers that were seen within a day.
+
+        Of a worker that said goodbye only as long as its word is good, unless no worker is live: then what was there
+        last comes back. `default` is the only name; or else, of the defaults that live workers chose (of all, if
+        none of the live ones has), the one first by name: so all gateways choose alike, whoever was seen last.
+        """
+        ...
+
+    async def list(self) -> list[MemberRow]:
+        """List all members, those that were seen last first."""
+        ...
