@@ -6,11 +6,12 @@ BIN    := $(VENV)/bin
 # uv must trust the system's certificates where a company's own are installed.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: setup check test demo chaos bench docs format
+.PHONY: setup check test demo cluster chaos bench docs format
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   start the server with the guide agent (PORT=8000)"
+	@echo "make cluster  the same as many processes on this machine: PostgreSQL, Redis, gateways, workers, auth service"
 	@echo "make test   everything a release needs"
 	@echo "make check  format, lint, types, import contracts, files of deploy/, unit tests"
 	@echo "make chaos  the long fault campaigns    make bench  the figures    make docs  the generated reference"
@@ -48,6 +49,10 @@ test: setup
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m runwire dev runwire.guide:agent --port $(PORT)
+
+cluster: setup
+	@$(BIN)/uv sync --quiet --frozen --inexact --extra postgres --extra redis --python $(BIN)/python
+	@$(BIN)/python -m runwire cluster runwire.guide:agent --port $(PORT)
 
 chaos: setup
 	@$(BIN)/python tests/unified_test_runner.py --category campaign --max-workers 1
