@@ -155,6 +155,28 @@ class PostgresServer:
             "pg_basebackup", "-h", "127.0.0.1", "-p", str(self.port), "-U", ADMIN, "-D", data, "-c", "fast", *options
         )
 
+    def put_back(self, copy: Path, *signals: str, **settings: str) -> None:
+        """Put a copy of its files in the place of them, as somebody does who restores a backup, and start it on that.
+
+        Args:
+            copy: what `base_backup` made.
+            signals: files that say how to start, such as `recovery.signal`.
+            settings: for that start.
+        """
+        self.stop("immediate")
+        shutil.rmtree(self.data)
+        shutil.copytree(copy, self.data, copy_function=shutil.copy2)
+        lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
+        with (self.data / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+        for name in signals:
+            (self.data / name).touch()
+        if self._user is not None:
+            for path in (self.data, *self.data.rglob("*")):
+                shutil.chown(path, self._user)
+        self.data.chmod(0o700)
+        self.restart()
+
     async def promote(self) -> None:
         """Make a standby a primary; it takes writes when this returns."""
         await self._admin("SELECT pg_promote(true, 30)")

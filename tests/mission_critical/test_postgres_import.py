@@ -129,6 +129,22 @@ async def test_file_whose_end_is_damaged_leaves_nothing_of_a_resumed_import(
     await import_database(url, written(file, whole))
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("UPDATE thread SET title = 'another' WHERE title IS NOT NULL", "a value differs"),
+        ("DELETE FROM auth_key WHERE id = 'key_1'", "1 of 2 api_key"),
+    ],
+)
+async def test_what_the_database_does_not_have_at_the_end_is_named(
+    change: str, fault: str, file: Path, url: str, postgres_server: PostgresServer
+) -> None:
+    assert await killed_at(postgres_server, url, file, "LOCK TABLE segment") > 0
+    await postgres_server.execute(url, change)
+    with pytest.raises(ProtocolError, match=fault):
+        await import_database(url, file)
+
+
 async def test_database_that_servers_use_is_not_imported_into(file: Path, url: str) -> None:
     storage = await PostgresStorage.open(url)
     with pytest.raises(Conflict, match="Servers use this database"):
