@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,16 +12,19 @@ from runwire.errors import ConfigurationError
 from runwire.storage.base import Bus, Storage
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.migrations import REVISIONS
+from runwire.storage.placed import ALONE, Placed, PlaceOf
 
-__all__ = ["is_postgres", "migrate_storage", "open_bus", "open_storage", "with_driver", "with_redis"]
+__all__ = ["is_postgres", "migrate_storage", "open_bus", "open_placed", "open_storage", "with_driver", "with_redis"]
 
 
-async def open_storage(url: str, *, lease_s: float = 6.0) -> Storage:
+async def open_storage(url: str, *, lease_s: float = 6.0, place: PlaceOf = ALONE, may_be_away: bool = False) -> Storage:
     """Open `memory://`, `sqlite:///abs/path.db` (created and migrated when it is new), or `postgresql://…` (migrated).
 
     Args:
         url: of the database.
         lease_s: how long a claim is good for, where owners have leases: on PostgreSQL.
+        place: which of several databases it is.
+        may_be_away: whether one that does not answer is opened all the same; see `PostgresDatabase.open`.
 
     Raises:
         ConfigurationError: no such scheme, no path, the file cannot be owned or opened, or the database is not ready.
@@ -38,11 +41,57 @@ async def open_storage(url: str, *, lease_s: float = 6.0) -> Storage:
         return await SqliteStorage.open(_path(url))
     if is_postgres(url):
         with with_driver():
+            from runwire.storage.postgres.database import PostgresDatabase
             from runwire.storage.postgres.storage import PostgresStorage
-        return await PostgresStorage.open(url, lease_s=lease_s)
+        database = await PostgresDatabase.open(url, lease_s=lease_s, place=place, may_be_away=may_be_away)
+        return PostgresStorage(database)
     # Not the URL itself: it may carry a password.
     known = "postgresql://HOST/DATABASE, sqlite:///abs/path.db or memory://"
     raise ConfigurationError([f"A database URL is {known}; this one has another scheme."])
+
+
+async def open_placed(urls: Sequence[str], *, shown: Sequence[str], lease_s: float = 6.0) -> Placed[Storage]:
+    """Open several databases, in their order. The first must answer; the others may be away.
+
+    Args:
+        urls: PostgreSQL, at least one.
+        shown: the same as they may be shown.
+        lease_s: how long a claim is good for.
+
+    Raises:
+        ConfigurationError: every fault of every database: what `open_storage` says, or that one has another place.
+        Unavailable: the first one does not answer. Nothing is open.
+    """
+    opened: list[Storage] = []
+    faults: list[str] = []
+    try:
+        for number, (url, name) in enumerate(zip(urls, shown, strict=True)):
+            place = PlaceOf(number=number, places=len(urls), of_set=_set_of(opened))
+            try:
+                opened.append(await open_storage(url, lease_s=lease_s, place=place, may_be_away=number > 0))
+            except ConfigurationError as error:
+                faults += [fault if len(urls) == 1 else f"database_url: {name}: {fault}" for fault in error.faults]
+            if not opened:
+                break  # without the first nobody knows which set the others must be of
+    except BaseException:
+        await _close(opened)
+        raise
+    if faults:
+        await _close(opened)
+        raise ConfigurationError(faults)
+    return Placed(opened)
+
+
+async def _close(storages: Iterable[Storage]) -> None:
+    for storage in storages:
+        await storage.close()
+
+
+def _set_of(opened: Sequence[Storage]) -> str | None:
+    database = (
+        getattr(opened[0], "database", None) if opened else None
+    )  # as `open_bus`: whoever has no PostgreSQL need not have its driver
+    return getattr(database, "place_set", None) or None
 
 
 def open_bus(storage: Storage, redis_url: str | None = None, redis_prefix: str = "runwire") -> Bus:

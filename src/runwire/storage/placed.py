@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from runwire.storage.base import Bus, Storage
 
-__all__ = ["Place", "Placed", "alone", "place_of"]
+__all__ = ["ALONE", "Place", "PlaceOf", "Placed", "alone", "place_of"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -60,6 +60,18 @@ class Placed(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._each)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceOf:
+    """Which of how many databases one is to be."""
+
+    number: int  # from 0 on
+    places: int
+    of_set: str | None = None  # whose; None: that of whoever is the first
+
+
+ALONE: Final = PlaceOf(number=0, places=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,9 @@ meta: Final = Table(
     _text("log"),  # identity of this history (DESIGN §4)
     _whole("incarnation", zero=True),  # moves by one each time a process becomes the owner
     _whole("turn", zero=True),  # counts claims, so that users are served in turn
+    _text("place_set", null=True),  # of several databases with users placed on them: which ones; NULL: it stands alone
+    _whole("place", null=True),  # which of them, from 0
+    _whole("places", null=True),  # how many they are
     CheckConstraint("key = 1", name="one_row"),
     sqlite_strict=True,
 )

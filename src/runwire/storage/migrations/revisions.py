@@ -17,4 +17,5 @@ REVISIONS: Final = (
     "0005_postgres",
     "0006_postgres_auth",
     "0007_members",
+    "0008_places",
 )
