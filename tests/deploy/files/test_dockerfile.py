@@ -94,3 +94,27 @@ def test_the_build_is_sent_what_it_copies_and_nothing_else(stages: list[list[dic
     copied = {word for value in _of(stages[0], "COPY") for word in value.split()[:-1]}
     assert sent == copied
     assert all((ROOT / path).exists() for path in copied)
+    # A link to what was not sent would be a hole in the package.
+    for link in (path for folder in copied for path in (ROOT / folder).rglob("*") if path.is_symlink()):
+        assert link.resolve().relative_to(ROOT).parts[0] in copied, link
+
+
+def test_every_package_has_a_wheel_for_the_images_python(stages: list[list[dict[str, Any]]]) -> None:
+    # The image it is built in has no compiler.
+    version = re.search(r"python:3\.(\d+)", stages[0][0]["value"])
+    assert version
+    right = re.compile(
+        rf"-(?:cp3{version[1]}-cp3{version[1]}|cp3\d+-abi3)-manylinux\S*_(x86_64|aarch64)|-(none-any)\.whl"
+    )
+    packages = {one["name"]: one for one in tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]}
+    own = packages["runwire"]
+    left = [*own["dependencies"], *own["optional-dependencies"]["postgres"], *own["optional-dependencies"]["redis"]]
+    seen: set[str] = set()
+    while left:
+        package = packages[left.pop()["name"]]
+        if package["name"] not in seen:
+            seen.add(package["name"])
+            left += package.get("dependencies", [])
+            wheels = [found for wheel in package.get("wheels", []) if (found := right.search(wheel["url"]))]
+            assert any(found[2] for found in wheels) or {found[1] for found in wheels} == {"x86_64", "aarch64"}, package
+    assert {"asyncpg", "redis", "uvicorn"} <= seen
