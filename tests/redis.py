@@ -92,6 +92,10 @@ class RedisServer:
         said = subprocess.run([self.binary, "--version"], capture_output=True, text=True, check=True).stdout
         return tuple(int(part) for part in re.findall(r"v=(\d+)\.(\d+)\.(\d+)", said)[0])
 
+    def option(self, name: str) -> str:
+        """Return what it was told in its configuration."""
+        return dict(self.options)[name]
+
     def kill(self) -> None:
         """End it with SIGKILL; whatever it held is gone."""
         if self._process is not None and self.is_running:

@@ -113,6 +113,7 @@ def committed(*, log: str = "log_1", user: str = "usr_1", seq: int = 1, size: in
 
 async def test_commits_reach_a_follower_whole_and_in_order(server: RedisServer) -> None:
     async with processes(server) as (one, other):
+        await one.follow()  # what it says itself comes back to it
         said = [committed(seq=seq) for seq in range(1, 301)]
         for message in said:
             one.bus.publish(message)
@@ -291,6 +292,16 @@ async def test_who_reads_too_slowly_is_cut_off_and_looks(server: RedisServer) ->
         await other.hears(committed(seq=1_000))
 
 
+async def test_what_was_said_into_a_half_open_connection_is_made_good(server: RedisServer) -> None:
+    async with processes(server) as (one, other):
+        mouth = one.bus._links[0]._mouth
+        assert mouth._writer is not None
+        mouth._writer.transport.pause_reading()  # type: ignore[attr-defined]  # no answer arrives
+        one.bus.publish(committed())
+        await one.hears(*LOOK_AGAIN)  # it has connected again
+        assert LOOK in await other.hears(LOOK)  # whether or not the commit had arrived
+
+
 async def test_many_come_back_without_a_storm(server: RedisServer) -> None:
     async with processes(server, 20) as made:
         server.kill()
@@ -326,6 +337,20 @@ async def test_refused_password_is_a_fault_at_the_start_and_an_outage_later(
             await asyncio.to_thread(server.restart)
             await one.hears(*LOOK_AGAIN)
     assert PASSWORD not in str(lines)
+
+
+async def test_user_of_redis_needs_no_more_than_the_documentation_grants(server: RedisServer) -> None:
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "add-redis.md"
+    (line,) = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("ACL SETUSER")]
+    assert server.execute(*line.replace("PASSWORD", PASSWORD).split()) == b"+OK\r\n"
+    url = f"redis://runwire:{PASSWORD}@{server.address}"
+    one, other = Process(url), Process(url)
+    async with carrying(one, other):
+        await other.follow()
+        one.bus.publish(committed())
+        assert await other.hears(committed()) == [committed()]
+    with pytest.raises(ConfigurationError, match="refuses what the bus does there"):
+        await Process(url, prefix="another").bus.run()
 
 
 async def test_redis_that_is_away_at_the_start_stops_nobody(server: RedisServer) -> None:

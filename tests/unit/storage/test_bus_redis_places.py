@@ -34,14 +34,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServ
             folder / str(number),
             binary=_BINARY,
             password=PASSWORD,
-            options=[("cluster-enabled", "yes"), ("cluster-node-timeout", "2000"), ("masterauth", PASSWORD)],
+            options=[
+                ("cluster-enabled", "yes"),
+                ("cluster-port", str(RedisServer(folder).port)),  # else 10,000 more than its own, which may be too much
+                ("cluster-node-timeout", "2000"),
+                ("masterauth", PASSWORD),
+            ],
         )
         for number in range(3)
     ]
     for number, node in enumerate(nodes):
         first, after = SLOTS * number // 3, SLOTS * (number + 1) // 3
         assert node.execute("CLUSTER", "ADDSLOTSRANGE", str(first), str(after - 1)) == b"+OK\r\n"
-        node.execute("CLUSTER", "MEET", "127.0.0.1", str(nodes[0].port))
+        node.execute("CLUSTER", "MEET", "127.0.0.1", str(nodes[0].port), nodes[0].option("cluster-port"))
     yield nodes
     for node in nodes:
         node.remove()
