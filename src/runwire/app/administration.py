@@ -15,11 +15,12 @@ from runwire.auth.service import users
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Settings
 from runwire.storage.base import Bus, BusMessage, CancelRequest, Storage, Wake
-from runwire.storage.open import migrate_storage, open_storage
+from runwire.storage.open import migrate_storage, open_placed
+from runwire.storage.placed import Placed
 from runwire.storage.sqlite.control import Absent, Verb, ask
 from runwire.storage.sqlite.lock import OwnedElsewhere
 
-__all__ = ["Call", "Verbs", "administer", "database_path", "migrate", "opened", "where", "work_through"]
+__all__ = ["Call", "Verbs", "administer", "database_path", "migrate", "opened", "opened_all", "where", "work_through"]
 
 _OWNER_WAIT_S: Final = 10.0  # a starting server owns the file before it takes commands
 _OWNER_POLL_S: Final = 0.05
@@ -62,8 +63,8 @@ async def work_through(settings: Settings, steps: Callable[[Call], Awaitable[T]]
     until_s = loop.time() + _OWNER_WAIT_S
     while True:
         try:
-            async with opened(settings) as storage:
-                return await steps(_called_here(storage))
+            async with opened_all(settings) as storages:
+                return await steps(_called_here(storages))
         except OwnedElsewhere as owned:
             if owned.owner and owned.owner.socket:
                 with contextlib.suppress(_Gone):
@@ -78,8 +79,8 @@ class _Gone(Exception):
     """The socket that the lock file names has nobody behind it, or nobody free: the verb was not carried out."""
 
 
-def _called_here(storage: Storage) -> Call:
-    verbs = Verbs(storage, None).table()
+def _called_here(storages: Placed[Storage]) -> Call:
+    verbs = Verbs(storages, None).table()
 
     async def call(verb: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
         done: dict[str, Any] = await verbs[verb](arguments)
@@ -120,23 +121,28 @@ async def migrate(settings: Settings) -> str:
     """Create or upgrade the database, and say what it was and is."""
     if settings.database_url is None:
         _make_folder(settings.data_dir)
-    before, after = await migrate_storage(settings.storage_url)
-    async with opened(settings) as storage:
-        await storage.ping()
-        done = f"is up to date at {after}" if before == after else f"went from {before or 'nothing'} to {after}"
-        return f"{settings.shown_url} {done} (log {storage.log})"
+    done: list[str] = []
+    for url in settings.storage_urls:
+        before, after = await migrate_storage(url)
+        done.append(f"is up to date at {after}" if before == after else f"went from {before or 'nothing'} to {after}")
+    async with opened_all(settings) as storages:
+        for storage in storages:
+            await storage.ping()
+        told = zip(settings.shown_urls, done, storages, strict=True)
+        return "\n".join(f"{url} {what} (log {storage.log})" for url, what, storage in told)
 
 
 class Verbs:
     """What the command line may ask of whoever owns the database.
 
     Args:
-        storage: the database.
+        storages: the databases; accounts are in the first one.
         bus: wakes the parts of the running server; None: none runs.
     """
 
-    def __init__(self, storage: Storage, bus: Bus | None) -> None:
-        self._storage = storage
+    def __init__(self, storages: Placed[Storage], bus: Bus | None) -> None:
+        self._storages = storages
+        self._storage = storages.first
         self._bus = bus
 
     def table(self) -> dict[str, Verb]:
@@ -174,7 +180,7 @@ class Verbs:
         self._tell(Wake(topic="auth"))
         # After the change, so that no new run of theirs can slip in between.
         request = CancelRequest(by="revoked", reason="access was withdrawn")
-        cancelled = await self._storage.runs.cancel_user(row.user, request)
+        cancelled = await self._storages.of(row.user).runs.cancel_user(row.user, request)
         self._tell(*(committed for run in cancelled for committed in run.committed), Wake(topic="signals"))
         return {"user": row.user}
 
@@ -195,19 +201,19 @@ class Verbs:
         self._tell(Wake(topic="auth"))
         return {"key": key}
 
-    async def storage_stats(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        """Give the figures of the database."""
-        figures: dict[str, Any] = msgspec.to_builtins(await self._storage.upkeep.stats())
+    async def storage_stats(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Give the figures of a database."""
+        figures: dict[str, Any] = msgspec.to_builtins(await self._at(arguments).upkeep.stats())
         return figures
 
     async def storage_compact(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Compact some runs; the caller asks again while there are more."""
-        done = await self._storage.upkeep.compact(ended_before=arguments["ended_before"], runs=COMPACTED_RUNS)
+        done = await self._at(arguments).upkeep.compact(ended_before=arguments["ended_before"], runs=COMPACTED_RUNS)
         return {"runs": done.runs, "events": done.events, "freed_bytes": done.freed_bytes, "has_more": done.has_more}
 
     async def storage_trim(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Delete some runs that are over their time; the caller asks again while there are more."""
-        done = await self._storage.upkeep.trim(
+        done = await self._at(arguments).upkeep.trim(
             ended_before=arguments["ended_before"], deleted_before=arguments["deleted_before"], runs=COMPACTED_RUNS
         )
         return {"runs": done.runs, "freed_bytes": done.freed_bytes, "has_more": done.has_more}
@@ -215,6 +221,11 @@ class Verbs:
     async def where(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         """Say that no server runs; the one that does answers otherwise."""
         return {"url": None, "link": None}
+
+    def _at(self, arguments: dict[str, Any]) -> Storage:
+        """Return the database that the caller means, the first if none is named."""
+        place: int = arguments.get("place", 0)
+        return tuple(self._storages)[place]
 
     def _tell(self, *messages: BusMessage) -> None:
         if self._bus is not None:
@@ -231,32 +242,41 @@ async def _all_users(storage: Storage) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, patience_s: float = 0.0) -> AsyncIterator[Storage]:
-    """Open the configured database, making its folder; closed when the block ends.
+async def opened_all(settings: Settings, *, patience_s: float = 0.0) -> AsyncIterator[Placed[Storage]]:
+    """Open the configured databases, making the folder of the embedded one; closed when the block ends.
 
     Args:
-        settings: where it is.
+        settings: where they are.
         patience_s: how long to wait for an owner that takes no commands: that is a command, done in a moment.
 
     Raises:
         OwnedElsewhere: a living process has it.
-        ConfigurationError: it cannot be opened.
+        ConfigurationError: one cannot be opened.
+        Unavailable: the first one does not answer; others may be away, and each call to such a one says so.
     """
     if settings.database_url is None:
         _make_folder(settings.data_dir)
-    storage = await _open(settings, patience_s=patience_s)
+    storages = await _open(settings, patience_s=patience_s)
     try:
-        yield storage
+        yield storages
     finally:
-        await storage.close()
+        for storage in storages:
+            await storage.close()
 
 
-async def _open(settings: Settings, *, patience_s: float) -> Storage:
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, *, patience_s: float = 0.0) -> AsyncIterator[Storage]:
+    """Open the database that has everybody's accounts: the only one, or the first; see `opened_all`."""
+    async with opened_all(settings, patience_s=patience_s) as storages:
+        yield storages.first
+
+
+async def _open(settings: Settings, *, patience_s: float) -> Placed[Storage]:
     loop = asyncio.get_running_loop()
     until_s = loop.time() + patience_s
     while True:
         try:
-            return await open_storage(settings.storage_url, lease_s=settings.lease_s)
+            return await open_placed(settings.storage_urls, shown=settings.shown_urls, lease_s=settings.lease_s)
         except Unavailable as error:
             reason = type(error.__cause__ or error).__name__
             sentence = f"The database server of {settings.shown_url} does not answer ({reason}); is it there?"

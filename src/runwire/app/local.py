@@ -44,7 +44,7 @@ def control_sockets(
         return {"url": url, "link": await sign_in()}
 
     async def run() -> None:
-        control = ControlSocket(database, Verbs(storage, bus).table() | {"where": where})
+        control = ControlSocket(database, Verbs(Placed([storage]), bus).table() | {"where": where})
         control.open()
         await control.run()
 

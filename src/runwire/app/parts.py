@@ -29,6 +29,7 @@ from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.app import rooms
 from runwire.app.doors import Asgi, Doors
+from runwire.app.figures import registry_of
 from runwire.app.local import control_sockets
 from runwire.auth.client import AuthClient
 from runwire.auth.follower import Follower
@@ -41,6 +42,7 @@ from runwire.gateway.health import HealthRoutes
 from runwire.guide import docs_root
 from runwire.runtime.upkeep import Caretaker
 from runwire.runtime.worker import Worker
+from runwire.runtime.workshop import Workshop
 from runwire.settings import Settings
 from runwire.storage.base import Storage, Wake
 from runwire.storage.placed import Place, Placed
@@ -118,7 +120,10 @@ def assemble(ground: Ground) -> Assembled:
         gateway = _make_gateway(ground, client, auth_app)
         parts += [way, Part(run=gateway.run, drain=gateway.drain)]
     if "worker" in roles:
-        parts += [part for place in ground.places for part in _worker(ground, place, follower)]
+        workshop = Workshop(rooms.worker_settings(ground.settings))
+        registries = registry_of(ground.places, ground.registry)
+        for place in ground.places:
+            parts += _worker(ground, place, follower, workshop, registries[place.number])
     parts += [Part(run=run) for run in control_sockets(ground.places, ground.place, ground.sign_in)]
     is_followed = bool(roles & {"gateway", "worker"})
     health = HealthRoutes(
@@ -232,8 +237,10 @@ def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway
     )
 
 
-def _worker(ground: Ground, place: Place, follower: Follower) -> list[Part]:
-    """Return what runs the user's code of one database, and looks after that."""
+def _worker(
+    ground: Ground, place: Place, follower: Follower, workshop: Workshop, registry: CollectorRegistry
+) -> list[Part]:
+    """Return what runs the user's code for one database, and looks after that."""
     assert ground.agents is not None, "whoever has this role has loaded them"
     agents, view = ground.agents, follower.view
 
@@ -254,13 +261,15 @@ def _worker(ground: Ground, place: Place, follower: Follower) -> list[Part]:
         rooms.worker_settings(ground.settings),
         is_allowed=is_allowed,
         who=who,
-        registry=ground.registry,
+        registry=registry,
+        workshop=workshop,
     )
     follower.on_change(worker.recheck)
 
     async def check(announce: Announce) -> None:
         default = f" (default {agents.default})" if len(agents.names) > 1 and agents.default else ""
-        announce("agents", ", ".join(agents.names) + default)
+        if place is ground.places.first:
+            announce("agents", ", ".join(agents.names) + default)
 
-    caretaker = Caretaker(place.storage.upkeep, rooms.upkeep_settings(ground.settings), registry=ground.registry)
+    caretaker = Caretaker(place.storage.upkeep, rooms.upkeep_settings(ground.settings), registry=registry)
     return [Part(run=worker.run, check=check, drain=worker.drain), Part(run=caretaker.run)]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from runwire.agents.load import Agents, load_agents
-from runwire.app.administration import opened, where
+from runwire.app.administration import opened_all, where
 from runwire.errors import ConfigurationError, RunwireError
 from runwire.settings import Settings
+from runwire.storage.base import Bus, Storage
 from runwire.storage.open import migrate_storage, open_bus
-from runwire.storage.placed import Place, Placed, alone
+from runwire.storage.placed import Place, Placed
 from runwire.storage.sqlite.lock import OwnedElsewhere
 
 __all__ = ["prepare", "raise_file_limit"]
@@ -36,10 +37,15 @@ async def prepare(
     listener: socket.socket | None = None
     try:
         if settings.is_shared and settings.environment == "development":
-            await migrate_storage(settings.storage_url)  # elsewhere it is a step of its own: `runwire migrate`
-        storage = await stack.enter_async_context(opened(settings, patience_s=_COMMAND_S))
-        bus = open_bus(storage, settings.redis_url, settings.redis_prefix)
-        places = alone(storage, bus, shown=settings.shown_url)
+            for url in settings.storage_urls:  # elsewhere it is a step of its own: `runwire migrate`
+                await migrate_storage(url)
+        storages = await stack.enter_async_context(opened_all(settings, patience_s=_COMMAND_S))
+        places = Placed(
+            [
+                Place(number=number, shown=shown, storage=storage, bus=_bus(settings, storage, number))
+                for number, (shown, storage) in enumerate(zip(settings.shown_urls, storages, strict=True), 1)
+            ]
+        )
     except OwnedElsewhere as owned:
         faults.append(await _describe_owner(settings, owned))
     except ConfigurationError as error:
@@ -57,6 +63,12 @@ async def prepare(
     if faults or places is None or listener is None:
         raise ConfigurationError(faults)
     return places, agents, listener
+
+
+def _bus(settings: Settings, storage: Storage, number: int) -> Bus:
+    """Return the bus of one of the databases; on one Redis each has its own channels."""
+    prefix = settings.redis_prefix if len(settings.storage_urls) == 1 else f"{settings.redis_prefix}.{number}"
+    return open_bus(storage, settings.redis_url, prefix)
 
 
 def raise_file_limit() -> None:

@@ -18,7 +18,7 @@ from runwire.app.logs import configure_logging
 from runwire.app.parts import Announce, Ground, Part, assemble
 from runwire.app.prepare import prepare, raise_file_limit
 from runwire.app.rooms import server_settings
-from runwire.errors import RunwireError
+from runwire.errors import RunwireError, Unavailable
 from runwire.gateway.server import Server, make_server
 from runwire.settings import Loaded, Settings
 from runwire.storage.placed import Place, Placed
@@ -54,12 +54,22 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce, takes_signa
     async with contextlib.AsyncExitStack() as stack:
         places, agents, listener = await prepare(settings, stack)
         for place in places:
-            await place.storage.ping()
-            announce("database", f"{place.shown} (log {place.storage.log})")
+            announce("database", await _greeted(place, is_first=place is places.first))
         process = _Process(settings, places, agents, listener, takes_signals=takes_signals)
         if takes_signals:  # the process is the server's own
             _spare_collector()
         await process.run(ready=ready, announce=announce)
+
+
+async def _greeted(place: Place, *, is_first: bool) -> str:
+    """Say which database answers. One that does not, but for the first, keeps nobody waiting who lives elsewhere."""
+    try:
+        await place.storage.ping()
+    except Unavailable:
+        if is_first:
+            raise
+        return f"{place.shown} does not answer: whoever lives there is told to come back"
+    return f"{place.shown} (log {place.storage.log})"
 
 
 def _spare_collector() -> None:
