@@ -11,6 +11,8 @@ from tests.postgres import PostgresServer
 pytest.register_assert_rewrite(
     "tests.chaos.oracle",
     "tests.chaos.people",
+    "tests.cluster.deployment",
+    "tests.cluster.screen",
     "tests.mission_critical.fleet",
     "tests.mission_critical.killing",
     "tests.mission_critical.troubles",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.cluster.deployment import Cluster
 from tests.postgres import PostgresServer
 
-pytest.register_assert_rewrite("tests.cluster.deployment")
+AGENTS = Path(__file__).with_name("agents.py")
 
 
 @pytest.fixture(scope="session")
 def started(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     url = asyncio.run(postgres_server.create_database())
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), url)
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), url, agents=AGENTS)
     asyncio.run(cluster.start())
     yield cluster
     asyncio.run(cluster.end())
@@ -24,6 +25,7 @@ def started(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 async def cluster(started: Cluster) -> Cluster:
     """Return the deployment, with everybody there."""
+    (started.marks / "over").unlink(missing_ok=True)
     for process in started.processes:
         if not process.is_running:
             await process.start()

@@ -111,6 +111,7 @@ class Cluster:
             "database_url": url,
             "lease_s": LEASE_S,
             "service_secret": SECRET,
+            "agents": ["nowhere.py"],  # whoever is no worker does not even look for them
             "public_url": f"http://127.0.0.1:{gateway_ports[0]}",
             "allowed_origins": [f"http://127.0.0.1:{port}" for port in gateway_ports],
             **({} if redis_url is None else {"redis_url": redis_url, "redis_prefix": f"test-{folder.name}"}),
@@ -144,9 +145,14 @@ class Cluster:
 
     async def start(self) -> None:
         """Start all: at once, as an operator does; a gateway waits for its auth service."""
-        async with asyncio.TaskGroup() as tasks:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for process in self.processes:
+                    tasks.create_task(process.start())
+        except BaseException:
             for process in self.processes:
-                tasks.create_task(process.start())
+                await process.kill9()
+            raise
 
     async def end(self) -> None:
         """Kill what runs, and see that nobody has said what he should not."""

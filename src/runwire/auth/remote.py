@@ -133,6 +133,7 @@ class Jwks:
         self._keys: PublicKeys = {}
         self._loaded_s = 0.0
         self._failed_s: float | None = None  # when the last read failed; None: it did not
+        self._reason = ""  # why it did
         self._refetched_s: float | None = None
 
     async def keys(self) -> PublicKeys:
@@ -140,7 +141,7 @@ class Jwks:
         now_s = self._monotonic_s()
         if not self._keys:
             if self._failed_s is not None and now_s - self._failed_s < _JWKS_RETRY_S:
-                raise _no_keys()
+                raise Unavailable(self._reason, retry_after_s=1.0)
             await self._reading.outcome()
         elif now_s - self._loaded_s > _JWKS_MAX_AGE_S and not self._failed_within(now_s, self._refetch_s):
             self._reading.start()  # nobody waits for it
@@ -157,7 +158,7 @@ class Jwks:
             self._refetched_s = now_s
             await self._reading.outcome()
         elif self._failed_s is not None:
-            raise _no_keys()
+            raise Unavailable(self._reason, retry_after_s=1.0)
         return self._keys
 
     def _failed_within(self, now_s: float, seconds: float) -> bool:
@@ -166,12 +167,8 @@ class Jwks:
     async def _load(self) -> None:
         try:
             self._keys = await self._read()
-        except Unavailable:
-            self._failed_s = self._monotonic_s()
+        except Unavailable as error:
+            self._failed_s, self._reason = self._monotonic_s(), error.message
             raise
         self._failed_s = None
         self._loaded_s = self._monotonic_s()
-
-
-def _no_keys() -> Unavailable:
-    return Unavailable("The auth service shows no usable keys; try again.", retry_after_s=1.0)

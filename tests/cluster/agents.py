@@ -1,0 +1,46 @@
+"""Agents of a deployment of many processes: they say who runs them, and go on until they are told."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from runwire.agents.context import Context
+
+
+async def look_up(query: str) -> dict[str, str]:
+    """Say who found it."""
+    return {"found": f"all about {query}", "by": str(os.getpid())}
+
+
+async def golden(ctx: Context, message: str) -> AsyncIterator[str]:
+    """Think, call one tool, stream an answer."""
+    await ctx.thinking(f"thinking about {message}")
+    found = await ctx.tool(look_up, query=message)
+    for word in f"I found {found['found']}".split():
+        yield word + " "
+        await asyncio.sleep(0.005)
+
+
+def _note(run: str) -> bool:
+    with Path(f"walked-{run}").open("a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()}\n")
+    return Path("over").exists()
+
+
+async def one_more(run: str) -> bool:
+    """Leave a mark, and say whether it is over."""
+    await asyncio.sleep(0.05)
+    return await asyncio.to_thread(_note, run)
+
+
+async def walk(ctx: Context, message: str) -> AsyncIterator[str]:
+    """Deterministic: say numbers, a step before each, until the file `over` is there."""
+    n, is_over = 0, False
+    while not is_over:
+        is_over = await ctx.tool(one_more, run=ctx.run)
+        yield f"[{n}]"
+        n += 1
+
+
+agents = {"golden": golden, "walk": walk}
