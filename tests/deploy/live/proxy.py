@@ -16,7 +16,7 @@ from tests.deploy.processes import DEPLOY
 
 NGINX_FILE = DEPLOY / "proxy" / "runwire.nginx.conf"
 CADDY_FILE = DEPLOY / "proxy" / "Caddyfile"
-READ_TIMEOUT_S = 2.0  # in the place of 75 s: a test of quiet sockets waits longer than this
+READ_TIMEOUT_S = 3.0  # in the place of 75 s: a test of quiet sockets waits longer than this
 _PATIENCE_S = 15.0
 
 _NGINX_MAIN = """
@@ -70,7 +70,11 @@ class Proxy:
         self._output: IO[bytes] = (folder / "output.log").open("wb")
         words, environ = self._nginx(upstream_port) if kind == "nginx" else self._caddy(upstream_port)
         self._process = subprocess.Popen(words, stdout=self._output, stderr=self._output, env=environ)
-        self._until_up()
+        try:
+            self._until_up()
+        except BaseException:
+            self.stop()
+            raise
 
     def logs(self) -> str:
         """Return everything it has written anywhere."""

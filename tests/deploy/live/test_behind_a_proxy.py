@@ -15,7 +15,7 @@ from tests.deploy.live.proxy import CADDY_FILE, NGINX_FILE, READ_TIMEOUT_S, Prox
 from tests.mission_critical.deployment import Deployment
 from tests.outside import Outside, assert_one_run
 
-PING_S = 0.25  # an eighth of the proxy's patience
+PING_S = 0.25  # a twelfth of the proxy's patience
 ATTEMPTS = 30  # failed sign-ins of one address until it must wait
 SECRET = "s3cr3t" * 8
 
@@ -26,8 +26,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     settings = deployment.probes / "runwire.toml"
     settings.write_text(settings.read_text(encoding="utf-8") + 'trusted_proxies = ["127.0.0.1"]\n', encoding="utf-8")
     asyncio.run(deployment.start())
-    yield deployment
-    asyncio.run(deployment.kill9())
+    try:
+        asyncio.run(deployment.key("ann"))
+        yield deployment
+    finally:
+        asyncio.run(deployment.kill9())
 
 
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
@@ -157,13 +160,14 @@ def test_no_secret_is_logged_when_the_server_is_away(kind: str, tmp_path: Path) 
 
 
 async def test_a_quiet_socket_outlives_the_patience_of_nginx_and_a_reload(server: Deployment, tmp_path: Path) -> None:
+    key = await server.key("ann")
     proxy = Proxy("nginx", server.process.port, tmp_path)
-    ann = Outside(proxy.url, await server.key("ann"))
+    ann = Outside(proxy.url, key)
     try:
         async with ann.connected():
             with pytest.raises(TimeoutError):
                 # Nothing but pings comes; a socket that was closed would raise something else.
-                async with asyncio.timeout(READ_TIMEOUT_S * 1.5):
+                async with asyncio.timeout(READ_TIMEOUT_S + 1.0):
                     await ann.frame()
             await asyncio.to_thread(proxy.reload)  # which cuts no socket either
             sent = await ann.send("still here", agent="plain")
