@@ -70,7 +70,9 @@ async def open_placed(urls: Sequence[str], *, shown: Sequence[str], lease_s: flo
             try:
                 opened.append(await open_storage(url, lease_s=lease_s, place=place, may_be_away=number > 0))
             except ConfigurationError as error:
-                faults += [fault if len(urls) == 1 else f"database_url: {name}: {fault}" for fault in error.faults]
+                if len(urls) == 1:
+                    raise  # it may be one that says who has the file
+                faults += [f"database_url: {name}: {fault}" for fault in error.faults]
             if not opened:
                 break  # without the first nobody knows which set the others must be of
     except BaseException:

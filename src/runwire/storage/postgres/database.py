@@ -126,16 +126,17 @@ class PostgresDatabase:
         database._may_be_half = is_importing
         database._place = place
         try:
-            await database._open()
+            # Who may be away keeps nobody waiting for long who lives elsewhere.
+            await database._open(database.limit_s if may_be_away else _OPEN_S)
         except Unavailable:
             if not may_be_away:
                 raise
         return database
 
-    async def _open(self) -> None:
+    async def _open(self, timeout_s: float) -> None:
         with starting():
-            async with asyncio.timeout(_OPEN_S):
-                connection = await self._servers.connect(settings=self._settings(), timeout_s=_OPEN_S)
+            async with asyncio.timeout(timeout_s):
+                connection = await self._servers.connect(settings=self._settings(), timeout_s=timeout_s)
                 try:
                     await self._examine(connection)
                     self._idle.append(await self._welcome(connection, transaction_s=self.limit_s))
@@ -361,6 +362,10 @@ class PostgresDatabase:
             _logger.error("database_went_back", log=known, by_bytes=lsn - row["lsn"])
             await connection.execute(_SQL["begin_history"], row["log"], secrets.token_hex(6), secrets.token_hex(8))
             row = await self._identity(connection, transaction_s)
+        if not row["log"].endswith(f"@{row['timeline']}"):
+            # Standbys that are promoted apart from each other begin timelines of one number: a name tells them apart.
+            await connection.execute(_SQL["name_history"], row["log"], f"{secrets.token_hex(6)}@{row['timeline']}")
+            row = await self._identity(connection, transaction_s)
         log = _log_of(row)
         self._lsn = max(self._lsn, row["lsn"]) if log == self._log else row["lsn"]
         return log
@@ -438,7 +443,7 @@ def identity_of(log: str, system_identifier: int, timeline: str, oid: int) -> st
     """Return the identity of a history: another one, if any of these is another.
 
     Args:
-        log: of the table `meta`, random, made with the first tables.
+        log: of the table `meta`, random, given to each timeline by who finds it first.
         system_identifier: of the cluster, made by `initdb`.
         timeline: moves when a standby is promoted or a backup is recovered.
         oid: of the database in its cluster: a copy beside the original is another history.
