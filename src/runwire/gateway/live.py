@@ -13,13 +13,13 @@ from runwire.errors import Unavailable
 from runwire.gateway.identities import Standing
 from runwire.protocol.codes import CloseCode
 
-__all__ = ["Listener", "Live", "Patience"]
+__all__ = ["READ_S", "Listener", "Live", "Patience"]
 
 T = TypeVar("T")
 
 _BACK_S: Final = (1.0, 5.0)  # a hello is waited for 5 s: by then those who never say it have made room
 _GONE_S: Final = 5.0  # a drain waits so long for the sockets to close
-_READ_S: Final = 2.0  # for one read; a page takes milliseconds. Pings and a listener's own deadlines wait no longer
+READ_S: Final = 2.0  # for one read; a page takes milliseconds. Pings and a listener's own deadlines wait no longer
 
 
 class Listener(Protocol):
@@ -153,7 +153,7 @@ class Patience:
             Unavailable: it did not answer in time, or `cut` was called.
         """
         try:
-            async with asyncio.timeout(_READ_S) as self._limit:
+            async with asyncio.timeout(READ_S) as self._limit:
                 return await reading
         except TimeoutError as error:
             raise Unavailable("The database does not answer.") from error

@@ -10,7 +10,7 @@ import msgspec
 
 from runwire.protocol import events, frames
 from runwire.protocol.events import StoredEvent, View
-from runwire.storage.base import Head
+from runwire.storage.base import Head, Page
 
 __all__ = ["Budget", "Entry", "Ring"]
 
@@ -124,6 +124,12 @@ class Ring:
         self.size_bytes = 0
         self._last_all = self._last_lifecycle = 0 if at == 0 else None
 
+    def move(self, *, at: int, log: str) -> None:
+        """Begin anew in another history; each subscription then tells its reader so, once."""
+        if log != self.log:
+            self.restart(at=at, log=log)
+            self.wake()
+
     def extend(self, stored: Iterable[StoredEvent], *, through: int) -> None:
         """Take events that continue the ring; those already here are skipped."""
         for event in stored:
@@ -132,6 +138,15 @@ class Ring:
         self.through = max(self.through, through)
         self.seen = max(self.seen, self.through)
         self._trim()
+
+    def take(self, page: Page) -> bool:
+        """Take what was read from the log beyond the ring; return whether that is all there is, and was heard of."""
+        if page.log != self.log:
+            self.move(at=page.head, log=page.log)
+        elif page.floor > self.through:
+            self.restart(at=page.floor, log=page.log)
+        self.extend(page.events, through=page.through)
+        return self.through >= max(page.head, self.seen) or page.through >= page.head
 
     def empty(self) -> None:
         """Give up the events kept; the ring goes on from where it is, and readers behind that read the log."""

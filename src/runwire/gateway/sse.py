@@ -13,7 +13,7 @@ from runwire.auth.identity import Identity
 from runwire.errors import NotFound, RunwireError, Unavailable
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.identities import Standing
-from runwire.gateway.live import Live, Patience
+from runwire.gateway.live import READ_S, Live, Patience
 from runwire.gateway.subscription import Opened, Subscription, Subscriptions, Taken
 from runwire.protocol import events, frames
 from runwire.protocol.codes import CloseCode
@@ -325,7 +325,7 @@ class LongPoll:
             self._wake.clear()  # before looking
             taken = await self._patience.read(subscription.take(size_bytes=_TAKE_BYTES))
             if taken is None:
-                if encoded or self._is_over or not await _is_woken(self._wake, deadline_s):
+                if encoded or self._is_over or not await self._has_more(deadline_s):
                     break
                 continue
             if taken.is_deleted:
@@ -346,6 +346,15 @@ class LongPoll:
             "events": [msgspec.Raw(frame) for frame in encoded],
         }
         return msgspec.json.encode(answer)
+
+    async def _has_more(self, deadline_s: float) -> bool:
+        """Wait for something to take; return False if nothing came in time."""
+        if not self._subscription.is_behind:
+            return await _is_woken(self._wake, deadline_s)
+        # It is known to be there: an answer without it would be wrong, and a database is not waited for as an agent is.
+        if await _is_woken(self._wake, asyncio.get_running_loop().time() + READ_S):
+            return True
+        raise Unavailable("The database does not answer.", retry_after_s=1.0)
 
 
 async def _is_woken(wake: asyncio.Event, deadline_s: float) -> bool:

@@ -17,12 +17,13 @@ from runwire.gateway.ring import Ring
 from runwire.gateway.tail import Tail
 from runwire.protocol import events, frames
 from runwire.protocol.events import StoredEvent, View
-from runwire.storage.base import Storage
+from runwire.storage.base import Page, Storage
 
 __all__ = ["Opened", "Subscription", "Subscriptions", "Taken"]
 
 _PAGE_EVENTS: Final = 500  # of one read of the log
 _FIRST_EVENTS: Final = 50  # of a subscription's first one: who waits for a history sees that it begins
+_RING_EVENTS: Final = 500  # who is no further behind is served from the ring, which the tail fills for many at once
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,7 @@ class Subscription:
         self._last_seq: int | None = None if position else 0  # of this view up to `_sent_seq`; None: not looked up yet
         self._bare_from = position  # while it is looked up: after this seq there is none
         self._page_events = _FIRST_EVENTS
+        self._next_page: Page | None = None  # what comes next, if looking back has read it along
 
     @property
     def through(self) -> int:
@@ -73,14 +75,19 @@ class Subscription:
         ring = self._ring
         return ring.is_deleted or ring.log != self.log or self._sent_seq < ring.through
 
+    @property
+    def is_behind(self) -> bool:
+        """Return whether there is something that `take` has not got yet: it is being read, and a wake-up follows."""
+        return self._ring.has_hole
+
     def take_kept(self, *, size_bytes: int) -> Taken | None:
         """Return what `take` would if the ring has it, as a rule, and nothing is to be waited for; else None."""
         ring = self._ring
-        if self._last_seq is None or ring.is_deleted or ring.log != self.log:
+        if ring.is_deleted or ring.log != self.log or not ring.start <= self._sent_seq < ring.through:
             return None
-        if not ring.start <= self._sent_seq < ring.through:
-            return None
-        return self._take_from_ring(size_bytes, self._last_seq)
+        if self._last_seq is None:
+            self._last_seq = ring.last_before(self._sent_seq, self.view)
+        return None if self._last_seq is None else self._take_from_ring(size_bytes, self._last_seq)
 
     async def take(self, *, size_bytes: int) -> Taken | None:
         """Return what comes next, about so many bytes of it; None: nothing yet.
@@ -113,6 +120,7 @@ class Subscription:
     def advance(self, taken: Taken) -> None:
         """Move the cursor behind what was taken."""
         self._sent_seq = taken.through
+        self._next_page = None  # it was about what came next before
         self._last_seq = taken.position
         if taken.reset:
             self.log = taken.reset.log
@@ -131,14 +139,21 @@ class Subscription:
         known = self._ring.last_before(self._sent_seq, self.view)
         if known is not None:
             return known
+        if self._ring.start < self._bare_from <= self._ring.through:
+            self._bare_from = self._ring.start
         floor = 0
         while self._bare_from > floor:
             # Mostly the first one looked at is it. How far this came is kept: who waits for it may give up.
             end = self._bare_from
-            start = max(0, end - (1 if end == self._sent_seq else _PAGE_EVENTS))
+            is_first = end == self._sent_seq
+            start = max(0, end - (1 if is_first else _PAGE_EVENTS))
             through, found = start, 0
             while through < end:
-                page = await self._storage.events.read(self.thread, after=through, limit=end - through)
+                # Behind the ring what comes next is wanted too: one read brings both.
+                limit = self._page_events if is_first and end < self._ring.start else end - through
+                page = await self._storage.events.read(self.thread, after=through, limit=limit)
+                if is_first:
+                    self._next_page = page
                 if page.log != self.log or page.head < end:
                     return self._sent_seq  # of another history: what is read next finds that out
                 seqs = [e.seq for e in page.events if e.seq <= end and events.view_has(self.view, e.type)]
@@ -168,8 +183,13 @@ class Subscription:
 
     async def _take_from_log(self, size_bytes: int, position: int) -> Taken:
         limit, self._page_events = self._page_events, _PAGE_EVENTS
-        page = await self._storage.events.read(self.thread, after=self._sent_seq, limit=limit, size_bytes=size_bytes)
+        page, self._next_page = self._next_page, None
+        if page is None or page.log != self.log or page.through <= self._sent_seq:
+            after = self._sent_seq
+            page = await self._storage.events.read(self.thread, after=after, limit=limit, size_bytes=size_bytes)
         if page.log != self.log:
+            # Before the tail has noticed. The ring must not stay behind, or it would lead back to what is over.
+            self._ring.move(at=page.head, log=page.log)
             return await self._reset(log=page.log, reason="log_changed")
         if page.floor > self._sent_seq:
             return await self._reset(log=page.log, reason="trimmed")
@@ -180,6 +200,8 @@ class Subscription:
             # A page ends with a whole segment, which may be far more than one message may carry.
             if size >= size_bytes:
                 return Taken(through=through, position=position, events=shown, encoded=encoded)
+            if event.seq <= self._sent_seq:
+                continue  # read along
             through = event.seq
             if events.view_has(self.view, event.type):
                 frame = frames.encode_event(self.thread, event, position)
@@ -232,15 +254,15 @@ class Subscriptions:
         listener = partial(wake, thread)  # its own, so that ending an older subscription leaves this one awake
         ring = self._tail.listen(user=user, thread=thread, wake=listener)
         try:
-            row = await self._storage.threads.get(user, thread)
-            current = self._storage.log
-            ring.open(at=row.head, log=current)
-            self._tail.complete(ring, head=row.head)
+            row, current = await self._tail.look_up(user=user, thread=thread)
             start = row.head if after == -1 else after
+            ring.open(at=_ring_start(start, head=row.head, floor=row.floor), log=current)
+            self._tail.complete(ring, head=row.head)
             subscription = Subscription(
                 storage=self._storage, ring=ring, listener=listener, view=view, position=start, log=current
             )
-            reason = self._reason_to_reset(start, log=log if after != -1 else None, head=row.head, floor=row.floor)
+            asked = log if after != -1 else None
+            reason = self._reason_to_reset(start, log=asked, current=current, head=row.head, floor=row.floor)
             reset = None
             if reason:
                 start_again = await self._storage.threads.reset_from(thread)
@@ -257,7 +279,7 @@ class Subscriptions:
         """Begin from before the first event of a send of this user."""
         listener = partial(wake, thread)
         ring = self._tail.listen(user=user, thread=thread, wake=listener)
-        ring.open(at=after, log=log)
+        ring.open(at=max(0, after - 1), log=log)
         # A worker may have been quicker than this line, and the send may have been an old one.
         self._tail.complete(ring)
         return Subscription(storage=self._storage, ring=ring, listener=listener, view=view, position=after, log=log)
@@ -267,10 +289,20 @@ class Subscriptions:
         subscription.leave(self._tail)
 
     def _reason_to_reset(
-        self, after: int, *, log: str | None, head: int, floor: int
+        self, after: int, *, log: str | None, current: str, head: int, floor: int
     ) -> Literal["log_changed", "too_far_behind", "trimmed"] | None:
-        if after > head or (log is not None and log != self._storage.log):
+        if after > head or (log is not None and log != current):
             return "log_changed"
         if after < floor:
             return "trimmed"
         return "too_far_behind" if head - after > self._replay_events else None
+
+
+def _ring_start(after: int, *, head: int, floor: int) -> int:
+    """Return where the ring of a thread begins whose first reader is at this position.
+
+    One event before it, as a rule: the filled ring then knows `prev` of what follows, and one read was all.
+    """
+    if head - _RING_EVENTS <= after <= head:
+        return max(0, floor, after - 1)
+    return head

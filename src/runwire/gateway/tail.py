@@ -1,21 +1,23 @@
-"""One tail per node: it keeps a ring for every thread that somebody here listens to.
+"""One tail per node and database: it keeps a ring for every thread that somebody here listens to.
 
 Rings are fed by the bus and completed from the log: a committed segment is taken iff it continues the
 ring; anything else is only a reason to look. Whatever the bus loses, the periodic check finds, with one
 query for all threads: those with an unfinished run each 2 s while the node hears its own beacon on the
-bus, else each 100 ms; idle threads each 10 s, and all at once when the bus says that it may have lost something.
+bus, else each 100 ms; idle threads each 10 s, and all at once when the bus says that it may have lost something,
+or the database leads to another history. Rings with holes queue up, and one query fills all that wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from runwire.errors import NotFound, RunwireError
+from runwire.errors import RunwireError, Unavailable
+from runwire.gateway.lookups import Found, Lookups
 from runwire.gateway.ring import Budget, Ring
 from runwire.protocol import events
 from runwire.protocol.ids import new_id
@@ -24,6 +26,7 @@ from runwire.storage.base import Bus, BusMessage, Committed, Storage, Wake
 __all__ = ["Tail", "TailSettings"]
 
 _log: Final = structlog.get_logger(__name__)
+_FILL_EVENTS: Final = 2_000  # of one query that fills rings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +41,17 @@ class TailSettings:
     ring_events: int = 2_000  # events kept per thread
     ring_bytes: int = 4_194_304  # memory of the events kept per thread, with their frames
     node_bytes: int = 268_435_456  # memory of the events kept of all threads
-    fills: int = 8  # rings filled from the log at a time
+    fills: int = 2  # queries at a time that fill rings: a slow one does not hold up what is wanted meanwhile
+    query_s: float = 5.0  # one of these, or a look-up, that takes longer is given up; a database has shorter limits
+    fill_threads: int = 1_000  # rings that one of them fills at most
 
 
 class Tail:
     """Recent events of all threads with a listener on this node.
 
     Limits: one ring per thread with a listener, each bounded, and all of them together: over `node_bytes`
-    the ring that was fed longest ago is emptied. A ring waits at most once to be filled.
+    the ring that was fed longest ago is emptied. A ring waits at most once to be filled, and one fill reads no more
+    than `EventLog.read_many` does at once, whatever the number of rings.
 
     Args:
         storage: the log.
@@ -63,7 +69,12 @@ class Tail:
         self._node = new_id("node")
         self._rings: dict[tuple[str, str], Ring] = {}  # (user, thread): who asks for a foreign thread gets its own
         self._of_thread: dict[str, list[Ring]] = {}
-        self._to_fill: asyncio.Queue[Ring] = asyncio.Queue()  # each ring at most once (`is_filling`)
+        self._stops: dict[Ring, Callable[[], None]] = {}  # the bus follows the owner of each ring
+        self._to_fill: dict[Ring, None] = {}  # in the order in which they came
+        self._has_to_fill = asyncio.Event()
+        self._unfilled: set[Ring] = set()  # the query failed; each check has them queue up again
+        self._log_seen = storage.log
+        self._lookups = Lookups(storage, query_s=self._settings.query_s)
         self._budget = Budget(self._settings.node_bytes)
         self._beacon_at_s = float("-inf")
 
@@ -86,7 +97,8 @@ class Tail:
     def listen(self, *, user: str, thread: str, wake: Callable[[], None]) -> Ring:
         """Return the thread's ring and call `wake()` whenever there may be something new in it.
 
-        Call it before reading the thread's head: what is committed in between is then heard of.
+        Call it before reading the thread's head: what is committed in between is then heard of, for the bus brings
+        the owner's commits from here on.
         """
         ring = self._rings.get((user, thread))
         if ring is None:
@@ -94,8 +106,18 @@ class Tail:
             ring = Ring(user=user, thread=thread, limit_events=settings.ring_events, limit_bytes=settings.ring_bytes)
             self._rings[user, thread] = ring
             self._of_thread.setdefault(thread, []).append(ring)
+            self._stops[ring] = self._bus.follow(user)
         ring.listeners.add(wake)
         return ring
+
+    async def look_up(self, *, user: str, thread: str) -> Found:
+        """Return a thread of this user, and the history that tells so; asked together with what others ask for.
+
+        Raises:
+            NotFound: unknown, deleted, or somebody else's.
+            Unavailable: the database does not answer.
+        """
+        return await self._lookups.get(user, thread)
 
     def leave(self, ring: Ring, wake: Callable[[], None]) -> None:
         """Stop listening; the last one to leave takes the ring with it. Idempotent."""
@@ -103,7 +125,10 @@ class Tail:
         if ring.listeners or self._rings.get((ring.user, ring.thread)) is not ring:
             return
         del self._rings[ring.user, ring.thread]
+        self._stops.pop(ring)()
         self._budget.release(ring)
+        self._to_fill.pop(ring, None)
+        self._unfilled.discard(ring)
         rings = self._of_thread[ring.thread]
         rings.remove(ring)
         if not rings:
@@ -119,8 +144,12 @@ class Tail:
                 return  # what was asked for before the ring began is still to be done
         ring.wants_fill = True
         if ring.is_open and not ring.is_filling and not ring.is_deleted:
-            ring.is_filling = True
-            self._to_fill.put_nowait(ring)
+            self._queue(ring)
+
+    def _queue(self, ring: Ring) -> None:
+        ring.is_filling = True
+        self._to_fill[ring] = None
+        self._has_to_fill.set()
 
     # ── the bus ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,6 +201,7 @@ class Tail:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat())
                 group.create_task(self._check())
+                group.create_task(self._lookups.run())
                 for _ in range(self._settings.fills):
                     group.create_task(self._fill_all())
         finally:
@@ -188,6 +218,8 @@ class Tail:
         while True:
             now_s = clock()
             is_blind = now_s - self._beacon_at_s > self._fresh_s
+            self._notice_history()
+            self._try_again()
             if now_s >= idle_at_s or self._looks_at_all:
                 self._looks_at_all = False  # before the look: what is heard during it leads to another one
                 await self._look_at(list(self._rings.values()), all_heads=True)
@@ -198,6 +230,21 @@ class Tail:
                 active_at_s = now_s + self._settings.active_check_s
             await asyncio.sleep(self._settings.blind_check_s)
 
+    def _notice_history(self) -> None:
+        """Have all rings of a history that is over read again: heads that did not move say nothing."""
+        log = self._storage.log
+        if log == self._log_seen:
+            return
+        self._log_seen = log
+        for ring in self._rings.values():
+            if ring.log != log:
+                self.complete(ring)
+
+    def _try_again(self) -> None:
+        unfilled, self._unfilled = self._unfilled, set()
+        for ring in unfilled:
+            self.complete(ring)
+
     async def _look_at(self, due: list[Ring], *, all_heads: bool) -> None:
         """Ask for the heads of these threads, all at once, and have those filled that moved.
 
@@ -206,9 +253,6 @@ class Tail:
         due = [ring for ring in due if ring.is_open and not ring.is_deleted]
         if not due:
             return
-        for ring in due:
-            if ring.log != self._storage.log:
-                self.complete(ring)  # its history is over: heads that did not move say nothing
         # -1: answered in any case, also to learn whether a run goes on.
         known = {ring.thread: -1 if all_heads or ring.activity is None else ring.through for ring in due}
         try:
@@ -225,35 +269,75 @@ class Tail:
 
     async def _fill_all(self) -> None:
         while True:
-            ring = await self._to_fill.get()
+            await self._has_to_fill.wait()
+            batch = self._next_batch()
+            if not batch:
+                self._has_to_fill.clear()
+                continue
             try:
-                while ring.wants_fill and ring.listeners:
-                    # Arm before looking: who asks again while this reads gets another read.
-                    ring.wants_fill = False
-                    await self._fill(ring)
-            except NotFound:
+                await self._fill_or_halve(batch)
+            except Exception as error:  # top of a worker loop: the next check asks again
+                if isinstance(error, RunwireError):
+                    _log.warning("tail_fill_failed", threads=len(batch), error=error.code)
+                else:
+                    _log.exception("tail_fill_failed", threads=len(batch), error=type(error).__name__)
+                self._unfilled.update(batch.values())
+            finally:
+                for ring in batch.values():
+                    ring.is_filling = ring in self._to_fill
+
+    def _next_batch(self) -> dict[str, Ring]:
+        """Take those that have waited longest, one ring of each thread, no more than one query brings to their ends."""
+        batch: dict[str, Ring] = {}
+        expected = 0
+        for ring in self._to_fill:
+            if len(batch) >= self._settings.fill_threads or expected >= _FILL_EVENTS:
+                break
+            if ring.thread not in batch:
+                batch[ring.thread] = ring
+                expected += ring.seen - ring.through
+        for ring in batch.values():
+            del self._to_fill[ring]
+        return batch
+
+    async def _fill_or_halve(self, batch: Mapping[str, Ring]) -> None:
+        """Fill a batch. If something of one thread breaks it, which is no outage, only that one stays as it is."""
+        try:
+            await self._fill(batch)
+        except RunwireError:
+            raise
+        except Exception:
+            if len(batch) == 1:
+                raise
+            rings = list(batch.items())
+            middle = len(rings) // 2
+            try:
+                await self._fill_or_halve(dict(rings[:middle]))
+            finally:
+                await self._fill_or_halve(dict(rings[middle:]))
+
+    async def _fill(self, batch: Mapping[str, Ring]) -> None:
+        """Read on for all these rings at once; those that are not at their end queue up again, behind the others."""
+        for ring in batch.values():
+            # Arm before looking: who asks again while this reads gets another read.
+            ring.wants_fill = False
+            if ring.seen - ring.through > self._settings.ring_events:
+                # More than the ring holds: begin anew, and let those who are behind read the log themselves.
+                ring.restart(at=ring.seen, log=ring.log)
+                self._fed(ring)
+        cursors = {thread: ring.through for thread, ring in batch.items()}
+        try:
+            async with asyncio.timeout(self._settings.query_s):
+                pages = await self._storage.events.read_many(cursors, limit=_FILL_EVENTS)
+        except TimeoutError as error:
+            raise Unavailable("The database does not answer.") from error
+        for thread, ring in batch.items():
+            page = pages.get(thread)
+            if page is None:
                 ring.is_deleted = True
                 ring.wake()
-            except RunwireError as error:
-                _log.warning("tail_fill_failed", thread=ring.thread, error=error.code)
-            except Exception as error:  # top of a worker loop: the next check asks again
-                _log.exception("tail_fill_failed", thread=ring.thread, error=type(error).__name__)
-            finally:
-                ring.is_filling = False
-
-    async def _fill(self, ring: Ring) -> None:
-        if ring.seen - ring.through > self._settings.ring_events:
-            # More than the ring holds: begin anew, and let those who are behind read the log themselves.
-            ring.restart(at=ring.seen, log=ring.log)
+                continue
+            is_done = ring.take(page)
             self._fed(ring)
-        while True:
-            page = await self._storage.events.read(ring.thread, after=ring.through)
-            if page.log != ring.log:
-                ring.restart(at=page.head, log=page.log)
-            elif page.floor > ring.through:
-                ring.restart(at=page.floor, log=page.log)
-            else:
-                ring.extend(page.events, through=page.through)
-            self._fed(ring)
-            if ring.through >= max(page.head, ring.seen) or page.through >= page.head:
-                break
+            if ring.listeners and (ring.wants_fill or not is_done):
+                self._queue(ring)

@@ -217,6 +217,12 @@ class Node:
             self.ws_url, additional_headers=headers, max_size=None, compression=None, ping_interval=None, **options
         )
 
+    async def keep_ring(self, thread: str, user: str = "usr_ann") -> None:
+        """Have somebody listen to a thread from now on: who comes later and wants what was before reads the log."""
+        await self.gateway.desks.first.subscriptions.open(
+            user=user, thread=thread, after=-1, log=None, view="all", wake=lambda _thread: None
+        )
+
     async def empty_log(self, user: str = "usr_ann") -> str:
         """Make an empty thread."""
         return (await self.storage.threads.create(user)).thread

@@ -195,6 +195,7 @@ async def test_position_below_the_floor_gets_a_reset_and_then_all_there_is() -> 
 async def test_reader_below_a_floor_that_is_raised_gets_a_reset() -> None:
     async with tailing() as place:
         thread = await told(place, runs=3)
+        await place.open(thread, after=-1)  # the ring begins at the head: others read the log
         subscription = await place.open(thread, after=0)
         client = Client(0)
         for _ in range(3):

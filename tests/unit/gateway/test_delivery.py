@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.gateway.node import DeafBus, Node, Reader, eventually, running
 
-from runwire.errors import NotFound, Unavailable
+from runwire.errors import Unavailable
 from runwire.gateway.app import GatewaySettings
 from runwire.gateway.tail import TailSettings
 from runwire.protocol import events
@@ -146,6 +146,7 @@ async def test_what_an_older_subscription_was_reading_is_not_shown_after_a_newer
 
     async with running(storage=storage) as node, node.connect() as websocket:
         thread, _, whole = await finished_run(node)
+        await node.keep_ring(thread)
         storage.events.read = paused  # type: ignore[method-assign]  # a pause, injected
         ann = await welcomed(websocket)
         first = await ann.say(op="subscribe", thread=thread, after=0)
@@ -166,15 +167,16 @@ async def test_a_refused_subscribe_leaves_the_older_subscription_awake() -> None
     async with running(storage=(storage := MemoryStorage(State()))) as node, node.connect() as websocket:
         ann = await welcomed(websocket)
         data = (await ann.ask(op="send", content="hi"))["data"]
-        get, storage.threads.get = storage.threads.get, _not_found  # type: ignore[method-assign]  # one failing look-up
+        get_many = storage.threads.get_many
+        storage.threads.get_many = _none  # type: ignore[assignment]  # one failing look-up
         assert (await ann.ask(op="subscribe", thread=data["thread"], after=0))["ok"] is False
-        storage.threads.get = get  # type: ignore[method-assign]  # as it was
+        storage.threads.get_many = get_many  # type: ignore[method-assign]  # as it was
         await node.worker.whole_run(data["run"])
         await ann.until_end(data["run"])
 
 
-async def _not_found(user: str, thread: str) -> Any:
-    raise NotFound("There is no such thread.", field="thread")
+async def _none(_pairs: Any) -> Any:
+    return {}
 
 
 async def test_unsubscribed_threads_are_silent() -> None:
@@ -262,6 +264,7 @@ async def test_a_database_that_does_not_answer_for_a_while_costs_only_time() -> 
     async with running(storage=storage) as node, node.connect() as websocket:
         thread, run, whole = await finished_run(node)
         ann = await welcomed(websocket)
+        await node.keep_ring(thread)
         storage.events.read = failing  # type: ignore[method-assign]  # an outage, injected
         await ann.ask(op="subscribe", thread=thread, after=0)
         assert await ann.until_end(run) == whole

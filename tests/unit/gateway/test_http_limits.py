@@ -10,6 +10,7 @@ import pytest
 from tests.unit.gateway.node import DeafBus, eventually, running
 
 from runwire.gateway.app import GatewaySettings
+from runwire.gateway.tail import TailSettings
 from runwire.protocol.ids import new_id
 from runwire.storage.open import open_storage
 
@@ -105,7 +106,7 @@ async def test_a_request_that_the_database_never_answers_is_told_so_in_time() ->
         def __getattr__(self, name: str) -> Any:
             return getattr(storage, name)
 
-    settings = GatewaySettings(answer_s=0.1)
+    settings = GatewaySettings(answer_s=0.1, tail=TailSettings(query_s=0.05))
     wrapped: Any = Wrapped()
     async with running(settings, storage=wrapped, bus=DeafBus()) as node, person(node) as http:
         thread = (await http.post("/v1/threads")).json()["thread"]
@@ -123,6 +124,7 @@ async def test_a_request_that_the_database_never_answers_is_told_so_in_time() ->
             assert (late.status_code, late.json()["code"]) == (503, "unavailable"), (method, path)
             assert late.headers["retry-after"] == "1"
         hangs.clear()
+        await asyncio.sleep(0.05)  # the last query of the outage ends
         assert (await http.get(f"/v1/threads/{thread}")).status_code == 200
         # Waiting for events is no slow database: it may take longer than an answer.
         assert (await http.get(f"/v1/threads/{thread}/events?wait=0.3")).status_code == 200
@@ -131,7 +133,7 @@ async def test_a_request_that_the_database_never_answers_is_told_so_in_time() ->
 async def test_a_poll_whose_read_hangs_is_told_so_in_time() -> None:
     storage = await open_storage("memory://")
     hangs = asyncio.Event()
-    read = storage.events.read
+    read, read_many = storage.events.read, storage.events.read_many
 
     class HangingEvents:
         """The log of a database that hangs while `hangs` is set."""
@@ -140,6 +142,11 @@ async def test_a_poll_whose_read_hangs_is_told_so_in_time() -> None:
             if hangs.is_set():
                 await asyncio.Event().wait()
             return await read(*words, **named)
+
+        async def read_many(self, *words: Any, **named: Any) -> Any:
+            if hangs.is_set():
+                await asyncio.Event().wait()
+            return await read_many(*words, **named)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(storage.events, name)
@@ -153,7 +160,8 @@ async def test_a_poll_whose_read_hangs_is_told_so_in_time() -> None:
             return getattr(storage, name)
 
     wrapped: Any = Wrapped()
-    async with running(GatewaySettings(answer_s=0.1), storage=wrapped) as node, person(node) as http:
+    settings = GatewaySettings(answer_s=0.1, tail=TailSettings(query_s=0.05))
+    async with running(settings, storage=wrapped) as node, person(node) as http:
         thread = (await http.post("/v1/threads")).json()["thread"]
         await http.post(f"/v1/threads/{thread}/messages", json={"content": "hi"})
         hangs.set()

@@ -60,7 +60,7 @@ async def test_a_read_that_answers_is_handed_on() -> None:
 
 
 async def test_a_read_that_hangs_is_unavailable_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_READ_S", 0.01)
+    monkeypatch.setattr(live, "READ_S", 0.01)
     with pytest.raises(Unavailable):
         await Patience().read(never())
 

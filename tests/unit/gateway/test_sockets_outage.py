@@ -49,6 +49,7 @@ async def hung(name: str = "ann", **times: float) -> AsyncIterator[tuple[Node, R
         async with node.connect(name) as websocket:
             reader = Reader(websocket)
             await reader.frame()
+            await reader.ask(op="subscribe", thread=thread, after=-1)  # its ring begins at the head
             outage.begin()
             reader.last[thread] = 0
             await reader.say(op="subscribe", thread=thread, after=0)
@@ -109,7 +110,7 @@ async def test_who_leaves_is_forgotten_at_once() -> None:
 async def test_deadlines_of_a_socket_are_kept(
     monkeypatch: pytest.MonkeyPatch, name: str, times: dict[str, float], expected: CloseCode
 ) -> None:
-    monkeypatch.setattr(live, "_READ_S", 0.05)
+    monkeypatch.setattr(live, "READ_S", 0.05)
     async with hung(name, **times) as (_, ann):
         async with asyncio.timeout(2):
             assert (await ann.closed())[1] == expected

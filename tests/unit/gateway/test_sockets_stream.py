@@ -35,6 +35,7 @@ async def test_a_stream_whose_read_hangs_ends_at_once_when_told(ending: Callable
     outage = Outage(storage)
     async with running(storage=storage) as node:
         thread = await old_thread(node)
+        await node.keep_ring(thread)
         outage.begin()
         async with streaming(node, thread) as chunks:
             await eventually(lambda: outage.waiting > 0)

@@ -46,6 +46,12 @@ class Place:
         )
         return opened.subscription
 
+    async def filled(self, thread: str, *, after: int, view: events.View = "all") -> Subscription:
+        """Open, and wait until the ring is at the end of the log."""
+        subscription = await self.open(thread, after=after, view=view)
+        await eventually(lambda: not any(ring.is_filling for ring in self.tail._rings.values()))
+        return subscription
+
     async def first(self, subscription: Subscription) -> dict[str, Any]:
         """Take until an event came and return its frame."""
         while True:
@@ -96,7 +102,7 @@ def segment(place: Place, thread: str, *, first: int, text: str, **other: str) -
 async def test_a_segment_that_continues_the_ring_is_taken_without_the_log() -> None:
     async with tailing() as place:
         thread = (await place.send()).thread
-        subscription = await place.open(thread, after=1)
+        subscription = await place.filled(thread, after=1)
         place.tail.hear(segment(place, thread, first=2, text="hinted"))
         taken = await subscription.take(size_bytes=1_000)
         assert taken is not None
@@ -119,7 +125,7 @@ async def test_a_segment_of_another_owner_or_history_is_only_a_reason_to_look(ot
 async def test_doubled_and_late_segments_change_nothing() -> None:
     async with tailing() as place:
         thread = (await place.send()).thread
-        subscription = await place.open(thread, after=1)
+        subscription = await place.filled(thread, after=1)
         for text in ("once", "twice"):
             place.tail.hear(segment(place, thread, first=2, text=text))
         place.tail.hear(segment(place, thread, first=1, text="late"))
@@ -222,6 +228,9 @@ class Trimmed:
         kept = [event for event in page.events if event.seq > self.floor]
         return msgspec.structs.replace(page, floor=self.floor, events=kept)
 
+    async def read_many(self, cursors: Mapping[str, int], **_limits: int) -> dict[str, Page]:
+        return {thread: await self.read(thread, after=after) for thread, after in cursors.items()}
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._events, name)
 
@@ -231,12 +240,13 @@ async def trimming() -> AsyncIterator[tuple[Place, Trimmed]]:
     storage = MemoryStorage(State())
     trimmed = Trimmed(storage)
     storage.events = trimmed  # type: ignore[assignment,misc]  # the same port with a floor
-    get = storage.threads.get
+    get_many = storage.threads.get_many
 
-    async def with_floor(user: str, thread: str) -> Any:
-        return msgspec.structs.replace(await get(user, thread), floor=trimmed.floor)
+    async def with_floor(pairs: Any) -> Any:
+        rows = await get_many(pairs)
+        return {pair: msgspec.structs.replace(row, floor=trimmed.floor) for pair, row in rows.items()}
 
-    storage.threads.get = with_floor  # type: ignore[method-assign]  # as above
+    storage.threads.get_many = with_floor  # type: ignore[method-assign]  # as above
     async with tailing(TailSettings(ring_events=10, blind_check_s=0.02), bus=DeafBus(), storage=storage) as place:
         yield place, trimmed
 
@@ -443,8 +453,11 @@ async def test_looking_back_goes_on_where_it_was_given_up() -> None:
 async def test_a_thread_that_is_deleted_while_its_reader_looks_back_is_gone() -> None:
     async with tailing() as place:
         sent = await place.send()
-        subscription = await place.open(sent.thread, after=1)
-        place.tail.hear(segment(place, sent.thread, first=2, text="last"))
+        claim = await place.worker.claim(sent.run)
+        await place.worker.append(claim, [delta()])
+        subscription = await place.filled(sent.thread, after=2, view="lifecycle")
+        place.tail.hear(segment(place, sent.thread, first=3, text="last"))
+        place.tail._rings["usr_ann", sent.thread].empty()  # what is before the cursor is only in the log
         await place.storage.threads.delete("usr_ann", sent.thread)
         taken = await subscription.take(size_bytes=1_000)
         assert taken is not None

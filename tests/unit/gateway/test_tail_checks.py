@@ -18,20 +18,21 @@ from runwire.storage.memory.storage import MemoryStorage
 
 async def test_a_deletion_heard_while_a_subscription_begins_is_not_lost() -> None:
     storage = MemoryStorage(State())
-    get = storage.threads.get
+    get_many = storage.threads.get_many
 
     async with tailing(NEVER, storage=storage) as place:
         for _ in range(3):
             await asyncio.sleep(0)  # the check at the start is over: it has seen no ring
         sent = await place.send()
 
-        async def get_and_delete(user: str, thread: str) -> Any:
-            row = await get(user, thread)
-            await storage.threads.delete(user, thread)
-            place.tail.hear(Wake(topic="deleted", thread=thread))
-            return row
+        async def get_and_delete(pairs: Any) -> Any:
+            rows = await get_many(pairs)
+            for user, thread in pairs:
+                await storage.threads.delete(user, thread)
+                place.tail.hear(Wake(topic="deleted", thread=thread))
+            return rows
 
-        storage.threads.get = get_and_delete  # type: ignore[method-assign]  # a pause, injected
+        storage.threads.get_many = get_and_delete  # type: ignore[method-assign]  # a pause, injected
         subscription = await place.open(sent.thread, after=-1)
         await place.woken.wait()
         taken = await subscription.take(size_bytes=1_000)
@@ -60,7 +61,7 @@ async def test_one_query_tells_of_all_threads_what_moved_and_which_go_on() -> No
         storage.runs.list = storage.events.read = forbidden  # type: ignore[method-assign]  # nothing else
         asked.clear()
         await eventually(lambda: len(asked) >= 2)
-    assert asked[0] == dict.fromkeys((*idle, *active), -1)  # all unknown
+    assert asked[0].items() >= dict.fromkeys(active, 1).items()  # of the others not all may have been known
     assert asked[1] == dict.fromkeys(active, 1)
     assert others == []
 
@@ -102,13 +103,13 @@ class Promoted(MemoryStorage):
 
 async def test_thread_whose_history_is_over_is_read_again_though_its_head_did_not_move() -> None:
     storage = Promoted(State())
-    read = storage.events.read
+    read_many = storage.events.read_many
 
     async def elsewhere(*arguments: Any, **options: Any) -> Any:
-        page = await read(*arguments, **options)
-        return msgspec.structs.replace(page, log=storage.log)
+        pages = await read_many(*arguments, **options)
+        return {thread: msgspec.structs.replace(page, log=storage.log) for thread, page in pages.items()}
 
-    storage.events.read = elsewhere  # type: ignore[method-assign]  # answers as that history would
+    storage.events.read_many = elsewhere  # type: ignore[method-assign]  # answers as that history would
     settings = TailSettings(beacon_fresh_s=1000.0, blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
     async with tailing(settings, storage=storage) as place:
         sent = await place.send()
