@@ -25,6 +25,7 @@ from bench.stand import BASELINES, Missing, Stand
 ROWS: Final = (
     *("burst", "paced", "append", "latency", "first_event", "replay", "handshake", "idle", "growth"),
     *("step", "throughput", "start", "journal", "running", "parked"),  # durable runs
+    "bus",  # many servers
 )
 _ROUNDS: Final = 3
 

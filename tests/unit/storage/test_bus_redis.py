@@ -234,6 +234,9 @@ async def test_killed_redis_costs_hints_and_nothing_else(server: RedisServer) ->
             await one.hears_no_beacon()
             one.bus.publish(committed())
             await one.hears(committed())  # in its own process it works on
+            async with asyncio.timeout(10):
+                while len(lines) < 8:  # noqa: ASYNC110 - of a log; it tries again and again
+                    await asyncio.sleep(0.01)
             await asyncio.to_thread(server.restart)
             await one.hears(*LOOK_AGAIN)
             assert LOOK in await other.hears(LOOK)
