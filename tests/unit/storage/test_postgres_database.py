@@ -115,7 +115,7 @@ async def test_older_database_is_brought_to_the_newest_revision(empty: str, post
     await postgres_server.execute(empty, "CREATE TABLE alembic_version (version_num text)")
     await postgres_server.execute(empty, "INSERT INTO alembic_version VALUES ('0004_waits')")
     # Of what that revision had only what later ones touch.
-    for table in ("thread", '"user"'):
+    for table in ("thread", '"user"', "pinned", "wait", "blob"):
         await postgres_server.execute(empty, f"CREATE TABLE {table} (key bigint)")
     columns = "key bigint, user_key bigint, agent text, status text, woken_at bigint"
     await postgres_server.execute(empty, f"CREATE TABLE run ({columns})")

@@ -15,8 +15,10 @@ from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.postgres.prepare import migrate
 from runwire.storage.postgres.servers import hosts_of
 from runwire.storage.postgres.storage import PostgresStorage
+from runwire.storage.sql import load
 
 PORT = "SELECT inet_server_port()"
+PLACE = load("postgres.sql")["place"]
 
 
 class Pair:
@@ -97,6 +99,28 @@ async def test_server_that_says_nothing_holds_nobody_up(pair: Pair) -> None:
         await database.look()
         assert loop.time() - begun_s < 5  # not the 10 s of an opening; measured: 0.9
         await database.close()
+
+
+async def test_two_standbys_promoted_apart_from_each_other_are_two_logs(pair: Pair) -> None:
+    url = await pair.primary.create_database()
+    logs, places = [await log_of(url)], []
+    for _ in range(2):
+        standby = await asyncio.to_thread(pair.primary.standby)
+        try:
+            await standby.promote()
+            logs += [await log_of(url_of_all([standby], url)) for _ in range(2)]
+            places += await standby.execute(url_of_all([standby], url).partition("?")[0], PLACE)
+        finally:
+            await asyncio.to_thread(standby.remove)
+    assert places[0] == places[1], "the same timeline of the same system"
+    assert (logs[1], logs[3]) == (logs[2], logs[4])
+    assert len({logs[0], logs[1], logs[3]}) == 3
+
+
+async def log_of(url: str) -> str:
+    database = await PostgresDatabase.open(url)
+    await database.close()
+    return database.log
 
 
 async def test_who_was_left_behind_by_a_promotion_is_never_gone_back_to(

@@ -38,6 +38,10 @@ SELECT m.log, s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8
 FROM meta m, pg_control_system() s, pg_database d
 WHERE m.key = 1 AND d.datname = current_database()
 
+-- Gives a new timeline a name, if nobody else has.
+-- name: name_history
+UPDATE meta SET log = $2 WHERE key = 1 AND log = $1
+
 -- name: log
 SELECT log FROM meta WHERE key = 1
 
