@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,10 @@ __all__ = [
 ]
 
 KINDS = ("memory", "sqlite", "postgres")
+LATER = """
+UPDATE member SET since = since - ?1, seen_at = seen_at - ?1, good_until = good_until - ?1
+WHERE node IN (SELECT value FROM json_each(?2)) OR NOT EXISTS (SELECT 1 FROM json_each(?2))
+"""
 
 
 class Adapter:
@@ -56,13 +61,32 @@ class Adapter:
     async def hurry(self) -> None:
         """From now on leases, where there are any, run out within a second."""
 
+    async def later(self, seconds: float, *nodes: str) -> None:
+        """From now on these members, or all, have come, and were last seen, so much longer ago."""
+        raise NotImplementedError
+
+    async def settle(self) -> None:
+        """From now on all members have been there for long enough, without a gap."""
+        for _ in range(3):
+            await self.later(20)
+            for row in await self.storage.members.list():
+                await self.storage.members.announce(row.member)
+
     async def close(self) -> None:
         await self.storage.close()
 
 
 class MemoryAdapter(Adapter):
+    storage: MemoryStorage
+
     def __init__(self) -> None:
-        self.storage: MemoryStorage = MemoryStorage()
+        self.storage = MemoryStorage()
+
+    async def later(self, seconds: float, *nodes: str) -> None:
+        for node, one in self.storage._state.members.items():
+            if node in nodes or not nodes:
+                for name in ("since", "seen_at", "good_until"):
+                    setattr(one, name, getattr(one, name) - int(seconds * 1000))
 
     async def crash(self) -> None:
         self.storage = self.storage.restarted()
@@ -90,6 +114,10 @@ class SqliteAdapter(Adapter):
         self.storage = await SqliteStorage.open(after)
         await old.close()
 
+    async def later(self, seconds: float, *nodes: str) -> None:
+        values = (int(seconds * 1000), json.dumps(nodes))
+        await self.storage.database.write(lambda connection: connection.execute(LATER, values).rowcount)
+
     def _path(self) -> Path:
         return self._folder / f"owner{self._generation}" / "runwire.db"
 
@@ -113,7 +141,12 @@ class PostgresAdapter(Adapter):
         old = self.storage
         self.storage = await self._opened(lease_s=old.lease_s)
         await self.storage.database.execute("UPDATE run SET lease_until = 0, worker = 'dead ' || worker")
+        await self.storage.database.execute("DELETE FROM member")  # nobody was seen for a day
         await old.close()
+
+    async def later(self, seconds: float, *nodes: str) -> None:
+        sql = LATER.replace("?1", "$1::bigint").replace("json_each(?2)", "jsonb_array_elements_text($2::jsonb)")
+        await self.storage.database.execute(sql, int(seconds * 1000), json.dumps(nodes))
 
     async def hurry(self) -> None:
         await self.storage.close()
@@ -128,7 +161,8 @@ class PostgresAdapter(Adapter):
 
 
 async def send(storage: Storage, thread: str | None = None, *, user: str = "usr_ada", **fields: Any) -> Sent:
-    return await storage.runs.send(IncomingMessage(user=user, thread=thread, agent="echo", content="hello", **fields))
+    values = {"agent": "echo", "content": "hello", **fields}
+    return await storage.runs.send(IncomingMessage(user=user, thread=thread, **values))
 
 
 async def claim_one(storage: Storage, worker: str = "w1") -> Claim:

@@ -13,7 +13,7 @@ from tests.histories.mutants import ROOT, Mutant
 __all__ = ["MUTANTS", "loaded"]
 
 _FOLDER = "src/runwire/storage/memory"
-_FAMILY = ("state", "log", "runs", "storage")  # each imports only those before it
+_FAMILY = ("state", "log", "members", "runs", "storage")  # each imports only those before it
 _ALIAS = "runwire_broken_memory"
 
 
@@ -157,6 +157,30 @@ MUTANTS = (
         "runs.py",
         "for waiting in (self._woken, self._queued):",
         "for waiting in (self._queued, self._woken):",
+    ),
+    _mutant(
+        "claims runs of agents that another worker has",
+        "runs.py",
+        "takeable = [run for run in waiting() if may_take(run)]",
+        "takeable = waiting()",
+    ),
+    _mutant(
+        "takes over a lost run whose agent another worker has",
+        "runs.py",
+        "if is_lost(run) and may_take(run)]",
+        "if is_lost(run)]",
+    ),
+    _mutant(
+        "takes what nobody has though it was told not to",
+        "runs.py",
+        "return take_orphans and not any(",
+        "return not any(",
+    ),
+    _mutant(
+        "leaves a lost run that was called off to who has its agent",
+        "runs.py",
+        'or (run.status == "running" and run.cancel is not None):',
+        "or False:",
     ),
     _mutant(
         "takes a hand-over for a loss",

@@ -32,6 +32,7 @@ from runwire.storage.base import (
     Claim,
     Committed,
     Fenced,
+    Member,
     OpenedWait,
     Overtaken,
     RunEnd,
@@ -46,6 +47,7 @@ __all__ = ["RunsMachine"]
 T = TypeVar("T")
 USERS = ("usr_ada", "usr_bob")
 WORKERS = ("w1", "w2")
+AGENTS = ("echo", "other")
 USER_LIMIT = 2
 BY_USER = CancelRequest(by="user", reason="stop")
 INTERRUPT = CancelRequest(by="policy", reason="interrupt")
@@ -86,6 +88,7 @@ class RunsMachine(RuleBasedStateMachine):
         self.held: dict[str, Held] = {}  # by run: who claimed it last, and heard of it
         self.stale: list[Held] = []
         self.numbers = count(1)
+        self.agents: dict[str, tuple[str, ...]] = dict.fromkeys(WORKERS, AGENTS)  # what each has
 
     async def opened(self) -> Adapter:
         raise NotImplementedError
@@ -111,17 +114,19 @@ class RunsMachine(RuleBasedStateMachine):
         data=st.data(),
         user=st.sampled_from(USERS),
         on_active=st.sampled_from(("enqueue", "enqueue", "reject", "interrupt")),
+        agent=st.sampled_from(AGENTS),
         is_new=st.booleans(),
     )
-    def send(self, data: st.DataObject, user: str, on_active: str, is_new: bool) -> None:
+    def send(self, data: st.DataObject, user: str, on_active: str, agent: str, is_new: bool) -> None:
         theirs = [one for one in self.model.threads.values() if one.user == user and not one.is_deleted]
         thread = None if is_new or not theirs else data.draw(st.sampled_from(theirs), label="thread")
-        self.send_one(thread, user, on_active)
+        self.send_one(thread, user, on_active, agent)
 
-    def send_one(self, thread: Thread | None, user: str, on_active: str) -> None:
+    def send_one(self, thread: Thread | None, user: str, on_active: str, agent: str) -> None:
         unfinished = [] if thread is None else [run for run in thread.runs if run.status in UNFINISHED]
         try:
-            sent = self.do(send(self.storage, thread.id if thread else None, user=user, on_active=on_active))
+            call = send(self.storage, thread.id if thread else None, user=user, on_active=on_active, agent=agent)
+            sent = self.do(call)
         except Conflict:
             assert on_active == "reject"
             assert unfinished
@@ -133,7 +138,7 @@ class RunsMachine(RuleBasedStateMachine):
             assert set(sent.stop) == {run.id for run in unfinished if run.status == "running"}
             for one in unfinished:
                 one.call_off(INTERRUPT)
-        run = Run(sent.run, thread, len(self.model.runs))
+        run = Run(sent.run, thread, len(self.model.runs), agent)
         run.say("user_message")
         self.model.runs[run.id] = run
         thread.runs.append(run)
@@ -174,7 +179,9 @@ class RunsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         unfinished = self.model.of(*UNFINISHED) or list(self.model.runs.values())
-        run = data.draw(st.sampled_from(unfinished), label="run")
+        self.cancel_one(data.draw(st.sampled_from(unfinished), label="run"))
+
+    def cancel_one(self, run: Run) -> None:
         before = len(run.thread.log)
         result = self.do(self.storage.runs.cancel(None, run.id, BY_USER))
         if run.status in UNFINISHED:
@@ -208,9 +215,39 @@ class RunsMachine(RuleBasedStateMachine):
 
     # workers ----------------------------------------------------------------------------------------
 
-    @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 4), knows=st.booleans())
-    def claim(self, worker: str, limit: int, knows: bool) -> None:
-        self.claim_as(worker, limit=limit, knows=knows)
+    @rule(worker=st.sampled_from(WORKERS), agents=st.sampled_from((AGENTS, AGENTS[:1], AGENTS[1:])))
+    def announce(self, worker: str, agents: tuple[str, ...]) -> None:
+        """Have these agents from now on, and say so; all who have said so were there for long enough."""
+        self.announce_one(worker, agents)
+
+    def announce_one(self, worker: str, agents: tuple[str, ...]) -> None:
+        self.do(self.storage.members.announce(Member(node=worker, roles=("worker",), agents=agents)))
+        self.do(self.adapter.settle())
+        self.agents[worker] = self.model.members[worker] = agents
+
+    @rule(data=st.data(), queued=st.booleans(), called_off=st.booleans(), had=st.booleans(), orphans=st.booleans())
+    def leave_to_the_other(self, data: st.DataObject, queued: bool, called_off: bool, had: bool, orphans: bool) -> None:
+        """A run that is queued or was given back, and of two workers one has its agent, or none: the other claims."""
+        held = self.draw_owned(data)
+        agent = held.run.agent
+        if queued:
+            self.send_one(None, USERS[1], "enqueue", agent)
+        else:
+            self.give_back(held, "drained")
+        others = tuple(other for other in AGENTS if other != agent)
+        self.announce_one(WORKERS[0], (agent,) if had else others)
+        self.announce_one(WORKERS[1], others)
+        if called_off:
+            self.cancel_one(held.run)
+        self.claim_as(WORKERS[1], limit=9, knows=False, takes_orphans=orphans)
+
+    @rule(worker=st.sampled_from(WORKERS), agents=st.sampled_from((AGENTS[:1], AGENTS[1:])))
+    def change_without_a_word(self, worker: str, agents: tuple[str, ...]) -> None:
+        self.agents[worker] = agents
+
+    @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 4), knows=st.booleans(), orphans=st.booleans())
+    def claim(self, worker: str, limit: int, knows: bool, orphans: bool) -> None:
+        self.claim_as(worker, limit=limit, knows=knows, takes_orphans=orphans)
 
     @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 2))
     def claim_without_a_reply(self, worker: str, limit: int) -> None:
@@ -429,17 +466,16 @@ class RunsMachine(RuleBasedStateMachine):
         """Choose a run that is held; if there is none, have one claimed, or sent and claimed."""
         for worker in WORKERS:
             if not self.owned():  # also what was claimed for it without a reply
+                self.agents[worker] = AGENTS
                 self.claim_as(worker, limit=2, knows=True)
         if not self.owned():
-            self.send_one(None, USERS[0], "enqueue")
+            self.send_one(None, USERS[0], "enqueue", AGENTS[0])
             self.claim_as(WORKERS[0], limit=9, knows=False)
         return data.draw(st.sampled_from(self.owned()), label="held")
 
-    def claim_as(self, worker: str, *, limit: int, knows: bool, hears: bool = True) -> None:
+    def claim_as(self, worker: str, *, limit: int, knows: bool, hears: bool = True, takes_orphans: bool = True) -> None:
         holding = [held.run.id for held in self.owned() if held.worker == worker] if knows else None
-        call = self.storage.runs.claim(worker, agents=["echo"], limit=limit, user_limit=USER_LIMIT, holding=holding)
-        claims = self.do(call)
-        self.model.check_claims(claims, worker, limit=limit, user_limit=USER_LIMIT, holding=holding)
+        claims = self.claims_of(worker, limit, USER_LIMIT, holding, takes_orphans=takes_orphans)
         for claim in claims:
             run = self.model.runs[claim.run]
             if claim.run in self.held:
@@ -448,11 +484,38 @@ class RunsMachine(RuleBasedStateMachine):
                 is_open = {wait.id for wait in run.waits.values() if wait.by is None}
                 self.held[claim.run] = Held(worker, claim, run, claim.ordinal, is_open)
 
+    def claims_of(
+        self, worker: str, limit: int, user_limit: int, holding: list[str] | None, *, takes_orphans: bool
+    ) -> list[Claim]:
+        """Claim, and see that it was what there is."""
+        agents = self.agents[worker]
+        claims = self.do(
+            self.storage.runs.claim(
+                worker,
+                agents=agents,
+                limit=limit,
+                user_limit=user_limit,
+                holding=holding,
+                take_orphans=takes_orphans,
+            )
+        )
+        self.model.check_claims(
+            claims,
+            worker,
+            agents=agents,
+            limit=limit,
+            user_limit=user_limit,
+            holding=holding,
+            # With leases only a member may: that knows who else is there.
+            takes_orphans=takes_orphans and (isinf(self.storage.lease_s) or worker in self.model.members),
+        )
+        return claims
+
     def claim_all_there_is(self) -> None:
         """In the end whatever was answered, given back or lost is there for the next."""
         self.crash_and_reopen()
-        claims = self.do(self.storage.runs.claim("w9", agents=["echo"], limit=999, user_limit=999))
-        self.model.check_claims(claims, "w9", limit=999, user_limit=999, holding=None)
+        self.agents["w9"] = AGENTS
+        self.claims_of("w9", 999, 999, None, takes_orphans=False)
         assert not any(run.is_woken for run in self.model.of("waiting"))
 
     def answer_one(self, wait: Wait, value: bool) -> None:

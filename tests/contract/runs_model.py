@@ -75,6 +75,7 @@ class Run:
     id: str
     thread: Thread
     place: int  # in order of arrival
+    agent: str
     status: RunStatus = "queued"
     attempt: int = 0
     ordinal: int = 0
@@ -127,12 +128,14 @@ class Model:
         self.threads: dict[str, Thread] = {}
         self.runs: dict[str, Run] = {}
         self.waits: dict[str, Wait] = {}
+        self.members: dict[str, tuple[str, ...]] = {}  # their agents, of those whose word is good
 
     def of(self, *statuses: RunStatus) -> list[Run]:
         return [run for run in self.runs.values() if run.status in statuses]
 
     def crash(self) -> None:
         """Lose all workers."""
+        self.members.clear()
         for run in self.of("running"):
             run.left = run.left or "crashed"
 
@@ -144,28 +147,43 @@ class Model:
     # claim ------------------------------------------------------------------------------------------
 
     def check_claims(
-        self, claims: Sequence[Claim], worker: str, *, limit: int, user_limit: int, holding: Collection[str] | None
+        self,
+        claims: Sequence[Claim],
+        worker: str,
+        *,
+        agents: Collection[str],
+        limit: int,
+        user_limit: int,
+        holding: Collection[str] | None,
+        takes_orphans: bool,
     ) -> None:
         """See that exactly what may be claimed was, and enter it."""
+        elsewhere = {agent for node, theirs in self.members.items() if node != worker for agent in theirs}
+
+        def takeable(candidates: Iterable[Run]) -> list[Run]:
+            return [run for run in candidates if run.agent in agents or (takes_orphans and run.agent not in elsewhere)]
+
         runs = [self.runs[claim.run] for claim in claims]
         assert len({run.id for run in runs}) == len(runs) <= limit
         unknown = [
             run for run in self.of("running") if holding is not None and run.worker == worker and run.id not in holding
         ]
-        lost = {run.id for run in self.of("running") if run.left is not None} | {run.id for run in unknown}
+        unheld = [run for run in self.of("running") if run.left is not None or run in unknown]
+        lost = {run.id for run in unheld if run.cancel is not None} | {run.id for run in takeable(unheld)}
         count = min(limit, len(lost))
         assert {run.id for run in runs[:count]} <= lost
         rest = runs[count:]
         active = Counter(run.user for run in self.of("running"))
         woken = [run for run in self.of("waiting") if run.is_woken]
-        for candidates in (woken, self._next_of_their_threads()):
+        queued = takeable(self._next_of_their_threads())
+        for candidates in (takeable(woken), queued):
             room = Counter({user: user_limit - active[user] for user in {run.user for run in candidates}})
             theirs = Counter(run.user for run in candidates)
             count = min(limit - (len(runs) - len(rest)), sum(max(0, min(theirs[user], room[user])) for user in theirs))
             taken, rest = rest[:count], rest[count:]
             assert len(taken) == count
             assert {run.id for run in taken} <= {run.id for run in candidates}
-            self._check_turns(taken)
+            self._check_turns(taken, queued)
             active.update(run.user for run in taken)
             assert all(active[run.user] <= user_limit for run in taken)
         assert rest == []
@@ -176,7 +194,7 @@ class Model:
         firsts = [[run for run in thread.runs if run.status in UNFINISHED][:1] for thread in self.threads.values()]
         return [run for first in firsts for run in first if run.status == "queued"]
 
-    def _check_turns(self, taken: Sequence[Run]) -> None:
+    def _check_turns(self, taken: Sequence[Run], queued: Sequence[Run]) -> None:
         """See that nobody's second run goes before anybody's first, and of queued ones the oldest first."""
         places: Counter[str] = Counter()
         order: list[int] = []
@@ -186,7 +204,7 @@ class Model:
         assert order == sorted(order)
         for user in places:
             theirs = [run.place for run in taken if run.user == user and run.status == "queued"]
-            older = [run.place for run in self._next_of_their_threads() if run.user == user]
+            older = [run.place for run in queued if run.user == user]
             assert theirs == sorted(older)[: len(theirs)]
 
     def _enter(self, claim: Claim, worker: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -147,12 +147,9 @@ def is_killed(mutant: Mutant) -> bool:
     """Return whether the model sees what a broken database does: always the same lives, none made shorter."""
     with loaded(mutant) as storage:
 
-        class Broken(Adapter):
+        class Broken(MemoryAdapter):
             def __init__(self) -> None:
-                self.storage: Any = storage()
-
-            async def crash(self) -> None:
-                self.storage = self.storage.restarted()
+                self.storage = storage()
 
         class BrokenMachine(RunsMachine):
             async def opened(self) -> Adapter:

@@ -26,6 +26,7 @@ from runwire.errors import ConfigurationError
 __all__ = ["Agents", "load_agents"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_MAX_AGENTS: Final = 1_000  # a process tells the others of each (`storage.base_members`)
 _PROJECT_FILE: Final = "pyproject.toml"
 _SHOWN_LINES: Final = 5
 _EXAMPLE: Final = 'write `async def agent(ctx, message): …`, or `agents = {"name": function}`'
@@ -38,6 +39,7 @@ class Agents:
 
     by_name: Mapping[str, Agent]
     default: str | None = None  # who answers a message that names none
+    is_default_chosen: bool = False  # somebody named it; else it is the only one, or there is none
     version: str | None = None  # of their code, told with `agent_started`
     names: tuple[str, ...] = field(init=False)  # sorted
 
@@ -60,7 +62,7 @@ class Agents:
         if faults:
             raise ConfigurationError(faults)
         by_name = {name: plain_agent(fn) for name, fn in functions.items()}
-        return cls(by_name=by_name, default=default or _only(by_name))
+        return cls(by_name=by_name, default=default or _only(by_name), is_default_chosen=default is not None)
 
 
 def load_agents(targets: Sequence[str], *, root: Path, default: str | None = None, fresh: bool = False) -> Agents:
@@ -87,11 +89,14 @@ def load_agents(targets: Sequence[str], *, root: Path, default: str | None = Non
         loading.faults.append(
             f"default_agent {default!r}: there is no such agent, only {', '.join(sorted(loading.found))}"
         )
+    if len(loading.found) > _MAX_AGENTS:
+        loading.faults.append(f"{len(loading.found)} agents; a process may have {_MAX_AGENTS}")
     if loading.faults:
         raise ConfigurationError(loading.faults)
     return Agents(
         by_name={name: plain_agent(fn) for name, fn in loading.found.items()},
         default=default or _only(loading.found),
+        is_default_chosen=default is not None,
         version=loading.version(),
     )
 

@@ -23,5 +23,6 @@ class WorkerSettings:
     park_after_s: float = 10.0  # all branches of a run have waited for so long: it is put aside
     lease_margin_s: float | None = None  # how long before its end a lease counts as over; None: a third of it
     blind_s: float = 60.0  # without any answer of the database for so long, runs are given up
+    absent_s: float = 60.0  # without a worker that has their agent for so long, runs end as `agent_unavailable`
     blocked_warn_s: float = 2.0  # a loop blocked this long is named in the log
     blocked_fail_s: float = 30.0  # a loop blocked this long ends the run that blocks it

@@ -6,6 +6,7 @@
     signals loop   wake "signals" or 250 ms ─▶ answers, cancel, lost
     renewal        a third of the lease     ─▶ leases go on, or runs are lost
     timers         next due, or 500 ms      ─▶ waits whose time has come
+    membership     10 s                     ─▶ others know that its agents are there
     outbox         commits for all runs
     workshop       shared by all workers   ─▶ room for runs, and the loop of the user's code
 """
@@ -27,6 +28,7 @@ from runwire.errors import Unavailable
 from runwire.runtime.clock import lease_now_s
 from runwire.runtime.lease import Lease
 from runwire.runtime.limits import WorkerSettings
+from runwire.runtime.membership import Membership
 from runwire.runtime.outbox import Outbox
 from runwire.runtime.renewal import Renewal
 from runwire.runtime.run import Run
@@ -66,6 +68,7 @@ class Worker:
         who: name and roles of a user, pinned when a run starts; called on the control loop, must not raise.
         registry: gets the figures; None: nobody asks for them.
         workshop: what it shares with the workers of other databases; None: there are none.
+        membership: of its process, under the same name, run by this worker; None: one with no other role.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Worker:
         who: Callable[[str], User] = _nameless,
         registry: CollectorRegistry | None = None,
         workshop: Workshop | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self._storage = storage
         self._bus = bus
@@ -89,6 +93,10 @@ class Worker:
         self._is_allowed = is_allowed
         self._who = who
         self._workshop = workshop or Workshop(settings)
+        self._membership = membership or Membership(
+            storage, bus, node=name, roles=("worker",), good_s=settings.absent_s
+        )
+        self._membership.use(agents)
         self._wake_runs = asyncio.Event()
         self._crew = self._workshop.join(self._wake_runs.set)
         self._runs = self._crew.runs
@@ -109,8 +117,9 @@ class Worker:
         return self._abandoned
 
     def use(self, agents: Agents) -> None:
-        """Run new runs with these agents; runs in flight finish on the old code."""
+        """Run new runs with these agents, and tell the others; runs in flight finish on the old code."""
         self._agents = agents
+        self._membership.use(agents)
 
     async def run(self) -> None:
         """Work until cancelled. Runs still in flight then are claimed by whoever comes next, and replayed."""
@@ -140,6 +149,7 @@ class Worker:
             tasks.create_task(self._keep_up("signals", self._follow_signals))
             tasks.create_task(self._keep_up("renewal", self._renewal.run))
             tasks.create_task(self._keep_up("timers", self._timers.run))
+            tasks.create_task(self._keep_up("membership", self._membership.run))
             await self._keep_up("claims", lambda: self._claim(tasks))
 
     async def drain(self) -> None:
@@ -159,6 +169,8 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s * 2 + 1):
                 await self.idle()
+        # Only now: what was handed over finds its agents there for a while yet, until who comes next has them.
+        await self._membership.leave()
 
     async def idle(self) -> None:
         """Wait until this worker holds no run, and no code that was told to stop, and none is about to be its own."""
@@ -179,43 +191,45 @@ class Worker:
                 await asyncio.sleep(_AFTER_ERROR_S)
 
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
+        await self._membership.until_said()  # or another might end, as nobody's, the runs that come back from here
         while True:
             self._wake_runs.clear()  # armed before looking, or the last message waits for the poll
             free = self._workshop.room(self._crew, limit=self._settings.max_runs)
             claims: list[Claim] = []
-            sent_s = lease_now_s()
+            sent_s, agents = lease_now_s(), self._agents
             if free > 0 and not self._is_draining:
-                claims = await self._ask_for_runs(free)
-            for claim in claims:
-                tasks.create_task(self._supervise(self._take(claim, sent_s)))
+                claims = await self._ask_for_runs(free, agents)
+            for claim in claims:  # with what it was asked for: others may have come since
+                tasks.create_task(self._supervise(self._take(claim, sent_s, agents)))
             if not claims:
                 await _wait(self._wake_runs, self._settings.poll_s)
 
-    async def _ask_for_runs(self, limit: int) -> list[Claim]:
+    async def _ask_for_runs(self, limit: int, agents: Agents) -> list[Claim]:
         self._is_claiming, self._crew.asked = True, limit
         try:
             return await self._renewal.call(
                 lambda: self._storage.runs.claim(
                     self._name,
-                    agents=self._agents.names,
+                    agents=agents.names,
                     limit=limit,
                     user_limit=self._settings.user_limit,
                     # So that a run comes again whose claim was stored and not answered.
                     holding=[run.claim.run for run in self._runs],
                     take_lost=self._renewal.may_take_lost(),
+                    take_orphans=self._membership.may_take_orphans(),
                 )
             )
         finally:
             self._is_claiming, self._crew.asked = False, 0
             self._idle.set()  # heard only after what was claimed is held: nothing waits between the two
 
-    def _take(self, claim: Claim, sent_s: float) -> Run:
+    def _take(self, claim: Claim, sent_s: float, agents: Agents) -> Run:
         if claim.cancel is None and not self._is_allowed(claim.user):
             # Sent in the moment in which access was withdrawn, or left behind by a kill just after it.
             claim = msgspec.structs.replace(claim, cancel=_REVOKED)
         run = Run(
             claim,
-            agents=self._agents,
+            agents=agents,
             user=self._who(claim.user),
             thread=self._workshop.thread,
             outbox=self._outbox,

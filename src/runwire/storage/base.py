@@ -43,7 +43,7 @@ from runwire.storage.base_log import (
     Unstorable,
     WaitKind,
 )
-from runwire.storage.base_members import MAX_AGENTS, Member, MemberRow, Members, Offered
+from runwire.storage.base_members import GOOD_S, MAX_AGENTS, Member, MemberRow, Members, Offered
 from runwire.storage.base_runs import (
     Answer,
     Answered,
@@ -62,6 +62,7 @@ from runwire.storage.base_runs import (
 from runwire.storage.base_upkeep import BackedUp, Compacted, Stats, Trimmed, Upkeep
 
 __all__ = [
+    "GOOD_S",
     "MAX_AGENTS",
     "MAX_BATCH_EVENTS",
     "AlreadyStored",

@@ -6,10 +6,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-__all__ = ["MAX_AGENTS", "MAX_MEMBERS", "Member", "MemberRow", "Members", "Offered"]
+__all__ = ["GOOD_S", "MAX_AGENTS", "MAX_MEMBERS", "Member", "MemberRow", "Members", "Offered"]
 
 MAX_AGENTS: Final = 1_000  # of one process
 MAX_MEMBERS: Final = 10_000  # rows kept; a process that is started again and again leaves one each time
+GOOD_S: Final = 60.0  # for how long a member's word is good, unless it says otherwise; it is said again much sooner
 _NAME: Final = 255  # characters of a node's or agent's name
 
 
@@ -53,25 +54,29 @@ class Offered(_Value, frozen=True):
     """Which agents may be asked."""
 
     names: tuple[str, ...] = ()  # sorted
-    default: str | None = None  # who answers when none is named; None: it must be said
+    chosen: str | None = None  # the default that somebody chose
+
+    @property
+    def default(self) -> str | None:
+        """Return who answers when none is named: whom somebody chose, or the only one; None: it must be said."""
+        return self.chosen or (self.names[0] if len(self.names) == 1 else None)
 
 
 class Members(Protocol):
     """The processes that serve this database. A hint of who is there; who owns a run is decided by `Runs` alone.
 
-    A member's word is good for `absent_s`: so long after it was last seen, or has said goodbye, its agents count as
-    its own. The database's clock decides, and without one the machine's.
+    A member's word is good for a time that it names itself: so long after it was last seen, or has said goodbye, its
+    agents count as its own. The database's clock decides, and without one the machine's.
     """
 
-    @property
-    def absent_s(self) -> float:
-        """For how long what a member of this process says is good."""
-        ...
-
-    async def announce(self, member: Member) -> bool:
-        """Say, or say again, that a process is there; whose who were not seen for a day are removed.
+    async def announce(self, member: Member, *, good_s: float = GOOD_S) -> bool:
+        """Say, or say again, that a process is there; those that were not seen for a day are removed.
 
         Of more than `MAX_MEMBERS` rows those that were seen last are kept. Any number may call at once.
+
+        Args:
+            member: that calls.
+            good_s: for how long its word is good. It was there without a gap if it calls again within half of that.
 
         Returns:
             Whether others must look: it was not there, or had other agents or another default.
@@ -82,7 +87,7 @@ class Members(Protocol):
         ...
 
     async def leave(self, node: str) -> None:
-        """Say goodbye. Its agents count as there for `absent_s` from now, so that who comes next finds its runs.
+        """Say goodbye. Its agents count as there as long as its word is good, so that who comes next finds its runs.
 
         Raises:
             Unavailable: said or not, nobody knows.
@@ -93,8 +98,8 @@ class Members(Protocol):
         """Return which agents may be asked: those of all workers that were seen within a day.
 
         Of a worker that said goodbye only as long as its word is good, unless no worker is live: then what was there
-        last comes back. `default` is the only name; or else, of the defaults that live workers chose (of all, if
-        none of the live ones has), the one first by name: so all gateways choose alike, whoever was seen last.
+        last comes back. Chosen is, of the defaults that live workers name (of all, if none of the live ones does),
+        the one first by name: so all gateways choose alike, whoever was seen last.
         """
         ...
 

@@ -8,9 +8,8 @@ from typing import Final
 
 from runwire.storage.base_members import Offered
 
-__all__ = ["ABSENT_S", "CLOCK_SLACK_MS", "KEPT_MS", "Word", "offered"]
+__all__ = ["CLOCK_SLACK_MS", "KEPT_MS", "Word", "offered"]
 
-ABSENT_S: Final = 60.0  # for how long a member's word is good; it is said again each sixth of that, or 10 s
 KEPT_MS: Final = 86_400_000  # a day: after it, who was not seen is forgotten
 CLOCK_SLACK_MS: Final = 1_000  # what was said so far in the future counts: a clock that was set back a little
 
@@ -30,9 +29,7 @@ def offered(words: Iterable[Word]) -> Offered:
     said = list(words)
     is_anybody_live = any(word.is_live for word in said)
     counted = [word for word in said if not (word.is_gone and is_anybody_live)]
-    names = sorted({name for word in counted for name in word.agents})
-    if len(names) == 1:
-        return Offered(names=(names[0],), default=names[0])
+    names = {name for word in counted for name in word.agents}
     chosen = {word.default for word in counted if word.is_live and word.default is not None}
     chosen = chosen or {word.default for word in counted if word.default is not None}
-    return Offered(names=tuple(names), default=min(chosen, default=None))
+    return Offered(names=tuple(sorted(names)), chosen=min(chosen, default=None))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from typing import Final
 
 import msgspec
 
 from runwire.storage.base import Member, MemberRow, Offered
-from runwire.storage.base_members import MAX_MEMBERS
+from runwire.storage.base_members import GOOD_S, MAX_MEMBERS
 from runwire.storage.clock import now_ms
 from runwire.storage.memory.state import Present, State
-from runwire.storage.offering import ABSENT_S, KEPT_MS, Word, offered
+from runwire.storage.offering import KEPT_MS, Word, offered
 
 __all__ = ["MemoryMembers"]
 
@@ -19,12 +18,10 @@ __all__ = ["MemoryMembers"]
 class MemoryMembers:
     """The processes that serve one database in memory."""
 
-    absent_s: Final = ABSENT_S
-
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def announce(self, member: Member) -> bool:
+    async def announce(self, member: Member, *, good_s: float = GOOD_S) -> bool:
         """Say that a process is there; see `Members.announce`."""
         with self._state.lock:
             now, members = now_ms(), self._state.members
@@ -34,7 +31,7 @@ class MemoryMembers:
             )
             is_gap = before is None or before.left_at is not None or before.has_gap(now)
             since = now if before is None or is_gap else before.since
-            good_until = now + int(self.absent_s * 1000)
+            good_until = now + int(good_s * 1000)
             members[member.node] = Present(member=member, since=since, seen_at=now, good_until=good_until)
             self._forget(member.node, now)
             if before is None or before.left_at is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from runwire.storage.base import Member, MemberRow, Offered
-from runwire.storage.base_members import MAX_MEMBERS
+from runwire.storage.base_members import GOOD_S, MAX_MEMBERS
 from runwire.storage.offering import KEPT_MS, Word, offered
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.sql import load
@@ -24,11 +24,10 @@ _SQL: Final = load("postgres_members.sql")
 class PostgresMembers:
     """The processes that serve one PostgreSQL database."""
 
-    def __init__(self, database: PostgresDatabase, *, absent_s: float) -> None:
+    def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
-        self.absent_s: Final = absent_s
 
-    async def announce(self, member: Member) -> bool:
+    async def announce(self, member: Member, *, good_s: float = GOOD_S) -> bool:
         """Say that a process is there; see `Members.announce`."""
         is_news: bool = await self._database.fetchval(
             _SQL["announce"],
@@ -38,7 +37,7 @@ class PostgresMembers:
             member.default_agent,
             member.version,
             member.code,
-            int(self.absent_s * 1000),
+            int(good_s * 1000),
             KEPT_MS,
             MAX_MEMBERS,
             is_urgent=True,

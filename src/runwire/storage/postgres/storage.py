@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from runwire.errors import Unavailable
-from runwire.storage.offering import ABSENT_S
 from runwire.storage.postgres.auth import PostgresAuthStore
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.postgres.log import PostgresEventLog
@@ -23,21 +22,19 @@ _SQL: Final = load("postgres.sql")
 class PostgresStorage:
     """One database that many processes share; the truth of a cluster."""
 
-    def __init__(self, database: PostgresDatabase, *, absent_s: float = ABSENT_S) -> None:
+    def __init__(self, database: PostgresDatabase) -> None:
         self.database: Final = database
         self.events: Final = PostgresEventLog(database)
         self.runs: Final = PostgresRuns(database)
         self.threads: Final = PostgresThreads(database)
         self.auth: Final = PostgresAuthStore(database)
-        self.members: Final = PostgresMembers(database, absent_s=absent_s)
+        self.members: Final = PostgresMembers(database)
         self.upkeep: Final = PostgresUpkeep(database)
 
     @classmethod
-    async def open(
-        cls, url: str, *, lease_s: float = 6.0, limit_s: float | None = None, absent_s: float = ABSENT_S
-    ) -> PostgresStorage:
-        """Open a database that `migrate` has made ready; see `PostgresDatabase.open` and `Members.absent_s`."""
-        return cls(await PostgresDatabase.open(url, lease_s=lease_s, limit_s=limit_s), absent_s=absent_s)
+    async def open(cls, url: str, *, lease_s: float = 6.0, limit_s: float | None = None) -> PostgresStorage:
+        """Open a database that `migrate` has made ready; see `PostgresDatabase.open`."""
+        return cls(await PostgresDatabase.open(url, lease_s=lease_s, limit_s=limit_s))
 
     @property
     def log(self) -> str:

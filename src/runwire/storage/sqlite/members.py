@@ -9,9 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from runwire.storage.base import Member, MemberRow, Offered
-from runwire.storage.base_members import MAX_MEMBERS
+from runwire.storage.base_members import GOOD_S, MAX_MEMBERS
 from runwire.storage.clock import now_ms
-from runwire.storage.offering import ABSENT_S, KEPT_MS, Word, offered
+from runwire.storage.offering import KEPT_MS, Word, offered
 from runwire.storage.sql import load
 from runwire.storage.sqlite.database import SqliteDatabase
 
@@ -23,12 +23,10 @@ _SQL: Final = load("sqlite_members.sql")
 class SqliteMembers:
     """The processes that serve one SQLite file."""
 
-    absent_s: Final = ABSENT_S
-
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def announce(self, member: Member) -> bool:
+    async def announce(self, member: Member, *, good_s: float = GOOD_S) -> bool:
         """Say that a process is there; see `Members.announce`."""
         agents = _json(member.agents)
         said = (member.node, _json(member.roles), agents, member.default_agent, member.version, member.code)
@@ -36,7 +34,7 @@ class SqliteMembers:
         def work(connection: sqlite3.Connection) -> bool:
             now = now_ms()
             before = connection.execute(_SQL["said_before"], (member.node,)).fetchone()
-            connection.execute(_SQL["announce"], (*said, now, int(self.absent_s * 1000)))
+            connection.execute(_SQL["announce"], (*said, now, int(good_s * 1000)))
             connection.execute(_SQL["forget_unseen"], (member.node, now - KEPT_MS, MAX_MEMBERS))
             return bool(before != (agents, member.default_agent))
 
