@@ -42,46 +42,64 @@ def back_up(settings: Settings, path: Path, *, progress: Progress) -> BackedUp:
     return back_up_file(_data_file(settings), path, progress=progress)
 
 
-def export(settings: Settings, path: Path, *, user: str | None, progress: Progress) -> Header:
-    """Write the portable form to a new file, or to standard output for `-`; blocks. Like `back_up`, it only reads."""
+def export(settings: Settings, path: Path, *, user: str | None, progress: Progress, place: int | None = None) -> Header:
+    """Write the portable form to a new file, or to standard output for `-`; blocks. Like `back_up`, it only reads.
+
+    Of several databases it is one, `place` from 0 on, and a user cannot be chosen by name: accounts are in the first.
+    """
+    if user is not None and len(settings.storage_urls) > 1:
+        raise ConfigurationError(
+            ["--user: accounts are in the first database, what is theirs is not; export it whole."]
+        )
     if path != STANDARD_OUTPUT:
         with placed(path) as part, part.open("wb") as out:
-            return _export(settings, out, user, progress)
+            return _export(settings, out, user, progress, place)
     try:
-        header = _export(settings, sys.stdout.buffer, user, progress)
+        header = _export(settings, sys.stdout.buffer, user, progress, place)
         sys.stdout.buffer.flush()
     except OSError as error:
         raise Unavailable(f"Standard output does not take the export ({error.strerror}).") from error
     return header
 
 
-def _export(settings: Settings, out: BinaryIO, user: str | None, progress: Progress) -> Header:
+def _export(settings: Settings, out: BinaryIO, user: str | None, progress: Progress, place: int | None) -> Header:
     release = runwire.__version__
     if not settings.is_shared:
         return export_file(_data_file(settings), out, release=release, user_name=user, progress=progress)
     with with_driver():
         from runwire.storage.postgres.transfer import export_database
-    return asyncio.run(export_database(settings.storage_url, out, release=release, user_name=user, progress=progress))
+    url = settings.storage_urls[_one(settings, place)]
+    return asyncio.run(export_database(url, out, release=release, user_name=user, progress=progress))
 
 
 def import_from(
-    settings: Settings, path: Path, *, progress: Progress, announce: Callable[[str], None]
+    settings: Settings,
+    path: Path,
+    *,
+    progress: Progress,
+    announce: Callable[[str], None],
+    place: int | None = None,
 ) -> Mapping[str, int]:
     """Fill an empty database from an export, or a data file from a backup; returns how many of each kind; blocks.
 
-    On PostgreSQL one that was stopped goes on where it was.
+    On PostgreSQL one that was stopped goes on where it was. Of several databases it is one, `place` from 0 on: an
+    export of that very place, for nobody is placed anew.
     """
     if not settings.is_shared:
         return import_file(_data_file(settings), path, progress=progress)
     with with_driver():
         from runwire.storage.postgres.importing import import_database
-    return asyncio.run(import_database(settings.storage_url, path, progress=progress, announce=announce))
+    url = settings.storage_urls[_one(settings, place)]
+    return asyncio.run(import_database(url, path, progress=progress, announce=announce))
 
 
 def restored(settings: Settings) -> str:
     """Tell a PostgreSQL database that it was put back to an older state; returns its new log; blocks."""
     if not settings.is_shared:
         fault = "A data folder needs no telling: whoever starts on a restored backup knows. This is for PostgreSQL."
+        raise ConfigurationError([fault])
+    if len(settings.storage_urls) > 1:
+        fault = "database_url names several databases: name only the one that was put back, with RUNWIRE_DATABASE_URL."
         raise ConfigurationError([fault])
     return asyncio.run(_begin_history(settings))
 
@@ -118,8 +136,16 @@ class Tidied(msgspec.Struct, kw_only=True):
     freed_bytes: int = 0  # of the file, for what comes
 
 
-async def tidy(settings: Settings, ages: Ages, *, progress: Progress) -> Tidied:
-    """Compact and trim until nothing is left to do, in bounded calls to who owns the database."""
+def _one(settings: Settings, place: int | None) -> int:
+    """Return which database is meant, where it can only be one."""
+    if place is None and len(settings.storage_urls) > 1:
+        named = ", ".join(f"{number} ({url})" for number, url in enumerate(settings.shown_urls, 1))
+        raise ConfigurationError([f"There are several databases; say which one by --place: {named}."])
+    return place or 0
+
+
+async def tidy(settings: Settings, ages: Ages, *, progress: Progress, place: int = 0) -> Tidied:
+    """Compact and trim until nothing is left to do in a database, in bounded calls to who owns it."""
     await _check_there(settings)
     now = now_ms()
 
@@ -130,7 +156,7 @@ async def tidy(settings: Settings, ages: Ages, *, progress: Progress) -> Tidied:
         done = Tidied()
         has_more = True
         while has_more:
-            part = await call("storage_compact", timeout_s=_CALL_S, ended_before=before(ages.deltas_s))
+            part = await call("storage_compact", timeout_s=_CALL_S, place=place, ended_before=before(ages.deltas_s))
             done.compacted_runs += part["runs"]
             done.deleted_events += part["events"]
             done.freed_bytes += part["freed_bytes"]
@@ -142,6 +168,7 @@ async def tidy(settings: Settings, ages: Ages, *, progress: Progress) -> Tidied:
             part = await call(
                 "storage_trim",
                 timeout_s=_CALL_S,
+                place=place,
                 ended_before=None if ages.runs_s is None else before(ages.runs_s),
                 deleted_before=before(ages.deleted_threads_s),
             )
@@ -161,10 +188,10 @@ async def _give_way(part: Mapping[str, Any]) -> None:
         await asyncio.sleep(_GIVE_WAY_S)
 
 
-async def figures(settings: Settings) -> dict[str, Any]:
-    """Return the figures of the database; `Stats`, as JSON has it."""
+async def figures(settings: Settings, *, place: int = 0) -> dict[str, Any]:
+    """Return the figures of a database; `Stats`, as JSON has it."""
     await _check_there(settings)
-    return await administer(settings, "storage_stats", timeout_s=_CALL_S)
+    return await administer(settings, "storage_stats", timeout_s=_CALL_S, place=place)
 
 
 async def _check_there(settings: Settings) -> None:
