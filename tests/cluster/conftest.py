@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.cluster.deployment import Cluster
+from tests.cluster.deployment import ROLE_AGENTS, Cluster
 from tests.postgres import PostgresServer
-
-AGENTS = Path(__file__).with_name("agents.py")
 
 
 @pytest.fixture(scope="session")
 def started(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     url = asyncio.run(postgres_server.create_database())
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), url, agents=AGENTS)
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), url, agents=ROLE_AGENTS)
     asyncio.run(cluster.start())
     yield cluster
     asyncio.run(cluster.end())

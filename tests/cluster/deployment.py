@@ -26,10 +26,11 @@ from tests.postgres import PASSWORD
 
 from runwire.testing.server import ServerProcess
 
-__all__ = ["LEASE_S", "SECRET", "Cluster", "Role", "RoleProcess"]
+__all__ = ["LEASE_S", "ROLE_AGENTS", "SECRET", "Cluster", "Role", "RoleProcess", "free_port"]
 
 Role = Literal["gateway", "worker", "auth"]
 
+ROLE_AGENTS: Final = Path(__file__).with_name("agents.py")
 LEASE_S: Final = 3.0  # the shortest that the settings allow
 SECRET: Final = "canary-of-the-service-" + "s" * 32  # no log and no error may show it
 
@@ -104,8 +105,8 @@ class Cluster:
         self._agents = agents
         self._keys: dict[str, str] = {}
         self.processes: list[RoleProcess] = []
-        gateway_ports = [_free_port() for _ in range(gateways)]
-        auth_ports = [_free_port() for _ in range(auths)]
+        gateway_ports = [free_port() for _ in range(gateways)]
+        auth_ports = [free_port() for _ in range(auths)]
         self._settings = {
             "environment": "test",
             "database_url": url,
@@ -138,7 +139,7 @@ class Cluster:
             folder=self.folder,
             name=name,
             cwd=self.marks,
-            port=port or _free_port(),
+            port=port or free_port(),
         )
         self.processes.append(process)
         return process
@@ -185,7 +186,8 @@ class Cluster:
         path.write_text("".join(lines), encoding="utf-8")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody has just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -95,7 +95,7 @@ async def _services(loaded: Loaded, folder: Path, say: Say) -> AsyncIterator[tup
         url = postgres.url if postgres else settings.storage_url
         say("postgres", f"up, data in {postgres.data}" if postgres else settings.shown_url)
         if redis_url:
-            say("redis", f"up at {redis_url}" if settings.redis_url is None else settings.shown_redis_url or "")
+            say("redis", settings.shown_redis_url or f"up at {redis_url.rpartition('@')[2]}")
         yield url, redis_url
 
 

