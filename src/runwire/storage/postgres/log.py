@@ -27,6 +27,7 @@ from runwire.storage.base import (
     Unstorable,
 )
 from runwire.storage.batches import Frozen, distinct, freeze
+from runwire.storage.clock import now_ms
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.postgres.driver import DataFault
 from runwire.storage.sql import load
@@ -177,6 +178,7 @@ def _columns(ready: list[Frozen]) -> list[Any]:
         *([blob[at] for blob in blobs] for at in range(3)),
         *([wait[at] for wait in waits] for at in range(4)),
         *([close[at] for close in closes] for at in range(2)),
+        now_ms(),
     ]
 
 

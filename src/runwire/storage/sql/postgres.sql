@@ -61,9 +61,14 @@ SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool
 
 -- The log -------------------------------------------------------------------------------------------
 
+-- Times to wait for were reckoned by the worker's clock, which reads $19 now, and come by the database's: a worker whose
+-- clock is wrong would else have everybody wait so much longer, or not at all. Up to a second all clocks differ.
 -- name: append
 SELECT * FROM runwire_append(
-  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+  CASE WHEN abs(runwire_now() - $19::bigint) < 1000 THEN $16::bigint[]
+    ELSE ARRAY(SELECT due + runwire_now() - $19 FROM unnest($16::bigint[]) WITH ORDINALITY AS w (due, n) ORDER BY n)
+  END, $17, $18)
 
 -- name: read
 SELECT first_seq, last_seq, run, attempt, events, head, floor FROM runwire_read($1, $2, $3, $4)
