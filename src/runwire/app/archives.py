@@ -48,9 +48,7 @@ def export(settings: Settings, path: Path, *, user: str | None, progress: Progre
     Of several databases it is one, `place` from 0 on, and a user cannot be chosen by name: accounts are in the first.
     """
     if user is not None and len(settings.storage_urls) > 1:
-        raise ConfigurationError(
-            ["--user: accounts are in the first database, what is theirs is not; export it whole."]
-        )
+        raise ConfigurationError(["--user: accounts are in the first database, what is theirs may not be: export all."])
     if path != STANDARD_OUTPUT:
         with placed(path) as part, part.open("wb") as out:
             return _export(settings, out, user, progress, place)
@@ -93,7 +91,7 @@ def import_from(
     return asyncio.run(import_database(url, path, progress=progress, announce=announce))
 
 
-def restored(settings: Settings) -> str:
+def restored(settings: Settings, *, place: int | None = None) -> str:
     """Tell a PostgreSQL database that it was put back to an older state; returns its new log; blocks."""
     if not settings.is_shared:
         fault = "A data folder needs no telling: whoever starts on a restored backup knows. This is for PostgreSQL."
@@ -101,13 +99,13 @@ def restored(settings: Settings) -> str:
     if len(settings.storage_urls) > 1:
         fault = "database_url names several databases: name only the one that was put back, with RUNWIRE_DATABASE_URL."
         raise ConfigurationError([fault])
-    return asyncio.run(_begin_history(settings))
+    return asyncio.run(_begin_history(settings.storage_urls[_one(settings, place)]))
 
 
-async def _begin_history(settings: Settings) -> str:
+async def _begin_history(url: str) -> str:
     with with_driver():
         from runwire.storage.postgres.database import PostgresDatabase
-    database = await PostgresDatabase.open(settings.storage_url)
+    database = await PostgresDatabase.open(url)
     try:
         return await database.begin_history()
     finally:

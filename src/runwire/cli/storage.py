@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -25,6 +25,11 @@ storage = typer.Typer(no_args_is_help=True)
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="Where it shall stand; a file of this name is refused.")]
 
+_Place = Annotated[
+    int | None, typer.Option("--place", min=1, metavar="N", help="Of several databases the Nth; default: all.")
+]
+_OnePlace = Annotated[int | None, typer.Option("--place", min=1, metavar="N", help="Of several databases the Nth.")]
+
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _AGE: Final = re.compile(r"(\d{1,9})([smhd])")
 _EVERY_S: Final = 0.5  # progress at a terminal
@@ -35,11 +40,15 @@ _SECRETS: Final = "It holds conversations, password hashes and API-key hashes: k
 @storage.command("stats")
 def stats(
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each database.")] = False,
+    place: _Place = None,
 ) -> None:
     """Show how large the database is and what is in it."""
-    found = asyncio.run(app.figures(_settings(data_dir)))
-    typer.echo(json.dumps(found) if as_json else "\n".join(_lines(found)))
+    settings = _settings(data_dir)
+    for number in _numbers(settings, place):
+        found = asyncio.run(app.figures(settings, place=number))
+        _head(settings, number, is_shown=not as_json)
+        typer.echo(json.dumps(found) if as_json else "\n".join(_lines(found)))
 
 
 @storage.command("compact")
@@ -51,6 +60,7 @@ def compact(
             "--older-than", metavar="AGE", help="Deltas of runs that ended this long ago, e.g. 7d, 12h, 30m, 0s."
         ),
     ] = None,
+    place: _Place = None,
 ) -> None:
     """Delete the deltas of ended runs now, and what is over its time by the settings."""
     settings = _settings(data_dir)
@@ -60,12 +70,14 @@ def compact(
         runs_s=None if days is None else days * _UNITS_S["d"],
         deleted_threads_s=settings.purge_deleted_s,
     )
-    with _progress("compacting", "runs") as progress:
-        done = asyncio.run(app.tidy(settings, ages, progress=progress))
-    typer.echo(
-        f"compacted {done.compacted_runs} runs ({done.deleted_events} deltas deleted),"
-        f" deleted {done.deleted_runs} old runs; {_size(done.freed_bytes)} of the file are free for what comes"
-    )
+    for number in _numbers(settings, place):
+        with _progress("compacting", "runs") as progress:
+            done = asyncio.run(app.tidy(settings, ages, progress=progress, place=number))
+        _head(settings, number)
+        typer.echo(
+            f"compacted {done.compacted_runs} runs ({done.deleted_events} deltas deleted),"
+            f" deleted {done.deleted_runs} old runs; {_size(done.freed_bytes)} of the file are free for what comes"
+        )
 
 
 @storage.command("backup")
@@ -82,41 +94,69 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it shall stand, or - for standard output.")],
     data_dir: DataDir = None,
     user: Annotated[str | None, typer.Option("--user", help="Only what belongs to the user of this name.")] = None,
+    place: _OnePlace = None,
 ) -> None:
     """Write users, threads, runs and events as JSON lines, as they are at one moment."""
+    settings = _settings(data_dir)
+    number = _number(settings, place)
     with _progress("exporting", "lines") as progress:
-        header = app.export(_settings(data_dir), file, user=user, progress=progress)
+        header = app.export(settings, file, user=user, progress=progress, place=number)
     typer.echo(f"exported {_contents(header.counts)}", err=str(file) == "-")
     typer.echo(_SECRETS, err=True)
 
 
 @storage.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup or an export.")], data_dir: DataDir = None
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup or an export.")],
+    data_dir: DataDir = None,
+    place: _OnePlace = None,
 ) -> None:
     """Fill an empty data folder from a backup or an export, or an empty PostgreSQL database from an export.
 
     Wholly or not at all; into PostgreSQL one that was stopped goes on where it was, if it is started again.
     """
     settings = _settings(data_dir)
+    number = _number(settings, place)
     with _progress("importing", "lines") as progress:
-        counts = app.import_from(settings, file, progress=progress, announce=lambda told: typer.echo(told, err=True))
+        counts = app.import_from(
+            settings, file, progress=progress, announce=lambda told: typer.echo(told, err=True), place=number
+        )
     typer.echo(f"imported {_contents(counts)}")
     typer.echo("It is another log than the copied one: clients take what it has, and people sign in again.", err=True)
 
 
 @storage.command("restored")
-def restored() -> None:
+def restored(place: _OnePlace = None) -> None:
     """Tell a PostgreSQL database that it was put back to an older state, before the first server starts.
 
     Clients then drop what they hold and take what it has, and everybody signs in again.
     """
-    log = app.restored(load({}, serves=False).settings)
+    settings = load({}, serves=False).settings
+    log = app.restored(settings, place=_number(settings, place))
     typer.echo(f"it is another history now (log {log}): clients take what it has, and people sign in again")
 
 
 def _settings(data_dir: Path | None) -> Settings:
     return load({"data_dir": data_dir}, serves=False).settings
+
+
+def _number(settings: Settings, place: int | None) -> int | None:
+    """Return the place that a person named by its number from 1, from 0."""
+    if place is not None and place > len(settings.storage_urls):
+        count = len(settings.storage_urls)
+        raise typer.BadParameter(f"{place}: database_url names {count}", param_hint="--place")
+    return None if place is None else place - 1
+
+
+def _numbers(settings: Settings, place: int | None) -> Sequence[int]:
+    number = _number(settings, place)
+    return range(len(settings.storage_urls)) if number is None else (number,)
+
+
+def _head(settings: Settings, number: int, *, is_shown: bool = True) -> None:
+    """Say which of several databases the next lines are about."""
+    if is_shown and len(settings.storage_urls) > 1:
+        typer.echo(f"{number + 1}. {settings.shown_urls[number]}")
 
 
 def _age_s(text: str) -> int:
