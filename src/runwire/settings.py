@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         le=300,
         description="How long after its last sign of life a server's runs go to another (PostgreSQL), seconds.",
     )
+    agent_absent_s: float = Field(
+        60.0,
+        ge=1,
+        le=3_600,
+        description="How long a run waits when no worker has its agent, before it ends (PostgreSQL), seconds.",
+    )
     park_after_s: float = Field(
         10.0, ge=0, le=_CENTURY_S, description="Waiting time after which a run is put aside, its code unwound, seconds."
     )

@@ -6,6 +6,7 @@
     gateway   bus, identity, way to the auth service, gateway
     worker    bus, identity, worker, caretaker
     auth      bus, auth service
+    each      its word to the others that it is there, by its worker if it has one
     all       all of these, each once, and the control socket of a data folder
 
 A process with all roles is no special case: it has all parts, and its way to the auth service is a call.
@@ -25,6 +26,7 @@ from typing import Any, Final
 import httpx2
 from prometheus_client import CollectorRegistry, generate_latest
 
+import runwire
 from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.app import rooms
@@ -40,11 +42,12 @@ from runwire.errors import Unavailable
 from runwire.gateway.app import Gateway, make_gateway
 from runwire.gateway.health import HealthRoutes
 from runwire.guide import docs_root
+from runwire.runtime.membership import Membership
 from runwire.runtime.upkeep import Caretaker
 from runwire.runtime.worker import Worker
 from runwire.runtime.workshop import Workshop
 from runwire.settings import Settings
-from runwire.storage.base import Storage, Wake
+from runwire.storage.base import Offered, Storage, Wake
 from runwire.storage.placed import Place, Placed
 
 __all__ = ["Announce", "Assembled", "Ground", "Part", "assemble"]
@@ -122,8 +125,10 @@ def assemble(ground: Ground) -> Assembled:
     if "worker" in roles:
         workshop = Workshop(rooms.worker_settings(ground.settings))
         registries = registry_of(ground.places, ground.registry)
-        for place in ground.places:
-            parts += _worker(ground, place, follower, workshop, registries[place.number])
+        for place, membership in zip(ground.places, _memberships(ground), strict=True):
+            parts += _worker(ground, place, membership, follower, workshop, registries[place.number])
+    else:
+        parts += [Part(run=one.run, drain=one.leave) for one in _memberships(ground)]
     parts += [Part(run=run) for run in control_sockets(ground.places, ground.place, ground.sign_in)]
     is_followed = bool(roles & {"gateway", "worker"})
     health = HealthRoutes(
@@ -224,12 +229,28 @@ async def _await_auth(client: AuthClient, url: str, announce: Announce) -> None:
         await asyncio.sleep(_AUTH_RETRY_S)
 
 
+def _memberships(ground: Ground) -> list[Membership]:
+    """Return what tells the others of each database that this process is there."""
+    # Random, too: in containers all processes have one id, and a restart is another worker.
+    node = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return [
+        Membership(
+            place.storage,
+            place.bus,
+            node=node,
+            roles=ground.settings.active_roles,
+            version=runwire.__version__,
+            good_s=ground.settings.agent_absent_s,
+        )
+        for place in ground.places
+    ]
+
+
 def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway:
     return make_gateway(
         ground.places,
         auth=client,
-        agents=ground.agents.names if ground.agents else (),
-        default_agent=ground.agents.default if ground.agents else None,
+        agents=lambda: _own(ground.agents),
         settings=rooms.gateway_settings(ground.settings, ground.url),
         auth_app=auth_app,
         console_app=make_console_app(docs_root()),
@@ -237,8 +258,19 @@ def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway
     )
 
 
+def _own(agents: Agents | None) -> Offered:
+    if agents is None:
+        return Offered()
+    return Offered(names=agents.names, chosen=agents.default if agents.is_default_chosen else None)
+
+
 def _worker(
-    ground: Ground, place: Place, follower: Follower, workshop: Workshop, registry: CollectorRegistry
+    ground: Ground,
+    place: Place,
+    membership: Membership,
+    follower: Follower,
+    workshop: Workshop,
+    registry: CollectorRegistry,
 ) -> list[Part]:
     """Return what runs the user's code for one database, and looks after that."""
     assert ground.agents is not None, "whoever has this role has loaded them"
@@ -256,13 +288,13 @@ def _worker(
         place.storage,
         place.bus,
         agents,
-        # Random, too: in containers all processes have one id, and a restart is another worker.
-        f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        membership.node,
         rooms.worker_settings(ground.settings),
         is_allowed=is_allowed,
         who=who,
         registry=registry,
         workshop=workshop,
+        membership=membership,
     )
     follower.on_change(worker.recheck)
 

@@ -20,6 +20,7 @@ from runwire.gateway.http import make_http
 from runwire.gateway.identities import Identities
 from runwire.gateway.live import Live
 from runwire.gateway.metrics import Metrics
+from runwire.gateway.offered import OfferedAgents
 from runwire.gateway.request import Callers, method_refused, problem_response
 from runwire.gateway.routes_runs import RunRoutes
 from runwire.gateway.routes_threads import ThreadRoutes
@@ -29,6 +30,7 @@ from runwire.gateway.subscription import Subscriptions
 from runwire.gateway.tail import Tail, TailSettings
 from runwire.gateway.upgrade import Asgi, Upgrades, header, refuse
 from runwire.protocol.connection import ConnectionSettings
+from runwire.storage.base import Offered
 from runwire.storage.placed import Place, Placed
 
 __all__ = ["Gateway", "GatewaySettings", "make_gateway"]
@@ -73,8 +75,7 @@ class Gateway:
     Args:
         places: where truth lives, and hints about it; one database, or several with users placed on them.
         auth: who somebody is.
-        agents: names that may be asked.
-        default_agent: who answers when none is named.
+        agents: gives those of this process, known here at once; others are learned from the members of each database.
         settings: how to listen.
         auth_app: the auth service, or the way to it, served below `/auth` and `/.well-known`.
         console_app: the page, served for every other path.
@@ -87,8 +88,7 @@ class Gateway:
         places: Placed[Place],
         auth: Identities,
         *,
-        agents: Sequence[str],
-        default_agent: str | None,
+        agents: Callable[[], Offered],
         settings: GatewaySettings,
         auth_app: Asgi | None,
         console_app: Asgi | None,
@@ -106,13 +106,13 @@ class Gateway:
 
         def desk(place: Place) -> Desk:
             tail = Tail(place.storage, place.bus, tail_settings)
+            offered = OfferedAgents(place.storage.members, place.bus, own=agents)
             return Desk(
                 number=place.number,
                 storage=place.storage,
                 tail=tail,
-                commands=Commands(
-                    storage=place.storage, bus=place.bus, tail=tail, agents=agents, default_agent=default_agent
-                ),
+                agents=offered,
+                commands=Commands(storage=place.storage, bus=place.bus, tail=tail, agents=offered),
                 subscriptions=Subscriptions(place.storage, tail, replay_events=replay_events),
             )
 
@@ -225,6 +225,7 @@ class Gateway:
             async with asyncio.TaskGroup() as group:
                 for desk in self.desks:
                     group.create_task(desk.tail.run())
+                    group.create_task(desk.agents.run())
                 group.create_task(self._shed_unchecked())
         finally:
             self._is_running = False
@@ -251,8 +252,7 @@ def make_gateway(
     places: Placed[Place],
     auth: Identities,
     *,
-    agents: Sequence[str],
-    default_agent: str | None = None,
+    agents: Callable[[], Offered] = Offered,
     settings: GatewaySettings | None = None,
     auth_app: Asgi | None = None,
     console_app: Asgi | None = None,
@@ -264,7 +264,6 @@ def make_gateway(
         places,
         auth,
         agents=agents,
-        default_agent=default_agent,
         settings=settings or GatewaySettings(),
         auth_app=auth_app,
         console_app=console_app,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
 from runwire.errors import Conflict, NotFound, ProtocolError, RunwireError
+from runwire.gateway.offered import OfferedAgents
 from runwire.gateway.tail import Tail
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
@@ -28,18 +29,14 @@ class Commands:
         storage: where truth lives.
         bus: told after each write.
         tail: this node's own; told directly, so that a dead bus does not delay the sender.
-        agents: names that may be asked.
-        default_agent: who answers when none is named.
+        agents: that may be asked.
     """
 
-    def __init__(
-        self, *, storage: Storage, bus: Bus, tail: Tail, agents: Sequence[str], default_agent: str | None
-    ) -> None:
+    def __init__(self, *, storage: Storage, bus: Bus, tail: Tail, agents: OfferedAgents) -> None:
         self._storage = storage
         self._bus = bus
         self._tail = tail
-        self.agents = tuple(agents)
-        self.default_agent = default_agent or (self.agents[0] if len(self.agents) == 1 else None)
+        self._agents = agents
 
     async def send(self, user: str, body: frames.MessageBody, *, thread: str | None, key: str | None) -> Sent:
         """Store a message and its run; call `announce` once the reply is on its way.
@@ -52,7 +49,7 @@ class Commands:
         fingerprint = frames.fingerprint(body, thread=thread)
         content = msgspec.to_builtins(body.content)
         try:
-            agent = self._agent(body.agent)
+            agent = await self._agents.choose(body.agent)
             _check_size("content", content)
             _check_size("metadata", body.metadata)
         except ProtocolError:
@@ -137,7 +134,7 @@ class Commands:
             message = IncomingMessage(
                 user=user,
                 thread=row.thread,
-                agent=self._agent(row.agent),
+                agent=await self._agents.choose(row.agent),
                 content=asked.content,
                 metadata=asked.metadata,
                 on_active=body.on_active,
@@ -176,14 +173,6 @@ class Commands:
         for segment in committed:
             self._tail.hear(segment)
             self._bus.publish(segment)
-
-    def _agent(self, name: str | None) -> str:
-        chosen = self.default_agent if name is None else name
-        if chosen is None or chosen not in self.agents:
-            what = f"There is no agent {name!r}" if name is not None else "Say which agent"
-            known = ", ".join(self.agents) or "none"
-            raise ProtocolError(f"{what[:120]}; served here: {known}.", field="agent")
-        return chosen
 
 
 def _check_size(field: str, value: Any) -> None:

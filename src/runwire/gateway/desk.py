@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from runwire.errors import Unavailable
 from runwire.gateway.commands import Commands
+from runwire.gateway.offered import OfferedAgents
 from runwire.gateway.subscription import Subscriptions
 from runwire.gateway.tail import Tail
 from runwire.storage.base import Storage
@@ -23,6 +24,7 @@ class Desk:
     number: int  # of the database, from 1
     storage: Storage
     tail: Tail
+    agents: OfferedAgents
     commands: Commands
     subscriptions: Subscriptions
 

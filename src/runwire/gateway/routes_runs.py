@@ -83,8 +83,8 @@ class RunRoutes:
         """List the agents that may be asked."""
         identity = await self.callers.who(request)
         desk = self.desks.of(identity.user)
-        default = desk.commands.default_agent
-        items = [{"agent": name, "default": name == default} for name in desk.commands.agents]
+        offered = desk.agents.offered()
+        items = [{"agent": name, "default": name == offered.default} for name in offered.names]
         return answer(shapes.page(items, next_cursor=None))
 
     async def blob(self, request: Request, ref: str) -> Response:

@@ -64,6 +64,11 @@ class Membership:
         self._left = asyncio.Event()
         self._is_running = self._is_leaving = False
 
+    @property
+    def node(self) -> str:
+        """Return the name of the process."""
+        return self._member.node
+
     def use(self, agents: Agents) -> None:
         """Say from now on that it has these agents."""
         self._member = Member(

@@ -21,7 +21,7 @@ from runwire.gateway.clock import wall_ms
 from runwire.gateway.server import Server, ServerSettings, make_server
 from runwire.protocol import events
 from runwire.protocol.events import EventData
-from runwire.storage.base import Batch, Bus, BusMessage, Claim, OpenedWait, RunEnd, Storage, Stored
+from runwire.storage.base import Batch, Bus, BusMessage, Claim, Offered, OpenedWait, RunEnd, Storage, Stored
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 from runwire.storage.placed import alone
@@ -244,7 +244,7 @@ async def running(
     gateway = make_gateway(
         alone(store, used_bus),
         identities,
-        agents=agents,
+        agents=lambda: Offered(names=tuple(agents)),
         settings=settings or GatewaySettings(allowed_origins=(ORIGIN,)),
     )
     server = make_server(gateway.asgi, ServerSettings(graceful_s=1), drain=gateway.drain)

@@ -588,7 +588,6 @@ async def test_pages_of_listed_origins_reach_everything_that_is_served_and_other
     gateway = make_gateway(
         alone(storage, LocalBus()),
         FakeIdentities(),
-        agents=["echo"],
         auth_app=_said_path,
         settings=GatewaySettings(allowed_origins=(ORIGIN,)),
     )
@@ -641,7 +640,7 @@ async def test_a_page_of_a_listed_origin_can_read_why_we_failed() -> None:
 
 async def test_only_what_may_be_a_page_is_asked_of_the_console() -> None:
     storage = await open_storage("memory://")
-    gateway = make_gateway(alone(storage, LocalBus()), FakeIdentities(), agents=["echo"], console_app=_said_path)
+    gateway = make_gateway(alone(storage, LocalBus()), FakeIdentities(), console_app=_said_path)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(gateway.asgi), base_url="http://here") as http:
         assert (await http.get("/nope")).text == "/nope"
         assert (await http.head("/nope")).status_code == 200
@@ -661,7 +660,6 @@ async def test_other_apps_prefix_hosts_and_management() -> None:
     gateway = make_gateway(
         alone(storage, LocalBus()),
         FakeIdentities(),
-        agents=["echo"],
         auth_app=_said_path,
         console_app=_said_path,
         settings=GatewaySettings(path_prefix="/agents", allowed_hosts=("localhost", "[::1]"), has_management_port=True),
