@@ -16,6 +16,7 @@ from tests.outside import FIVE, Outside, assert_one_run, text_of
 from tests.postgres import PASSWORD, PostgresServer
 
 from runwire.auth.service import users
+from runwire.errors import Unavailable
 from runwire.storage.open import open_storage
 from runwire.storage.placed import PlaceOf, place_of
 
@@ -31,6 +32,7 @@ class TwoPlaces:
         self.urls = urls
         self._cluster = Cluster(folder, urls[0], gateways=1, workers=1, auths=1, database_url=urls)
         self.nodes: list[RoleProcess] = [self._cluster.add(("gateway", "worker", "auth")) for _ in range(2)]
+        self.late = self._cluster.add(("gateway", "worker", "auth"))
         self._cluster.processes = self.nodes
         self._cluster.auths = self.nodes[:1]
         self.keys: tuple[list[str], list[str]] = ([], [])  # of the people of each database
@@ -45,6 +47,7 @@ class TwoPlaces:
         assert PASSWORD not in told
         await self._invite()
         await self._cluster.start()
+        self.nodes.append(self.late)  # from now on it is ended with them
 
     async def end(self) -> None:
         await self._cluster.end()
@@ -166,8 +169,15 @@ async def test_people_of_two_databases_have_the_whole_product_and_an_outage_is_t
     assert (await ready(two)) == (200, {"status": "ok"})
     figures = await asyncio.to_thread(_figures, two.nodes[0].url)
     for database in "12":
-        assert f'runtime_claimed_runs_total{{database="{database}",why="queued"}}' in figures
-    assert figures.count("# TYPE runtime_claimed_runs_total counter") == 1
+        assert f'runtime_leases_lost_total{{database="{database}"}} 0.0' in figures
+    assert figures.count("# TYPE runtime_leases_lost_total counter") == 1
+
+    told = await two.cli("storage", "stats")
+    assert [line[:2] for line in told.splitlines() if "postgresql://" in line] == ["1.", "2."]
+    assert told.count("users           2") == 2
+    with pytest.raises(Unavailable, match="several databases; say which one by --place: 1 "):
+        await two.cli("storage", "export", "all.jsonl")
+    assert "2 threads" not in await two.cli("storage", "export", "second.jsonl", "--place", "2")
 
     # Nobody finds what is another's, whether it is in the same database or not.
     mine = await asyncio.to_thread(two.screen(1).http, "GET", "/v1/runs")
@@ -201,6 +211,8 @@ async def test_people_of_two_databases_have_the_whole_product_and_an_outage_is_t
         assert (await ready(two)) == (200, {"status": "ok", "unavailable_databases": [2]})
         await asyncio.sleep(AWAY_S / 2 - (time.monotonic() - away_s))
         await asyncio.to_thread(second.kill)  # then it is gone
+        await two.late.start()  # a process can start all the same
+        await visit(two.screen(0, node=2), "hello to the late one")
         await asyncio.sleep(AWAY_S - (time.monotonic() - away_s))
         during = took[before:]
         assert len(during) > 10
@@ -209,6 +221,6 @@ async def test_people_of_two_databases_have_the_whole_product_and_an_outage_is_t
         (two.marks / "go on").touch()
         ended = await waiting.until_end(underway["run"], timeout_s=BACK_S)  # on the socket that was there all the time
         assert ended[-1]["type"] == "agent_completed"
-    for node in (0, 1):
+    for node in (0, 1, 2):
         await until_back(two.screen(1, 1, node=node), f"back on {node}")
     assert (await ready(two)) == (200, {"status": "ok"})
