@@ -82,6 +82,16 @@ async def test_cluster_carries_every_users_commits(cluster: list[RedisServer]) -
         # A beacon proves all three ways.
         one.bus.publish(BEACON)
         await one.hears(BEACON)
+        ear = one.bus._links[2]._ear
+        assert ear._writer is not None
+        ear._writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
+        await asyncio.sleep(0.25)
+        one.heard.clear()
+        for _ in range(5):
+            one.bus.publish(BEACON)
+            await asyncio.sleep(0.01)
+        assert BEACON not in one.heard
+        ear._writer.transport.resume_reading()  # type: ignore[attr-defined]
         cluster[2].pause()
         try:
             await one.hears_no_beacon()
