@@ -18,7 +18,7 @@ from runwire.auth.follower import Follower
 from runwire.auth.identity import Identity
 from runwire.auth.remote import Introspected, Jwks, Remote
 from runwire.auth.view import AuthView, Freshness
-from runwire.errors import Unauthenticated, Unavailable
+from runwire.errors import ConfigurationError, Unauthenticated, Unavailable
 from runwire.storage.base import AuthStore, TicketRow
 
 __all__ = ["TICKET_TTL_S", "AuthClient", "AuthClientSettings"]
@@ -114,11 +114,19 @@ class AuthClient:
 
         Raises:
             Unavailable: which of them is not, and why.
+            ConfigurationError: the service signs people in as somebody else, so all its tokens would be refused.
         """
         await self._background.until_running()
         await self._follower.check()
         await self._jwks.keys()
         await self._remote.introspect("-")
+        issuer = await self._remote.issuer()
+        if issuer != self._settings.issuer:
+            there, here = (
+                f"the auth service signs people in as {issuer[:200]}",
+                f"here they are {self._settings.issuer}'s",
+            )
+            raise ConfigurationError([f"public_url: {there}, {here}; set the same for both."])
 
     async def authenticate(self, credential: str) -> Identity:
         """Prove an access token or an API key.

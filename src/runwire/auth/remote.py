@@ -1,4 +1,4 @@
-"""The auth service as seen from a backend: two requests, bounded in time, size and number."""
+"""The auth service as seen from a backend: three requests, bounded in time, size and number."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ class Introspected(msgspec.Struct, frozen=True, kw_only=True):
     exp: int | None = None  # s UTC
 
 
+class _Described(msgspec.Struct, frozen=True, kw_only=True):
+    issuer: str
+
+
 class Remote:
     """Requests to the auth service. Each is a task of its own.
 
@@ -64,6 +68,16 @@ class Remote:
         except ValueError:
             pass
         raise Unavailable("The auth service shows no usable keys; try again.", retry_after_s=1.0)
+
+    async def issuer(self) -> str:
+        """Ask as whom the service signs people in (RFC 8414 §3). Raises Unavailable."""
+        status, body = await self._request("GET", "/.well-known/oauth-authorization-server")
+        try:
+            if status == 200:
+                return msgspec.json.decode(body, type=_Described).issuer
+        except msgspec.DecodeError:
+            pass
+        raise Unavailable("The auth service does not say who it is; try again.", retry_after_s=1.0)
 
     async def introspect(self, token: str) -> Introspected:
         """Ask what a token is good for. Raises Unavailable, also when the service secret is refused."""

@@ -20,7 +20,7 @@ from runwire.auth.client import AuthClient, AuthClientSettings
 from runwire.auth.follower import Follower
 from runwire.auth.identity import Identity
 from runwire.auth.service import users
-from runwire.errors import RunwireError, Unauthenticated, Unavailable
+from runwire.errors import ConfigurationError, RunwireError, Unauthenticated, Unavailable
 from runwire.protocol.codes import ErrorCode
 from runwire.storage.base import AuthPage, AuthStore
 from runwire.storage.bus_local import LocalBus
@@ -413,7 +413,7 @@ def test_a_cancelled_caller_cancels_nothing_in_the_service(in_house: Suite) -> N
         key = await users.create_api_key(house.store, "ada")
         wires.way.is_open.clear()
         wires.way.arrived.clear()
-        before = wires.way.done
+        before, asked = wires.way.done, wires.way.count("/auth/introspect")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await house.client.authenticate(key)
@@ -422,7 +422,7 @@ def test_a_cancelled_caller_cancels_nothing_in_the_service(in_house: Suite) -> N
         wires.way.is_open.set()
         other = await house.client.authenticate(key)
         assert other.name == "ada"
-        assert (wires.way.done, wires.way.count("/auth/introspect")) == (before + 1, before)
+        assert (wires.way.done, wires.way.count("/auth/introspect")) == (before + 1, asked + 1)
 
     in_house(check, **wires.options())
 
@@ -557,6 +557,18 @@ def test_a_wrong_service_secret_is_named_at_the_check_and_not_shown(in_house: Su
         assert (await identity_of(house)).name == "ada", "tokens need no service"
 
     in_house(check, secrets=("another" * 10,), checks=False)
+
+
+def test_a_service_that_is_somebody_else_is_named_at_the_check(in_house: Suite) -> None:
+    async def check(house: House) -> None:
+        answer = await refusal_of(house.client.check())
+        assert isinstance(answer, ConfigurationError)
+        assert answer.faults == [
+            "public_url: the auth service signs people in as https://other.example, here they are"
+            " http://127.0.0.1:8000's; set the same for both."
+        ]
+
+    in_house(check, service={"issuer": "https://other.example"}, checks=False)
 
 
 def test_a_client_that_does_not_run_decides_nothing() -> None:
