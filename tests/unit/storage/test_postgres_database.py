@@ -199,7 +199,7 @@ async def test_new_history_drops_the_connections_of_the_old_one(database: Postgr
 
     async def slow() -> None:
         with pytest.raises(Unavailable, match="history is another one"):
-            await database.fetch("SELECT pg_sleep(0.3)")
+            await database.fetch("SELECT pg_sleep(1)")
 
     async with asyncio.TaskGroup() as group:
         group.create_task(slow())

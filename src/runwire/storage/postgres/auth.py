@@ -232,7 +232,8 @@ class PostgresAuthStore:
 
     async def events_after(self, cursor: int, *, limit: int = 500) -> AuthPage:
         """Read the log of changes with seq > cursor, oldest first, and where it ends."""
-        # Every process comes here all the time, whatever it does: none of them stays on a history that is over.
+        # Every process comes here all the time, whatever it does: none of them stays on a history that is over. Of
+        # several databases only the first is asked this: see also `heads` and `renew`.
         await self._database.look()
         rows = await self._database.fetch(_SQL["events_after"], cursor, limit, self._clock())
         first = rows[0]  # the counter's row is always there

@@ -116,6 +116,7 @@ class PostgresEventLog:
 
     async def heads(self, known: Mapping[str, int]) -> dict[str, Head]:
         """Return the heads that moved; see `EventLog.heads`."""
+        await self._database.look()  # who shows events must not stay on a history that is over
         rows = await self._database.fetch(_SQL["moved_heads"], list(known), list(known.values()))
         return {thread: Head(seq=head, is_active=is_active) for thread, head, is_active in rows}
 

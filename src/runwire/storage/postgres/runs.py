@@ -152,6 +152,7 @@ class PostgresRuns:
     async def renew(self, worker: str, held: Mapping[str, int]) -> None:
         """Renew this worker's leases; see `Runs.renew`."""
         if held:
+            await self._database.look()  # who keeps runs must not stay on a history that is over
             values = (worker, [*held], [*held.values()], self._lease_ms)
             await self._database.execute(_SQL["renew"], *values, is_urgent=True)
 
