@@ -1,6 +1,6 @@
 """The composition root: the only room that knows all others."""
 
-from runwire.app.administration import administer, migrate, where
+from runwire.app.administration import administer, members, migrate, where
 from runwire.app.archives import Ages, Progress, Tidied, back_up, export, figures, import_from, restored, tidy
 from runwire.app.cluster import Layout, run_cluster
 from runwire.app.process import running, serve
@@ -15,6 +15,7 @@ __all__ = [
     "export",
     "figures",
     "import_from",
+    "members",
     "migrate",
     "restored",
     "run_cluster",

@@ -20,7 +20,18 @@ from runwire.storage.placed import Placed
 from runwire.storage.sqlite.control import Absent, Verb, ask
 from runwire.storage.sqlite.lock import OwnedElsewhere
 
-__all__ = ["Call", "Verbs", "administer", "database_path", "migrate", "opened", "opened_all", "where", "work_through"]
+__all__ = [
+    "Call",
+    "Verbs",
+    "administer",
+    "database_path",
+    "members",
+    "migrate",
+    "opened",
+    "opened_all",
+    "where",
+    "work_through",
+]
 
 _OWNER_WAIT_S: Final = 10.0  # a starting server owns the file before it takes commands
 _OWNER_POLL_S: Final = 0.05
@@ -117,6 +128,18 @@ async def where(settings: Settings) -> tuple[str, str | None] | None:
     return (place["url"], place["link"]) if place["url"] else None
 
 
+async def members(settings: Settings) -> list[dict[str, Any]]:
+    """Return who serves each of the databases; `place` is the number of that, from 1."""
+    if not settings.is_shared and not await asyncio.to_thread(database_path(settings).exists):
+        return []  # nothing was ever started here, and looking must not make a database
+
+    async def ask_all(call: Call) -> list[dict[str, Any]]:
+        asked = [await call("member_list", place=place) for place in range(len(settings.storage_urls))]
+        return [{"place": place, **row} for place, found in enumerate(asked, 1) for row in found["members"]]
+
+    return await work_through(settings, ask_all)
+
+
 async def migrate(settings: Settings) -> str:
     """Create or upgrade the database, and say what it was and is."""
     if settings.database_url is None:
@@ -157,6 +180,7 @@ class Verbs:
             "storage_stats": self.storage_stats,
             "storage_compact": self.storage_compact,
             "storage_trim": self.storage_trim,
+            "member_list": self.member_list,
             "where": self.where,
         }
 
@@ -217,6 +241,21 @@ class Verbs:
             ended_before=arguments["ended_before"], deleted_before=arguments["deleted_before"], runs=COMPACTED_RUNS
         )
         return {"runs": done.runs, "freed_bytes": done.freed_bytes, "has_more": done.has_more}
+
+    async def member_list(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """List who serves a database."""
+        rows = await self._at(arguments).members.list()
+        return {
+            "members": [
+                {
+                    **msgspec.to_builtins(row.member),
+                    "state": "live" if row.is_live else "left" if row.left_at is not None else "absent",
+                    "since": row.since,
+                    "seen_at": row.seen_at,
+                }
+                for row in rows
+            ]
+        }
 
     async def where(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         """Say that no server runs; the one that does answers otherwise."""

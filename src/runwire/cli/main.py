@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runwire.cli import accounts, check, cluster, listen, migrate, project, serve, storage
+from runwire.cli import accounts, check, cluster, listen, members, migrate, project, serve, storage
 
 __all__ = ["app"]
 
@@ -25,6 +25,7 @@ app.command("replay")(listen.replay)
 app.command("answer")(listen.answer)
 app.command("retry")(listen.retry)
 app.command("check")(check.check)
+app.command("members")(members.members)
 app.command("migrate")(migrate.migrate)
 app.command("version")(project.version)
 app.add_typer(accounts.user, name="user", help="Add, list and disable users.")
