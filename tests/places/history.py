@@ -12,7 +12,7 @@ from tests.contract.adapters import completed, failed, started, thought
 from tests.places.worlds import World, Worlds
 
 from runwire.protocol.events import AgentResumed, AgentWaiting, EmittedEvent, emitted
-from runwire.storage.base import Batch, CancelRequest, IncomingMessage, OpenedWait, RunEnd
+from runwire.storage.base import Batch, CancelRequest, Claim, IncomingMessage, OpenedWait, RunEnd
 from runwire.storage.clock import now_ms
 from runwire.storage.postgres.storage import PostgresStorage
 
@@ -49,6 +49,7 @@ class History:
         self._held: dict[str, _Held] = {}
         self._waits: dict[str, tuple[str, str]] = {}  # wait to (run, user)
         self._refs: list[tuple[str, str]] = []  # (user, ref)
+        self._ref_of: dict[str, str] = {}  # run to a ref of its own
         self._numbers = 0
 
     async def go(self, steps: int) -> None:
@@ -189,17 +190,24 @@ class History:
 
     async def claim(self) -> None:
         worker, takes_lost = self._dice.choice(WORKERS), self._dice.random() < 0.6
+        # One at a time until there is none: a limit decides when, never what.
+        limit = self._dice.choice((ALL, 1))
         held = [one for one in self._held.values() if one.worker == worker]
 
         async def act(world: World, storage: PostgresStorage, users: list[str]) -> Mapping[str, Any]:
-            claims = await storage.runs.claim(
-                worker,
-                agents=["echo"],
-                limit=ALL,
-                user_limit=USER_LIMIT,
-                holding=[world.id(one.run) for one in held if one.user in users],
-                take_lost=takes_lost,
-            )
+            claims: list[Claim] = []
+            has_more = True
+            while has_more:
+                more = await storage.runs.claim(
+                    worker,
+                    agents=["echo"],
+                    limit=limit,
+                    user_limit=USER_LIMIT,
+                    holding=[world.id(one.run) for one in held if one.user in users] + [one.run for one in claims],
+                    take_lost=takes_lost,
+                )
+                claims += more
+                has_more = bool(more) and limit < ALL and len(claims) < ALL
             return {user: [claim for claim in claims if claim.user == user] for user in users}
 
         for user, claims in (await self._worlds.do_for_all(f"{worker} claims, lost ones: {takes_lost}", act)).items():
@@ -234,6 +242,7 @@ class History:
                     one.waits += [opened.wait for opened in batch["waits"]]
                     self._waits |= {opened.wait: (run, one.user) for opened in batch["waits"]}
                     self._refs += [(one.user, ref) for ref in batch["blobs"]]
+                    self._ref_of |= dict.fromkeys([run] if batch["blobs"] else [], next(iter(batch["blobs"]), ""))
                 if outcome == "Fenced" or (outcome == "Stored" and batch["end"]):
                     del self._held[run]
 
@@ -370,10 +379,12 @@ class History:
         async def pages(world: World, storage: PostgresStorage, users: list[str]) -> Mapping[str, Any]:
             own = {world.id(thread): user for thread, user in self._threads.items() if user in users}
             heads = await storage.events.heads(dict.fromkeys(own, -1))
+            asked = [(user, thread) for thread in own for user in users]  # also for threads of others
+            rows = {thread: row for (_user, thread), row in (await storage.threads.get_many(asked)).items()}
             read = await storage.events.read_many(dict.fromkeys(own, 0), limit=10**6, size_bytes=10**8)
             return {
                 user: sorted(
-                    (world.name(thread), world.seen(heads.get(thread)), world.seen(read.get(thread)))
+                    (world.name(thread), *(world.seen(each.get(thread)) for each in (heads, rows, read)))
                     for thread, holder in own.items()
                     if holder == user
                 )
@@ -391,6 +402,8 @@ class History:
             await self._worlds.do(f"replay of {run}", partial(_replay, user=user, run=run))
         for thread, user in self._threads.items():
             await self._worlds.do(f"reset of {thread}", partial(_reset, user=user, thread=thread))
+        for run, ref in self._ref_of.items():
+            await self._worlds.do(f"{ref} of {run}", partial(_value, user=self._runs[run], run=run, ref=ref))
         await self.list_all()
 
     # ── choices ─────────────────────────────────────────────────────────────────────────────────────────
@@ -420,3 +433,7 @@ async def _replay(world: World, *, user: str, run: str) -> Any:
 
 async def _reset(world: World, *, user: str, thread: str) -> Any:
     return await world.of(user).threads.reset_from(world.id(thread))
+
+
+async def _value(world: World, *, user: str, run: str, ref: str) -> Any:
+    return await world.of(user).events.run_blob(world.id(run), ref)
