@@ -59,6 +59,7 @@ CATEGORIES = (
     Category("mission_critical", "the promises, on real services", ("tests/mission_critical",), never_skips=True),
     Category("cluster", "each role a process of its own: killed, restarted, alone", ("tests/cluster",), never_skips=True),
     Category("chaos", "crashes, full disks, clocks that jump: the short ones", ("tests/chaos",), never_skips=True),
+    Category("fleet", "fifty faults on real processes of every role", ("tests/fleet",), never_skips=True),
     Category("e2e", "started servers, real browser", ("tests/e2e",)),
     Category("deploy", "deploy/ against schemas, and behind real proxies", ("tests/deploy",)),
     Category("deploy_files", "deploy/ against schemas and settings", ("tests/deploy/files",)),

@@ -28,6 +28,7 @@ def main(argv: list[str]) -> int:
         every_s=every_s,
         has_redis=not options.without_redis,
         sizes=Sizes(users=options.users, tabs=tabs, runs_per_s=options.rate, at_once=options.at_once),
+        fails_over=options.failover,
         gateways=options.gateways,
         workers=options.workers,
         say=lambda line: print(line, flush=True),
@@ -44,6 +45,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=4.5, metavar="SECONDS", help="from one fault to the next")
     parser.add_argument("--minutes", type=float, help="for all faults, instead of --every")
     parser.add_argument("--without-redis", action="store_true")
+    parser.add_argument("--failover", action="store_true", help="the last fault: a standby takes over")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--tabs", type=int, help="connections; default 2.6 per user")
     parser.add_argument("--rate", type=float, default=7.0, help="messages per second, by all")

@@ -27,6 +27,7 @@ BOUND_S: Final = LEASE_S + 2.0  # a run goes on within that time of a fault's en
 _END_S: Final = 150.0  # after the last fault all has ended and was seen within that time
 _DISK_MB: Final = 3000
 _LEAD_S: Final = 3.0  # of load before the first fault
+_AFTER_S: Final = 15.0  # of load after a fail-over
 _DESCRIPTORS: Final = 8192
 
 
@@ -72,6 +73,7 @@ class Campaign:
         sizes: of the load.
         gateways, workers, auths: processes.
         uses_disk: whether the database gets a small file system of its own, where that is allowed.
+        fails_over: whether the last fault is that the database's standby takes over.
         kinds: only these faults; none: all.
         end_s: after the last fault all has ended and was seen by everybody within that time.
         away_s: how long the database is away when it is; 0: never.
@@ -91,6 +93,7 @@ class Campaign:
     auths: int = 1
     away_s: float = 30.0
     uses_disk: bool = True
+    fails_over: bool = False
     kinds: tuple[str, ...] = ()
     end_s: float = _END_S
     say: Callable[[str], None] = print
@@ -113,6 +116,7 @@ class Campaign:
             has_redis=self.has_redis,
             counts={"auth": self.auths, "gateway": self.gateways, "worker": self.workers},
             data=disk.path if disk else None,
+            has_standby=self.fails_over,
         )
         try:
             outcome = await self._run(deployment, disk, say)
@@ -155,8 +159,12 @@ class Campaign:
             background = [tasks.create_task(work) for work in (load.live(), judge.work(), watch())]
             await self._trouble(faults)
             await faults.settle()
+            if self.fails_over:
+                await self._fail_over(faults)
             load.end()
             await self._until_judged(load, say)
+            if self.fails_over:
+                await judge.quiet(timeout_s=self.end_s)
             for task in background:
                 task.cancel()
         await judge.finish()
@@ -197,6 +205,16 @@ class Campaign:
                 due_s += one.after_s
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
                 tasks.create_task(faults.do(one))
+
+    async def _fail_over(self, faults: Faults) -> None:
+        """Do it last: the standby is asynchronous, so from here on another history counts, without its last moments.
+
+        A synchronous one would lose nothing and prove less: that what is lost is lost for everybody, and shown to
+        nobody as if it were there.
+        """
+        await asyncio.sleep(_LEAD_S)
+        await faults.fail_over()
+        await asyncio.sleep(_AFTER_S)
 
     async def _until_judged(self, load: Load, say: Callable[[str], None]) -> None:
         until_s = time.monotonic() + self.end_s

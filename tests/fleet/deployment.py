@@ -9,13 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Collection
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import Final, Literal
 
-from tests.postgres import PASSWORD, PostgresServer
+from tests.postgres import PASSWORD, PostgresServer, url_of_all
 from tests.redis import RedisServer
 
 from runwire.auth.service import users
@@ -69,7 +69,7 @@ class Node:
         self.starts = 0
         self._deployment = deployment
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._logged = 0  # how long the log was when this life began
 
     @property
     def is_running(self) -> bool:
@@ -105,6 +105,7 @@ class Node:
             "RUNWIRE_ROLES": ",".join(roles),
         }
         with self.log_path.open("ab") as log:
+            self._logged = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fleet.server", "serve", *target, "--port", str(self.port)],
                 cwd=self._deployment.traces,
@@ -116,14 +117,16 @@ class Node:
             )
 
     async def ready(self) -> None:
-        """Wait until it listens, or has ended."""
+        """Wait until it says that it is ready, or has ended: it listens before it can be told to drain."""
         async with asyncio.timeout(_START_S):
-            while self.is_running:
-                with suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                    writer.close()
-                    return
-                await asyncio.sleep(0.05)  # another process is asked again
+            while self.is_running and b"\nready http" not in self._news():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+
+    def _news(self) -> bytes:
+        """Return what this life has logged."""
+        with self.log_path.open("rb") as file:
+            file.seek(self._logged)
+            return b"\n" + file.read()
 
     def signal(self, how: signal.Signals) -> None:
         """Signal the process, if it lives."""
@@ -185,15 +188,26 @@ class Deployment:
         has_redis: whether hints go through Redis; else through the database.
         counts: processes of each role.
         data: where the database's files go; None: a folder of its own.
+        has_standby: whether a standby follows the database, asynchronously.
     """
 
     def __init__(
-        self, folder: Path, *, has_redis: bool, counts: dict[Role, int], data: Path | None = None, **settings: float
+        self,
+        folder: Path,
+        *,
+        has_redis: bool,
+        counts: dict[Role, int],
+        data: Path | None = None,
+        has_standby: bool = False,
+        **settings: float,
     ) -> None:
         self.folder = folder
         self.traces = folder / "traces"
         self.traces.mkdir(parents=True)
-        self.postgres = PostgresServer.start(data or folder / "postgres")
+        self.postgres = _started(data) if data else PostgresServer.start(folder / "postgres")
+        self.standby: PostgresServer | None = None
+        self._has_standby = has_standby
+        self._left: list[PostgresServer] = []  # what was left behind by a fail-over
         self.redis = RedisServer.start(folder / "redis") if has_redis else None
         self.nodes = [Node(self, role, n + 1) for role, count in counts.items() for n in range(count)]
         self.proxies: Proxies | None = None
@@ -211,11 +225,15 @@ class Deployment:
         """Make the database and start everything."""
         self.url = await self.postgres.create_database(is_empty=True)
         await migrate_storage(self.url)
+        shared = self.url
+        if self._has_standby:
+            self.standby = await asyncio.to_thread(self.postgres.standby)
+            shared = url_of_all([self.postgres, self.standby], self.url)
         auth = next((node.port for node in self.of("auth")), None)
         settings = {
             **_SETTINGS,
             **self._more,
-            "database_url": self.url,
+            "database_url": shared,
             "public_url": _ISSUER,
             "service_secret": _SECRET,
             **({"auth_url": f"http://127.0.0.1:{auth}"} if auth else {}),
@@ -251,7 +269,21 @@ class Deployment:
             self.proxies.end()
         if self.redis is not None:
             await asyncio.to_thread(self.redis.remove)
-        await asyncio.to_thread(self.postgres.remove)
+        for server in filter(None, (self.postgres, self.standby, *self._left)):
+            await asyncio.to_thread(server.remove)
+
+    async def fail_over(self, *, lag_s: float, died: Callable[[], None]) -> None:
+        """Have the primary die and its standby take its place, which lacks what was committed in the last moments."""
+        standby = self.standby
+        assert standby is not None
+        await self.postgres.hold_back()
+        await asyncio.sleep(lag_s)
+        await asyncio.to_thread(self.postgres.kill)
+        died()
+        await standby.promote()
+        self._left.append(self.postgres)
+        self.url = standby.url(self.url.rpartition("/")[2])
+        self.postgres, self.standby = standby, None
 
     def complaints(self) -> list[str]:
         """Return what no log may have: tracebacks and secrets."""
@@ -265,6 +297,15 @@ class Deployment:
                 shown = "\n".join(lines[bad[0] : bad[0] + 30])
                 found.append(f"{node.name}: {len(bad)} times, first: {shown[:4000]}")
         return found
+
+
+def _started(data: Path) -> PostgresServer:
+    """Start a database in a folder also as root, whose servers run as somebody else in a temporary folder."""
+    before, tempfile.tempdir = tempfile.tempdir, str(data)
+    try:
+        return PostgresServer.start(data / "postgres")
+    finally:
+        tempfile.tempdir = before
 
 
 def _is_bad(line: str) -> bool:

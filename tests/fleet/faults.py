@@ -44,6 +44,7 @@ KINDS: Final = {
 AWAY: Final = ("postgres kill", "postgres immediate", "postgres away", "disk full", "postgres kill")
 _DEPLOY_S: Final = DRAIN_S + 10.0
 _AWAY_S: Final = 30.0
+_LAG_S: Final = 0.5  # so much of the history does not reach the standby
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,14 @@ class Faults:
             if not node.is_running:
                 node.launch()
                 await node.ready()
+
+    async def fail_over(self) -> None:
+        """Have the standby take over."""
+
+        async def act(one: Disturbance) -> None:
+            await self.deployment.fail_over(lag_s=_LAG_S, died=self.load.fail_over)
+
+        await self._held("postgres", Planned("fail-over", 0, 0, 0), "standby", act)
 
     # ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import asyncpg
 from tests.fleet.load import Load, Sent
-from tests.fleet.oracle import Evidence, Fault, Row, judge, judge_steps, rows_of
+from tests.fleet.oracle import Evidence, Fault, Row, judge, judge_steps, judge_tabs, rows_of
+from tests.fleet.tab import History, Tab
 from tests.fleet.traces import Effects, Said, Traces
 
 __all__ = ["Judge"]
@@ -41,6 +42,12 @@ _WHOLE: Final = {
     "doubled: a key stored two runs": """
         SELECT user_key, idempotency_key FROM run GROUP BY 1, 2 HAVING count(*) > 1 LIMIT 5""",
 }
+_THREADS: Final = """
+SELECT t.id, s.first_seq, s.attempt, s.events FROM segment s JOIN thread t ON t.key = s.thread_key
+WHERE t.id = ANY($1::text[]) ORDER BY s.thread_key, s.first_seq
+"""
+_UNFINISHED: Final = "SELECT count(*) FROM run WHERE status NOT IN ('completed', 'failed', 'cancelled')"
+_SETTLED_S: Final = 16.0  # longer than the longest silence that a tab bears
 _PATIENCE_S: Final = 90.0  # from the first tab that saw a run's end to the last
 _AT_ONCE: Final = 40
 _KEPT: Final = 50  # faults whose evidence is kept
@@ -92,12 +99,14 @@ class Judge:
                 self.traces.follow()
                 for sent in ready:
                     self._judge(sent, rows.get(sent.run, []))
-                self.load.ended = [sent for sent in self.load.ended if sent.run in self.load.runs]
+        self.load.ended = [sent for sent in self.load.ended if sent.run in self.load.runs]
         return len(self.load.ended)
 
     async def finish(self) -> None:
         """Judge the database as a whole, and what was done after its run had been judged."""
         self.traces.follow()
+        if self.load.has_failed_over:
+            await self._judge_amnestied()
         for sent in list(self.load.runs.values()):
             self._report(Fault("no terminal", sent.run, f"{sent.content} in {sent.thread}, sent {sent.sent_s}"), None)
         connection = await asyncpg.connect(self._url())
@@ -109,13 +118,14 @@ class Judge:
             stored = await connection.fetchval("SELECT count(*) FROM run")
         finally:
             await connection.close()
-        wanted = self.load.counts["runs"] - self.load.counts["runs lost by the fail-over"]
+        wanted = self.load.counts["runs"]
         if stored != wanted and not self.load.has_failed_over:
             self._report(Fault("forgotten", "", f"{wanted} runs were acknowledged and {stored} are stored"), None)
         await self._judge_late()
 
     async def _judge_late(self) -> None:
-        late = [run for run in self.traces.runs if run in self._done]
+        # What ended with the old history may be done again in the new one.
+        late = [run for run in self.traces.runs if run in self._done and not self.load.has_failed_over]
         rows = await self._rows(late)
         for run in late:
             said = self.traces.runs[run]
@@ -128,6 +138,61 @@ class Judge:
         self.counts["runs with effects after their end"] += len(late)
         if self._connection is not None:
             await self._connection.close()
+
+    async def quiet(self, *, timeout_s: float) -> None:
+        """After a fail-over: wait until no run is left unfinished and tabs have had the time to see it."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                    connection = await asyncpg.connect(self._url(), timeout=5)
+                    try:
+                        if not await connection.fetchval(_UNFINISHED):
+                            break
+                    finally:
+                        connection.terminate()
+                await asyncio.sleep(0.5)
+        await asyncio.sleep(_SETTLED_S)
+
+    async def _judge_amnestied(self) -> None:
+        """Compare what each tab has applied since its reset with the history that there is now."""
+        runs = self.load.amnestied
+        threads = sorted({sent.thread for sent in runs.values()})
+        connection = await asyncpg.connect(self._url())
+        try:
+            found = await connection.fetch(_THREADS, threads)
+            kept = {
+                row[0] for row in await connection.fetch("SELECT id FROM run WHERE id = ANY($1::text[])", list(runs))
+            }
+        finally:
+            await connection.close()
+        rows: dict[str, list[Row]] = {}
+        for thread, first_seq, attempt, packed in found:
+            rows.setdefault(thread, []).extend(rows_of(first_seq, attempt, bytes(packed)))
+        for sent in {sent.thread: sent for sent in runs.values()}.values():
+            for tab in sent.person.tabs:
+                self._judge_thread(sent, tab, rows.get(sent.thread, []))
+        self.counts["lived through the fail-over"] = len(kept)
+        self.counts["acknowledged and lost by the fail-over"] = len(runs) - len(kept)
+
+    def _judge_thread(self, sent: Sent, tab: Tab, rows: list[Row]) -> None:
+        follow = tab.follows.get(sent.thread)
+        if follow is None:
+            if rows:
+                self._report(Fault("lost", sent.run, f"{tab.name} has dropped {sent.thread}, which is there"), None)
+            return
+        if not rows:
+            self.counts["tabs not told that a thread is gone"] += 1
+            return
+        if follow.log in self.load.old_logs:
+            self._report(Fault("reset", sent.run, f"{tab.name} does not know of the other history"), None)
+            return
+        history = History(sent.thread, follow.shown if follow.resets else [], True)
+        evidence = Evidence(sent.run, "", b"", "", [row for row in rows if row.seq > follow.base], {}, Said())
+        evidence.tabs[tab.name] = (tab.view, history)
+        if follow.resets:
+            judge_tabs(evidence)
+        for fault in evidence.faults:
+            self._report(fault, evidence)
 
     def _is_ready(self, sent: Sent, now_s: float) -> bool:
         if sent.ended_s is not None and now_s - sent.ended_s > _PATIENCE_S:

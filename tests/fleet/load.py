@@ -219,6 +219,19 @@ class Person:
             self.load.counts["cancellations"] += 1
             return
 
+    async def call_off(self, sent: Sent) -> None:
+        """Cancel a run that may not be there any more."""
+        while True:
+            try:
+                await self._anyone().ask("cancel", run=sent.run)
+            except Unsaid:
+                continue
+            except Refused as refused:
+                if refused.code in _AGAIN:
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+            return
+
     async def answer(self, sent: Sent, wait: str, kind: str) -> None:
         """Answer a question that a run asks, until it is taken or too late."""
         await asyncio.sleep(self.rng.uniform(0.1, 2.5))
@@ -232,7 +245,7 @@ class Person:
                 if refused.code in _AGAIN:
                     await asyncio.sleep(_RETRY_S)
                     continue
-                # `conflict`: it ended, by a cancellation or a timer, before this came.
+                # `conflict`: it ended by a cancellation or a timer, before this came.
                 if refused.code != "conflict" and not sent.is_amnestied and sent.ended_s is None:
                     self.load.broke("forgotten", f"an answer was refused: {refused}", sent.run)
                 return
@@ -261,6 +274,8 @@ class Load:
         self.running: dict[str, Sent] = {}  # not ended yet
         self.ended: list[Sent] = []  # to be judged
         self.early: dict[str, list[tuple[Tab, Frame, float]]] = {}  # seen before its sender had the reply
+        self.amnestied: dict[str, Sent] = {}  # under way when the database failed over
+        self.old_logs: set[str] = set()
         self.is_over = False
         self.has_failed_over = False
         self.people: list[Person] = []
@@ -308,7 +323,33 @@ class Load:
             tab.follow(sent.thread)
         for tab, frame, at_s in self.early.pop(sent.run, ()):
             self.saw(tab, frame, at_s)
+        if data["log"] in self.old_logs:
+            self._amnesty(sent)
         return sent
+
+    def fail_over(self) -> None:
+        """Hold nothing against what is lost with the last moments of a history, and what is done again.
+
+        What was under way is compared at the end, thread by thread: what each tab has applied since its reset with
+        what the new history has.
+        """
+        self.has_failed_over = True
+        for person in self.people:
+            for tab in person.tabs:
+                tab.may_reset = True
+                self.old_logs.update(follow.log for follow in tab.follows.values() if follow.log)
+        for sent in list(self.runs.values()):
+            self._amnesty(sent)
+
+    def _amnesty(self, sent: Sent) -> None:
+        sent.is_amnestied = True
+        self.amnestied[sent.run] = sent
+        self.runs.pop(sent.run, None)
+        self.running.pop(sent.run, None)
+        self.recovery.forget([sent.run])
+        sent.changed.set()
+        if sent.agent == "endless" and self._tasks is not None:
+            self._tasks.create_task(sent.person.call_off(sent))
 
     def judged(self, sent: Sent) -> None:
         """Forget a run; its thread is closed when nothing of it is left."""
@@ -333,6 +374,9 @@ class Load:
         """Take an event that a tab has applied."""
         self.counts["events shown"] += 1
         sent = self.runs.get(frame.run)
+        if frame.run in self.amnestied:
+            self._saw_again(self.amnestied[frame.run], frame)
+            return
         if sent is None:
             self.early.setdefault(frame.run, []).append((tab, frame, now_s))
             return
@@ -362,6 +406,13 @@ class Load:
                 self.counts[kind] += 1
                 self.recovery.ended(sent.run)
         sent.changed.set()
+
+    def _saw_again(self, sent: Sent, frame: Frame) -> None:
+        if frame.type == "agent_waiting" and self._tasks is not None:
+            data = msgspec.json.decode(frame.data)
+            if data["kind"] != "timer" and data["wait"] not in sent.waits:
+                sent.waits[data["wait"]] = data["kind"]
+                self._tasks.create_task(sent.person.answer(sent, data["wait"], data["kind"]))
 
     def broke(self, kind: str, detail: str, run: str) -> None:
         """Take a promise that was seen broken on the way."""

@@ -16,7 +16,7 @@ import msgspec
 from tests.fleet.tab import CANARY, DELTAS, TERMINAL, History, checksum
 from tests.fleet.traces import Said
 
-__all__ = ["DELTAS", "KINDS", "Evidence", "Fault", "Row", "judge", "judge_steps", "rows_of"]
+__all__ = ["DELTAS", "KINDS", "Evidence", "Fault", "Row", "judge", "judge_steps", "judge_tabs", "rows_of"]
 
 KINDS: Final = (
     "lost",  # a tab has less than the log, or the log less than its agent said
@@ -93,7 +93,7 @@ def rows_of(first_seq: int, attempt: int, packed: bytes) -> Iterator[Row]:
 def judge(evidence: Evidence) -> list[Fault]:
     """Return what is wrong with a run."""
     _judge_order(evidence)
-    _judge_tabs(evidence)
+    judge_tabs(evidence)
     for row in evidence.rows:
         if row.data.count(CANARY) != row.data.count(evidence.canary):
             evidence.blame("crossed", f"the log has somebody else's: {row}")
@@ -151,7 +151,8 @@ def _judge_end(evidence: Evidence, end: Row) -> None:
         evidence.blame("shape", f"cancelled by {data}")
 
 
-def _judge_tabs(evidence: Evidence) -> None:
+def judge_tabs(evidence: Evidence) -> None:
+    """Compare what each tab has applied with the rows."""
     visible = [row for row in evidence.rows if row.type not in _INTERNAL]
     whole = [(row.seq, checksum(row.type, row.attempt, row.data)) for row in visible]
     short = [pair for pair, row in zip(whole, visible, strict=True) if row.type not in DELTAS]

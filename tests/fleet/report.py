@@ -23,6 +23,7 @@ _COLOURS: Final = {
     "redis": "#8e44ad",
     "postgres": "#2c3e50",
     "disk": "#2c3e50",
+    "fail-over": "#2c3e50",
     "cut": "#2980b9",
     "half-open": "#16a085",
     "delay": "#16a085",
@@ -81,6 +82,9 @@ def markdown(outcome: Outcome) -> str:
         f" {judge.counts['runs with effects after their end']} |",
         f"| sends without an answer / refused for a time | {load.counts['replies lost']} /"
         f" {load.counts['sends refused for a time']} |",
+        f"| the fail-over | {judge.counts['lived through the fail-over']} runs lived through it,"
+        f" {judge.counts['acknowledged and lost by the fail-over']} were acknowledged and are not in the new history,"
+        f" {judge.counts['tabs not told that a thread is gone']} tabs still show such a thread |",
         f"| cancellations, answers | {load.counts['cancellations']}, {load.counts['answers']} |",
         "",
         "| fault | times | runs in flight | went on late | worst, s |",

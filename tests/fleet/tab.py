@@ -92,6 +92,8 @@ class Follow:
     is_live: bool = False
     behind: int = 0  # up to this seq it is catching up
     resets: int = 0
+    base: int = 0  # after a reset: from where
+    shown: list[tuple[int, int]] = field(default_factory=list)  # and what it has applied since
 
 
 @dataclass(slots=True)
@@ -200,6 +202,7 @@ class Tab:
             raise Unsaid from error
         finally:
             self._asked.pop(ident, None)
+            answer.cancel()
         if frame.op == "reply" and not frame.ok:
             raise Refused(frame.error or {"code": "?", "message": "no error"})
         return frame
@@ -332,7 +335,10 @@ class Tab:
             history = self.histories[frame.run] = History(frame.thread or "")
         if history.is_over:
             self._listener.broke("after terminal", f"{self.name}: {_short(frame)}", frame.run)
-        history.events.append((frame.seq, checksum(frame.type, frame.attempt, bytes(frame.data))))
+        pair = (frame.seq, checksum(frame.type, frame.attempt, bytes(frame.data)))
+        history.events.append(pair)
+        if follow.resets:
+            follow.shown.append(pair)
         if frame.type in TERMINAL:
             history.is_over = True
         self._listener.saw(self, frame, now_s)
@@ -370,13 +376,16 @@ class Tab:
             self._subscribe(data["thread"])
 
     def _unsubscribed(self, frame: Frame) -> None:
-        error = frame.error or {}
-        for thread, follow in self.follows.items():
-            if follow.asked == frame.id:
-                follow.asked = None
-                if error.get("code") not in ("unavailable", "rate_limited", "circuit_open", "deadline"):
-                    self._listener.broke("refused", f"{self.name}: subscribe {thread} refused: {error}", "")
-                asyncio.get_running_loop().call_later(0.3, self._again, thread)
+        code = (frame.error or {}).get("code")
+        asked = [thread for thread, follow in self.follows.items() if follow.asked == frame.id]
+        for thread in asked:
+            self.follows[thread].asked = None
+            if code == "not_found" and self.may_reset:
+                del self.follows[thread]  # it went with the history that was lost
+                continue
+            if code not in ("unavailable", "rate_limited", "circuit_open", "deadline"):
+                self._listener.broke("refused", f"{self.name}: subscribe {thread} refused: {frame.error}", "")
+            asyncio.get_running_loop().call_later(0.3, self._again, thread)
 
     def _again(self, thread: str) -> None:
         follow = self.follows.get(thread)
@@ -391,6 +400,7 @@ class Tab:
             self._listener.broke("reset", f"{self.name}: a reset, though nothing was lost or trimmed: {frame}", "")
         follow.last, follow.log = frame.from_, frame.log
         follow.resets += 1
+        follow.base, follow.shown = frame.from_, []
         for history in self.histories.values():
             if history.thread == frame.thread:
                 history.events, history.is_over, history.is_partial = [], False, True
