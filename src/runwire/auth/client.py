@@ -44,8 +44,8 @@ class AuthClientSettings:
     kid_refetch_s: float = 10.0
     # how long an introspected API key is believed while nothing in the view speaks against it, seconds
     key_cache_s: float = 60.0
-    # how many API keys are remembered; past it the one used longest ago is asked for again
-    key_cache_size: int = 1024
+    # how many API keys are remembered; about 1 KiB each; past it the one used longest ago is asked for again
+    key_cache_size: int = 16_384
 
 
 class AuthClient:

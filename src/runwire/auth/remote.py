@@ -17,7 +17,9 @@ from runwire.errors import Unavailable
 __all__ = ["Introspected", "Jwks", "Remote"]
 
 _MAX_RESPONSE_BYTES: Final = 1_048_576
-_MAX_REQUESTS: Final = 256  # at a time; one more is Unavailable at once
+_AT_ONCE: Final = 32  # requests at a time: a service that is asked about all of a dead gateway's clients stays quick
+_MAX_REQUESTS: Final = 10_000  # that go on or wait; one more is Unavailable at once
+_WAIT_S: Final = 6.0  # for a turn; a socket waits for its identity for 10 s
 _JWKS_MAX_AGE_S: Final = 300.0  # then it is read again beside the traffic; the last good one goes on
 _JWKS_RETRY_S: Final = 1.0  # after a failed first read
 
@@ -43,6 +45,9 @@ class _Described(msgspec.Struct, frozen=True, kw_only=True):
 class Remote:
     """Requests to the auth service. Each is a task of its own.
 
+    Limits: `_AT_ONCE` go on at a time, the others wait for their turn, `_WAIT_S` at most; past `_MAX_REQUESTS` of both
+    one more is refused. Who comes to a fresh process in a crowd is late, and nobody is sent away.
+
     Args:
         http: a client with the service's base URL; in-process its transport is the ASGI app.
         background: where requests run.
@@ -58,6 +63,7 @@ class Remote:
         self._service_secret = service_secret
         self._deadline_s = deadline_s
         self._open = 0
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def jwks(self) -> PublicKeys:
         """Read the public keys of access tokens. Raises Unavailable."""
@@ -102,16 +108,27 @@ class Remote:
         self, method: str, path: str, headers: dict[str, str] | None, data: dict[str, str] | None
     ) -> tuple[int, bytes]:
         if self._open >= _MAX_REQUESTS:
-            raise Unavailable("Too many sign-ins at the moment; try again.", retry_after_s=1.0)
+            raise _too_many()
         self._open += 1
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return await self._read(method, path, headers, data)
+            await self._wait_for_turn()
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    return await self._read(method, path, headers, data)
+            finally:
+                self._turns.release()
         except (httpx2.HTTPError, TimeoutError):
             # Without its text, which may quote a URL or a header.
             raise Unavailable("The auth service does not answer; try again.", retry_after_s=1.0) from None
         finally:
             self._open -= 1
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise _too_many() from None
 
     async def _read(
         self, method: str, path: str, headers: dict[str, str] | None, data: dict[str, str] | None
@@ -186,3 +203,7 @@ class Jwks:
             raise
         self._failed_s = None
         self._loaded_s = self._monotonic_s()
+
+
+def _too_many() -> Unavailable:
+    return Unavailable("Too many sign-ins at the moment; try again.", retry_after_s=1.0)

@@ -280,6 +280,28 @@ def test_an_api_key_is_asked_for_once_by_many_and_then_remembered(in_house: Suit
     in_house(check, **wires.options())
 
 
+def test_a_crowd_with_a_key_each_is_asked_for_a_few_at_a_time_and_nobody_is_sent_away(in_house: Suite) -> None:
+    """As after the death of a gateway: 300 clients come to one that has none of their keys in mind."""
+    wires = Wires()
+
+    async def check(house: House) -> None:
+        keys = [await users.create_api_key(house.store, "ada") for _ in range(300)]
+        wires.way.paths.clear()
+        wires.way.is_open.clear()
+        async with asyncio.TaskGroup() as group:
+            coming = [group.create_task(house.client.authenticate(key)) for key in keys]
+            await wires.way.arrived.wait()
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert 1 < wires.way.count("/auth/introspect") <= 32
+            wires.way.is_open.set()
+        assert len({task.result().key for task in coming}) == 300
+        await all_at_once([house.client.authenticate(key) for key in keys])
+        assert wires.way.count("/auth/introspect") == 300
+
+    in_house(check, **wires.options())
+
+
 def test_a_remembered_api_key_is_void_when_it_is_revoked(in_house: Suite) -> None:
     async def check(house: House) -> None:
         key = await users.create_api_key(house.store, "ada")
