@@ -15,6 +15,7 @@ A process with all roles is no special case: it has all parts, and its way to th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -56,6 +57,7 @@ Announce = Callable[[str, str], None]  # (part, detail)
 
 _AUTH_PATIENCE_S: Final = 30.0  # for an auth service that starts at the same time; then a person must look
 _AUTH_RETRY_S: Final = 0.5
+_ANNOUNCED_S: Final = 5.0
 
 
 async def _silent(_announce: Announce) -> None:
@@ -301,6 +303,10 @@ def _worker(
     async def check(announce: Announce) -> None:
         default = f" (default {agents.default})" if len(agents.names) > 1 and agents.default else ""
         if place is ground.places.first:
+            # Not ready before the others can know whom they may send here; a database that is away keeps nobody.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ANNOUNCED_S):
+                    await membership.until_said()
             announce("agents", ", ".join(agents.names) + default)
 
     caretaker = Caretaker(place.storage.upkeep, rooms.upkeep_settings(ground.settings), registry=registry)

@@ -10,7 +10,7 @@ from tests.contract.adapters import completed, send, started, thought
 from tests.postgres import PostgresServer
 
 from runwire.protocol.events import AgentWaiting, emitted
-from runwire.storage.base import Batch, CancelRequest, OpenedWait, RunEnd
+from runwire.storage.base import Batch, CancelRequest, Member, OpenedWait, RunEnd
 from runwire.storage.postgres.storage import PostgresStorage
 
 DONE = RunEnd(status="completed")
@@ -32,10 +32,26 @@ WITH made AS (
 )
 UPDATE thread SET head = head + {PAST} WHERE id = '%s'
 """
+# A crowd that waits for a worker which is not this one: of one user, and of many.
+CROWD = """
+WITH people AS (
+  INSERT INTO "user" (id, iss, sub, created_at)
+  SELECT 'usr_' || n, 'crowd', 'usr_' || n, 0 FROM generate_series(1, 101) n RETURNING key
+), ranked AS (
+  SELECT key, row_number() OVER (ORDER BY key) AS place FROM people
+), threads AS (
+  INSERT INTO thread (id, user_key, created_at, updated_at)
+  SELECT 'th_crowd' || n, p.key, 0, 0
+  FROM generate_series(1, 10000) n JOIN ranked p ON p.place = CASE WHEN n % 2 = 0 THEN 1 ELSE n % 100 + 2 END
+  RETURNING key, user_key
+)
+INSERT INTO run (id, thread_key, user_key, agent, message, status, created_at)
+SELECT 'run_crowd' || key, key, user_key, 'theirs', 'msg', 'queued', 0 FROM threads
+"""
 LOOKED_AT = """
 SELECT pg_stat_clear_snapshot(), coalesce(sum(seq_tup_read), 0), (
   SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes
-) FROM pg_stat_user_tables WHERE relname IN ('run', 'thread', 'segment', 'wait', 'user', 'pinned', 'blob')
+) FROM pg_stat_user_tables WHERE relname IN ('run', 'thread', 'segment', 'wait', 'user', 'pinned', 'blob', 'member')
 """
 
 
@@ -108,5 +124,21 @@ async def test_a_long_past_costs_a_run_nothing(storage: PostgresStorage) -> None
     walked, found = await looked_at(storage)
     await life(storage, thread)
     now_walked, now_found = await looked_at(storage)
+    assert now_walked == walked
+    assert now_found - found < BOUND
+
+
+async def test_a_crowd_of_runs_for_other_workers_costs_a_claim_nothing(storage: PostgresStorage) -> None:
+    """Neither those that it leaves to them, nor (of its own) more than it takes and looks past."""
+    for node, agent in (("w1", "echo"), ("w2", "theirs")):
+        await storage.members.announce(Member(node=node, roles=("worker",), agents=(agent,)))
+    for number in range(20):
+        await send(storage, user=f"usr_few_{number}")
+    await storage.runs.claim("w1", agents=["echo"], limit=1, user_limit=9)  # what is planned, is planned by now
+    await storage.database.execute(CROWD, timeout_s=30)
+    walked, found = await looked_at(storage)
+    claims = await storage.runs.claim("w1", agents=["echo"], limit=9, user_limit=9)
+    now_walked, now_found = await looked_at(storage)
+    assert len(claims) == 9
     assert now_walked == walked
     assert now_found - found < BOUND

@@ -36,7 +36,8 @@ END
 $$
 
 -- The agents of queued (or woken) runs that a worker may take. It steps from agent to agent through their index: ten
--- thousand runs of an agent that it has not cost it one step.
+-- thousand runs of an agent that it has not cost it one step. (As here, the first of an order and not a minimum: planned
+-- when the tables were empty, a minimum is looked for in all there is.)
 -- name: runwire_wanted
 CREATE FUNCTION runwire_wanted(
   p_is_woken boolean, p_worker text, p_agents text[], p_takes_orphans boolean, p_now bigint
@@ -47,18 +48,18 @@ DECLARE
 BEGIN
   IF p_is_woken THEN
     WITH RECURSIVE names (agent) AS (
-      (SELECT min(q.agent) FROM run q WHERE q.status = 'waiting' AND q.woken_at IS NOT NULL)
+      (SELECT q.agent FROM run q WHERE q.status = 'waiting' AND q.woken_at IS NOT NULL ORDER BY q.agent LIMIT 1)
       UNION ALL
-      SELECT (SELECT min(q.agent) FROM run q
-        WHERE q.status = 'waiting' AND q.woken_at IS NOT NULL AND q.agent > names.agent)
+      SELECT (SELECT q.agent FROM run q
+        WHERE q.status = 'waiting' AND q.woken_at IS NOT NULL AND q.agent > names.agent ORDER BY q.agent LIMIT 1)
       FROM names WHERE names.agent IS NOT NULL
     )
     SELECT array_agg(agent) INTO v_all FROM names WHERE agent IS NOT NULL;
   ELSE
     WITH RECURSIVE names (agent) AS (
-      (SELECT min(q.agent) FROM run q WHERE q.status = 'queued')
+      (SELECT q.agent FROM run q WHERE q.status = 'queued' ORDER BY q.agent LIMIT 1)
       UNION ALL
-      SELECT (SELECT min(q.agent) FROM run q WHERE q.status = 'queued' AND q.agent > names.agent)
+      SELECT (SELECT q.agent FROM run q WHERE q.status = 'queued' AND q.agent > names.agent ORDER BY q.agent LIMIT 1)
       FROM names WHERE names.agent IS NOT NULL
     )
     SELECT array_agg(agent) INTO v_all FROM names WHERE agent IS NOT NULL;
@@ -155,10 +156,7 @@ BEGIN
             SELECT n.key FROM unnest(v_agents) AS a (name) CROSS JOIN LATERAL (
               SELECT q.key FROM run q
               WHERE q.agent = a.name AND q.user_key = u.key AND q.status = 'queued'
-                AND NOT EXISTS (
-                  SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
-                AND NOT EXISTS (
-                  SELECT 1 FROM run o WHERE o.thread_key = q.thread_key AND o.status = 'queued' AND o.key < q.key)
+                AND runwire_is_next(q.thread_key, q.key)
               ORDER BY q.key LIMIT least(p_user_limit, p_limit)
             ) n
             ORDER BY n.key LIMIT least(p_user_limit, p_limit)
@@ -187,6 +185,20 @@ BEGIN
 END
 $$
 
+-- Whether a queued run is the one that its thread goes on with. A function, and its questions asked one after the other:
+-- as part of a query they became joins, which walked through all runs that are queued or active (10,000: a second).
+-- name: runwire_is_next
+CREATE FUNCTION runwire_is_next(p_thread bigint, p_run bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  PERFORM 1 FROM run a WHERE a.thread_key = p_thread AND a.status IN ('running', 'waiting') LIMIT 1;
+  IF FOUND THEN
+    RETURN false;
+  END IF;
+  RETURN p_run = (SELECT o.key FROM run o WHERE o.thread_key = p_thread AND o.status = 'queued'
+    ORDER BY o.thread_key, o.key LIMIT 1);
+END
+$$
+
 -- Whether a user has a run to start: of one of these agents, and first in its thread.
 -- name: runwire_has_next
 CREATE FUNCTION runwire_has_next(p_user bigint, p_agents text[]) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
@@ -194,10 +206,7 @@ BEGIN
   RETURN EXISTS (
     SELECT 1 FROM unnest(p_agents) AS n (name) CROSS JOIN LATERAL (
       SELECT 1 FROM run q
-      WHERE q.agent = n.name AND q.user_key = p_user AND q.status = 'queued'
-        AND NOT EXISTS (SELECT 1 FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting'))
-        AND NOT EXISTS (
-          SELECT 1 FROM run o WHERE o.thread_key = q.thread_key AND o.status = 'queued' AND o.key < q.key)
+      WHERE q.agent = n.name AND q.user_key = p_user AND q.status = 'queued' AND runwire_is_next(q.thread_key, q.key)
       LIMIT 1
     ) f);
 END
@@ -219,22 +228,24 @@ DECLARE
 BEGIN
   IF p_is_woken THEN
     WITH RECURSIVE people (agent, key) AS (
-      SELECT n.name, (SELECT min(q.user_key) FROM run q
-        WHERE q.agent = n.name AND q.status = 'waiting' AND q.woken_at IS NOT NULL)
+      SELECT n.name, (SELECT q.user_key FROM run q
+        WHERE q.agent = n.name AND q.status = 'waiting' AND q.woken_at IS NOT NULL ORDER BY q.agent, q.user_key LIMIT 1)
       FROM unnest(p_agents) AS n (name)
       UNION ALL
-      SELECT p.agent, (SELECT min(q.user_key) FROM run q
-        WHERE q.agent = p.agent AND q.status = 'waiting' AND q.woken_at IS NOT NULL AND q.user_key > p.key)
+      SELECT p.agent, (SELECT q.user_key FROM run q
+        WHERE q.agent = p.agent AND q.status = 'waiting' AND q.woken_at IS NOT NULL AND q.user_key > p.key
+        ORDER BY q.agent, q.user_key LIMIT 1)
       FROM people p WHERE p.key IS NOT NULL
     )
     SELECT array_agg(DISTINCT p.key) INTO v_all FROM people p WHERE p.key IS NOT NULL;
   ELSE
     WITH RECURSIVE people (agent, key) AS (
-      SELECT n.name, (SELECT min(q.user_key) FROM run q WHERE q.agent = n.name AND q.status = 'queued')
+      SELECT n.name, (SELECT q.user_key FROM run q
+        WHERE q.agent = n.name AND q.status = 'queued' ORDER BY q.agent, q.user_key LIMIT 1)
       FROM unnest(p_agents) AS n (name)
       UNION ALL
-      SELECT p.agent, (SELECT min(q.user_key) FROM run q
-        WHERE q.agent = p.agent AND q.status = 'queued' AND q.user_key > p.key)
+      SELECT p.agent, (SELECT q.user_key FROM run q
+        WHERE q.agent = p.agent AND q.status = 'queued' AND q.user_key > p.key ORDER BY q.agent, q.user_key LIMIT 1)
       FROM people p WHERE p.key IS NOT NULL
     )
     SELECT array_agg(DISTINCT p.key) INTO v_all FROM people p WHERE p.key IS NOT NULL;
