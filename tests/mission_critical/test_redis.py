@@ -82,17 +82,20 @@ class Tick(NamedTuple):
 
 
 class Seen:
-    """How late ticks came on the slower of two screens, for how long a thread was silent, and what commits cost."""
+    """How much later ticks came on the slower of two screens, for how long a thread was silent, what commits cost.
+
+    `behind_s` is what the bus adds: a machine that is slow to store is slow for both screens. `last_s`: of the last.
+    """
 
     def __init__(self, *screens: dict[str, list[Tick]]) -> None:
-        slower = [
-            max((screen[run] for screen in screens), key=lambda ticks: sum(tick.came_s for tick in ticks[-50:]))
-            for run in screens[0]
-        ]
-        self.late_s = sorted(tick.came_s - tick.at_s for ticks in slower for tick in ticks)
-        self.median_s = statistics.median(self.late_s)
-        self.last_s = statistics.median(tick.came_s - tick.at_s for ticks in slower for tick in ticks[-50:])
+        behind: list[list[float]] = []
+        for run in screens[0]:
+            one, other = ({tick.at_s: tick.came_s for tick in screen[run]} for screen in screens)
+            behind.append([abs(one[at_s] - other[at_s]) for at_s in sorted(one.keys() & other.keys())])
+        self.behind_s = statistics.median(itertools.chain.from_iterable(behind))
+        self.last_s = statistics.median(itertools.chain.from_iterable(each[-50:] for each in behind))
         both = [ticks for screen in screens for ticks in screen.values()]
+        self.late_s = statistics.median(tick.came_s - tick.at_s for ticks in both for tick in ticks)
         self.stall_s = max(after.came_s - tick.came_s for ticks in both for tick, after in itertools.pairwise(ticks))
         self.waited_s = max(tick.waited_s for ticks in both for tick in ticks)
 
@@ -116,9 +119,9 @@ def deployment(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPat
 
 async def test_what_one_server_commits_is_seen_at_the_other_at_once(deployment: Deployment) -> None:
     seen = await deployment.watch(200)
-    print(f"median {seen.median_s * 1e3:.1f} ms, p99 {seen.late_s[-len(seen.late_s) // 100] * 1e3:.1f} ms")
-    # Some ms on a quiet machine; without the bus 50 ms and more by looking.
-    assert seen.last_s < 0.045
+    print(f"{seen.behind_s * 1e3:.1f} ms behind the other, {seen.late_s * 1e3:.1f} ms after it was said")
+    # Some ms; without the bus 50 ms and more by looking.
+    assert seen.last_s < 0.03
 
 
 async def test_paused_redis_stalls_no_commit_and_delivery_for_a_moment(deployment: Deployment) -> None:
@@ -142,6 +145,6 @@ async def test_redis_that_is_killed_and_emptied_costs_latency_and_nothing_else(d
         await asyncio.to_thread(deployment.redis.restart)
 
     seen = await deployment.watch(350, harm)
-    print(f"stall {seen.stall_s * 1e3:.0f} ms, then median {seen.last_s * 1e3:.1f} ms")
+    print(f"stall {seen.stall_s * 1e3:.0f} ms, then {seen.last_s * 1e3:.1f} ms behind")
     assert seen.stall_s < 0.9
-    assert seen.last_s < 0.045  # fast again, without anybody's help
+    assert seen.last_s < 0.03  # fast again, without anybody's help
