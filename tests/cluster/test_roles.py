@@ -13,6 +13,8 @@ from tests.cluster.deployment import Cluster, RoleProcess
 from tests.cluster.screen import Screen, assert_same
 from tests.outside import FIVE, Outside, assert_one_run, http, text_of
 
+pytestmark = pytest.mark.timeout(180)  # a dozen processes start and end in here, each within a second of CPU
+
 WITHDRAWN_S = 1.0  # DESIGN §7: on every node that reaches the log
 
 
@@ -60,7 +62,6 @@ async def test_two_tabs_on_two_gateways_show_the_same_and_a_third_resumes_on_the
     assert third.events[thread] == tabs[0].events[thread]
 
 
-@pytest.mark.timeout(120)
 async def test_each_role_may_be_killed_under_runs_and_every_screen_is_exact(cluster: Cluster) -> None:
     key = await cluster.key("ada")
     sents = await ask(cluster, "ada", 4)
@@ -94,7 +95,6 @@ async def test_each_role_may_be_killed_under_runs_and_every_screen_is_exact(clus
     assert any(event["type"] == "agent_retrying" for sent in sents for event in tabs[0].of(sent["run"]))
 
 
-@pytest.mark.timeout(90)
 async def test_each_role_drains_when_it_is_told_to_stop(cluster: Cluster) -> None:
     key = await cluster.key("ada")
     sents = await ask(cluster, "ada", 2)
@@ -134,7 +134,6 @@ async def test_sign_in_at_one_gateway_is_good_at_all_and_sign_out_ends_it_at_all
     assert status == 401
 
 
-@pytest.mark.timeout(60)
 async def test_dead_auth_service_makes_nobody_stale(cluster: Cluster) -> None:
     await cluster.cli("user", "add", "mallory", "--password-stdin", stdin="a password of mallory\n")
     url, key = cluster.gateways[1].url, (await cluster.cli("token", "create", "--user", "mallory")).strip()
