@@ -63,10 +63,10 @@ MUTANTS: Final = {
         where="runwire_claim", old="a.user_key = u.key AND a.status", new="a.status"
     ),
     "a run of anybody keeps queued runs of all waiting": Mutant(
-        where="runwire_claim", old="a.thread_key = q.thread_key AND a.status", new="a.status"
+        where="runwire_is_next", old="a.thread_key = p_thread AND a.status", new="a.status"
     ),
     "a message of anybody is before one's own in the queue": Mutant(
-        where="runwire_claim", old="o.thread_key = q.thread_key AND o.status", new="o.status"
+        where="runwire_is_next", old="o.thread_key = p_thread AND o.status", new="o.status"
     ),
     "seqs are counted over all threads": Mutant(
         where="runwire_extend",
