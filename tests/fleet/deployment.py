@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
-from tests.postgres import PASSWORD, PostgresServer, url_of_all
+from tests.postgres import ADMIN, PASSWORD, PostgresServer, url_of_all
 from tests.redis import RedisServer
 
 from runwire.auth.service import users
@@ -227,6 +227,8 @@ class Deployment:
         await migrate_storage(self.url)
         shared = self.url
         if self._has_standby:
+            # Else a standby that was cut off for a while would not find what it has missed.
+            await self.postgres.configure(wal_keep_size="2GB")
             self.standby = await asyncio.to_thread(self.postgres.standby)
             shared = url_of_all([self.postgres, self.standby], self.url)
         auth = next((node.port for node in self.of("auth")), None)
@@ -272,10 +274,17 @@ class Deployment:
         for server in filter(None, (self.postgres, self.standby, *self._left)):
             await asyncio.to_thread(server.remove)
 
+    async def _followed(self) -> None:
+        """Wait until the standby has what the primary has: after an outage it looks again after five seconds."""
+        async with asyncio.timeout(_START_S):
+            while not await self.postgres.execute(self.postgres.url("postgres", role=ADMIN), _FOLLOWERS):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+
     async def fail_over(self, *, lag_s: float, died: Callable[[], None]) -> None:
         """Have the primary die and its standby take its place, which lacks what was committed in the last moments."""
         standby = self.standby
         assert standby is not None
+        await self._followed()
         await self.postgres.hold_back()
         await asyncio.sleep(lag_s)
         await asyncio.to_thread(self.postgres.kill)
@@ -297,6 +306,9 @@ class Deployment:
                 shown = "\n".join(lines[bad[0] : bad[0] + 30])
                 found.append(f"{node.name}: {len(bad)} times, first: {shown[:4000]}")
         return found
+
+
+_FOLLOWERS: Final = "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND replay_lag < '1 s'"
 
 
 def _started(data: Path) -> PostgresServer:

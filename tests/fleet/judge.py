@@ -97,7 +97,8 @@ class Judge:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 rows = await self._rows([sent.run for sent in ready])
                 self.traces.follow()
-                for sent in ready:
+                # A fail-over may have come between: then they are of another history than these rows.
+                for sent in (sent for sent in ready if sent.run in self.load.runs):
                     self._judge(sent, rows.get(sent.run, []))
         self.load.ended = [sent for sent in self.load.ended if sent.run in self.load.runs]
         return len(self.load.ended)
