@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,7 +30,6 @@ LEASE_S: Final = 3.0  # the shortest that the settings allow
 PING_S: Final = 5.0
 PONG_S: Final = 5.0
 DRAIN_S: Final = 4.0
-HAS_ROLES: Final = find_spec("runwire.gateway.offered") is not None  # only then a gateway learns who can be asked
 _START_S: Final = 60.0
 _SECRET: Final = "fleet-secret-fleet-secret-fleet-secret"
 _ISSUER: Final = "http://127.0.0.1:1"  # who signs; nobody goes there
@@ -93,8 +91,7 @@ class Node:
         """Start the process; it is not ready yet."""
         assert not self.is_running, f"{self.name} runs already"
         self.starts += 1
-        roles = self._deployment.roles_of(self.role)
-        target = [str(AGENTS)] if {"worker", "all"}.intersection(roles) else []
+        target = [str(AGENTS)] if self.role == "worker" else []
         environment = {
             "PATH": "/usr/bin:/bin",
             "HOME": "/nonexistent",
@@ -102,7 +99,7 @@ class Node:
             "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
             "FLEET_CLOCK": str(self.clock),
             "FLEET_MUTANT": self.mutant,
-            "RUNWIRE_ROLES": ",".join(roles),
+            "RUNWIRE_ROLES": self.role,
         }
         with self.log_path.open("ab") as log:
             self._logged = log.tell()
@@ -216,10 +213,6 @@ class Deployment:
 
     def of(self, role: Role) -> list[Node]:
         return [node for node in self.nodes if node.role == role]
-
-    def roles_of(self, role: Role) -> tuple[str, ...]:
-        """Return what a process of that kind does."""
-        return (role,) if HAS_ROLES else ("all",)
 
     async def start(self) -> None:
         """Make the database and start everything."""
