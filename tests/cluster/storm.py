@@ -59,7 +59,7 @@ class Member:
                 asked_s = await self._connection(gateways[turn % len(gateways)].port, refusals)
             except (OSError, asyncio.IncompleteReadError) as error:
                 refusals[type(error).__name__] += 1
-            turn += 1
+                turn += 1  # a server that says when to come back is still there
             self.backoff.lost(lived_s=time.monotonic() - began_s)
             await asyncio.sleep(self.backoff.wait_s(chance=chance.random(), asked_s=asked_s))
 

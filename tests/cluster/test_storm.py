@@ -11,7 +11,8 @@ from tests.cluster.storm import Crowd, memory_bytes, reads
 from tests.postgres import PostgresServer
 
 BACK_S = 15.0  # until the last one has all it missed
-READS = 2.0  # of the database, for each subscription
+READS = 2.0  # of the database, for each subscription of a small crowd, where what a deployment asks idle is much
+READS_OF_MANY = 0.5  # of a large one: what is asked at once is asked together
 
 
 async def storm(cluster: Cluster, count: int, *, people: int) -> dict[str, float]:
@@ -19,9 +20,10 @@ async def storm(cluster: Cluster, count: int, *, people: int) -> dict[str, float
     crowd = await Crowd.of(cluster, count, people=people)
     async with crowd.connected():
         other = cluster.gateways[1]
-        idle = await reads(crowd)
+        await reads(crowd)  # what the coming of all has cost is counted by then
+        idle, idle_at_s = await reads(crowd), time.monotonic()
         before, bytes_before, at_s = await reads(crowd), memory_bytes(other), time.monotonic()
-        per_s = (before - idle) / 1.5
+        per_s = (before - idle) / (at_s - idle_at_s)
         took = await crowd.dropped(limit_s=4 * BACK_S)
         asked = await reads(crowd) - before - per_s * (time.monotonic() - at_s)
         figures = {
@@ -53,7 +55,7 @@ async def test_three_thousand_are_back_within_fifteen_seconds(postgres_server: P
     try:
         figures = await storm(cluster, 3_000, people=300)
         assert figures["last_s"] <= BACK_S
-        assert figures["reads"] <= READS
+        assert figures["reads"] <= READS_OF_MANY
         assert figures["kib_each"] <= 64
     finally:
         await cluster.end()

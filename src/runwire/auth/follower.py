@@ -31,7 +31,7 @@ class FollowSettings:
     # time between reads of the log without a wake-up, seconds
     poll_s: float = 0.25
     # how long a read of the log may take, and how long a decision waits for one, seconds
-    read_deadline_s: float = 0.5
+    read_deadline_s: float = 3.0
     # age of a read up to which the view is fresh, seconds
     fresh_s: float = 1.0
     # age after which sockets must not go on, seconds

@@ -13,11 +13,12 @@ from runwire.errors import Unavailable
 from runwire.gateway.identities import Standing
 from runwire.protocol.codes import CloseCode
 
-__all__ = ["READ_S", "Listener", "Live", "Patience"]
+__all__ = ["READ_S", "Listener", "Live", "Patience", "back_after_s"]
 
 T = TypeVar("T")
 
 _BACK_S: Final = (1.0, 5.0)  # a hello is waited for 5 s: by then those who never say it have made room
+_PROVING: Final = 32
 _GONE_S: Final = 5.0  # a drain waits so long for the sockets to close
 READ_S: Final = 2.0  # for one read; a page takes milliseconds. Pings and a listener's own deadlines wait no longer
 
@@ -57,6 +58,10 @@ class Live:
         self._of_user: Counter[str] = Counter()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
+        # So many identities are proven at a time, the others wait for their turn. When a node dies, thousands come to
+        # another one at once: were all of them served in one turn of the loop, what they wait for would come too late
+        # for their deadlines, all would be sent away, and come again.
+        self.turns: Final = asyncio.Semaphore(_PROVING)
         self.is_draining = False
 
     def __len__(self) -> int:
@@ -75,7 +80,7 @@ class Live:
         """
         if len(self._waiting) >= self._greetings:
             # Each its own time: whoever opens so many would else open them all at once again.
-            after_s = round(random.SystemRandom().uniform(*_BACK_S), 2)
+            after_s = back_after_s()
             raise Unavailable("Too many wait to sign in; come back.", code="rate_limited", retry_after_s=after_s)
         self._waiting.add(socket)
 
@@ -164,3 +169,8 @@ class Patience:
         """End the wait that goes on, if one does."""
         if self._limit and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
+
+
+def back_after_s() -> float:
+    """Return when somebody who cannot be served may come back: each at another time, lest all come at once again."""
+    return round(random.SystemRandom().uniform(*_BACK_S), 2)

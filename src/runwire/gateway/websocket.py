@@ -19,7 +19,7 @@ from runwire.errors import RunwireError, Unavailable
 from runwire.gateway.alarm import Alarm
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.desk import Desk
-from runwire.gateway.live import Patience
+from runwire.gateway.live import Patience, back_after_s
 from runwire.gateway.socket_protocol import SocketTransport
 from runwire.gateway.socket_services import SocketServices
 from runwire.gateway.subscription import Subscription, Taken
@@ -174,10 +174,11 @@ class Socket:
     async def _sign_in(self, prove: Prove) -> None:
         connection = self._connection
         try:
-            async with asyncio.timeout(_PROVE_S):
+            async with self._services.live.turns, asyncio.timeout(_PROVE_S):
                 identity = await prove()
         except (Unavailable, TimeoutError):
-            connection.close(CloseCode.UNAVAILABLE, "Your identity cannot be proven now; come back.")
+            after_s = back_after_s()
+            connection.close(CloseCode.UNAVAILABLE, "Your identity cannot be proven now; come back.", after_s=after_s)
         except RunwireError as error:
             connection.close(CloseCode.UNAUTHENTICATED, error.message)
         else:

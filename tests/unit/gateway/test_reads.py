@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.unit.gateway.node import DeafBus, eventually
+from tests.unit.gateway.node import DeafBus, Reader, eventually, running
 from tests.unit.gateway.test_tail import NEVER, Place, delta, note, tailing
 from tests.unit.gateway.test_tail_checks import Promoted
 
+from runwire.auth.identity import Identity
 from runwire.errors import NotFound, Unavailable
 from runwire.gateway.subscription import Subscription
 from runwire.gateway.tail import TailSettings
@@ -192,6 +193,28 @@ async def test_what_no_database_takes_as_an_id_is_unknown_and_costs_nobody_else_
         for thread in ("\x00", "th_\ud800", "", "x" * 70, "th_1\n"):
             with pytest.raises(NotFound):
                 await place.open(thread, after=0)
+
+
+async def test_of_a_crowd_that_signs_in_a_few_are_proven_at_a_time_and_nobody_is_sent_away() -> None:
+    """All at once would hold up the loop, and every answer that proofs wait for would come too late."""
+    async with running() as node, asyncio.TaskGroup() as group:
+        authenticate, proving, most = node.identities.authenticate, 0, 0
+
+        async def slow(credential: str) -> Identity:
+            nonlocal proving, most
+            proving, most = proving + 1, max(most, proving + 1)
+            await asyncio.sleep(0.01)
+            proving -= 1
+            return await authenticate(credential)
+
+        async def come() -> str:
+            async with node.connect() as websocket:
+                return str((await Reader(websocket).frame())["op"])
+
+        node.identities.authenticate = slow  # type: ignore[method-assign]  # a slow proof, injected
+        coming = [group.create_task(come()) for _ in range(100)]
+        assert [await task for task in coming] == ["welcome"] * 100
+        assert 1 < most <= 32
 
 
 # ── rings ────────────────────────────────────────────────────────────────────────────────────────────────
