@@ -32,6 +32,7 @@ from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.app import rooms
 from runwire.app.doors import Asgi, Doors
+from runwire.app.figures import ProcessFigures
 from runwire.app.local import control_sockets
 from runwire.app.registries import registry_of
 from runwire.auth.client import AuthClient
@@ -114,6 +115,7 @@ class Assembled:
 def assemble(ground: Ground) -> Assembled:
     """Choose the parts of a process by its roles, and wire them."""
     roles = ground.settings.active_roles
+    figures = ProcessFigures(ground.registry)
     follower = Follower(store=ground.storage.auth, bus=ground.places.first.bus)
     parts = [_bus(ground, place) for place in ground.places]
     service = _auth_service(ground) if "auth" in roles else None
@@ -126,6 +128,7 @@ def assemble(ground: Ground) -> Assembled:
         parts += [way, Part(run=gateway.run, drain=gateway.drain)]
     if "worker" in roles:
         workshop = Workshop(rooms.worker_settings(ground.settings))
+        figures.agent_tasks = lambda: workshop.tasks
         registries = registry_of(ground.places, ground.registry)
         for place, membership in zip(ground.places, _memberships(ground), strict=True):
             parts += _worker(ground, place, membership, follower, workshop, registries[place.number])

@@ -57,6 +57,11 @@ class LoopThread:
         """Return whether no more work may be started here."""
         return self._is_retired
 
+    @property
+    def tasks(self) -> int:
+        """Return how many tasks of owners are not over. Any thread may call."""
+        return len(self._owners)
+
     def start(self, owner: object, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine as a task of this owner. Any thread may call."""
         self._call(self._launch, owner, work)

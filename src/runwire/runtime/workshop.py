@@ -58,6 +58,11 @@ class Workshop:
         """Return the loop that new runs begin on."""
         return self._thread
 
+    @property
+    def tasks(self) -> int:
+        """Return how many tasks of the user's code are not over."""
+        return self._thread.tasks if self._open else 0
+
     def join(self, wake: Callable[[], None]) -> Crew:
         """Take a worker in, before any of them is at work."""
         crew = Crew(wake)
