@@ -296,6 +296,7 @@ def _worker(
         membership.node,
         rooms.worker_settings(ground.settings),
         is_allowed=is_allowed,
+        confirm=follower.confirm,
         who=who,
         registry=registry,
         workshop=workshop,

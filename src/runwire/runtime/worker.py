@@ -50,6 +50,10 @@ def _anyone(_user: str) -> bool:
     return True
 
 
+async def _nothing_newer() -> None:
+    """Know of nothing newer."""
+
+
 def _nameless(user: str) -> User:
     return User(id=user)
 
@@ -65,6 +69,8 @@ class Worker:
         settings: limits and times.
         is_allowed: whether a user may still use tools; called in the agents' loop before each tool, so it must be
             quick and callable from any thread.
+        confirm: brings what `is_allowed` and `who` know up to what was committed before the call, in bounded time.
+            Raises Unavailable.
         who: name and roles of a user, pinned when a run starts; called on the control loop, must not raise.
         registry: gets the figures; None: nobody asks for them.
         workshop: what it shares with the workers of other databases; None: there are none.
@@ -80,6 +86,7 @@ class Worker:
         settings: WorkerSettings,
         *,
         is_allowed: Callable[[str], bool] = _anyone,
+        confirm: Callable[[], Awaitable[None]] = _nothing_newer,
         who: Callable[[str], User] = _nameless,
         registry: CollectorRegistry | None = None,
         workshop: Workshop | None = None,
@@ -91,6 +98,7 @@ class Worker:
         self._name = name
         self._settings = settings
         self._is_allowed = is_allowed
+        self._confirm = confirm
         self._who = who
         self._workshop = workshop or Workshop(settings)
         self._membership = membership or Membership(
@@ -207,7 +215,7 @@ class Worker:
     async def _ask_for_runs(self, limit: int, agents: Agents) -> list[Claim]:
         self._is_claiming, self._crew.asked = True, limit
         try:
-            return await self._renewal.call(
+            claims = await self._renewal.call(
                 lambda: self._storage.runs.claim(
                     self._name,
                     agents=agents.names,
@@ -219,9 +227,24 @@ class Worker:
                     take_orphans=self._membership.may_take_orphans(),
                 )
             )
+            return await self._vetted(claims)
         finally:
             self._is_claiming, self._crew.asked = False, 0
             self._idle.set()  # heard only after what was claimed is held: nothing waits between the two
+
+    async def _vetted(self, claims: list[Claim]) -> list[Claim]:
+        """Return the claims once it is known whose access was withdrawn.
+
+        What looks like that may be somebody of whom this process has not heard yet: a person's first message comes
+        a moment after the person.
+        """
+        if all(claim.cancel or self._is_allowed(claim.user) for claim in claims):
+            return claims
+        try:
+            await self._confirm()
+        except Unavailable:  # in doubt it neither runs nor ends: not held, it is claimed again
+            return [claim for claim in claims if claim.cancel or self._is_allowed(claim.user)]
+        return claims
 
     def _take(self, claim: Claim, sent_s: float, agents: Agents) -> Run:
         if claim.cancel is None and not self._is_allowed(claim.user):

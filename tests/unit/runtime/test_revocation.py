@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from tests.unit.runtime.bench import Gate, bench, types_of
 
 from runwire.agents.context import Context
+from runwire.errors import Unavailable
 from runwire.protocol.events import decode_data
 
 
@@ -24,6 +25,28 @@ async def test_a_run_claimed_after_its_user_lost_access_is_not_executed() -> Non
     assert end.type == "agent_cancelled"
     assert decode_data(end).by == "revoked"
     assert executed == ["usr_ann"]
+
+
+async def test_a_person_of_whom_the_worker_has_not_heard_yet_is_not_taken_for_one_whose_access_was_withdrawn() -> None:
+    known: set[str] = set()
+    asked = 0
+
+    async def confirm() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:  # in doubt it is neither executed nor ended, and asked about again
+            raise Unavailable("Nobody's standing can be confirmed.")
+        known.add("usr_new")
+
+    async def agent(ctx: Context, message: str) -> str:
+        return "done"
+
+    async with bench(agent, is_allowed=known.__contains__, confirm=confirm) as b:
+        news = await b.ended(await b.send(user="usr_new"), user="usr_new")
+        eves = await b.ended(await b.send(user="usr_eve"), user="usr_eve")
+    assert decode_data(news[-1]).output == "done"
+    assert decode_data(eves[-1]).by == "revoked"
+    assert asked == 3
 
 
 async def test_a_running_run_ends_when_its_user_loses_access_and_nobody_elses() -> None:
