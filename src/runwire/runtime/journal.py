@@ -101,7 +101,9 @@ async def read_past(storage: Storage, claim: Claim, *, user: User, deadline_s: f
         events, through = await _read_thread(storage, claim.thread, through=pinned.through if pinned else None)
         # Of a run that no worker has said anything in there is its message only, and that is part of the history.
         logged = [event for event in events if event.run == claim.run] if claim.ordinal == 0 else []
-        if not logged:
+        # More than that was said by another worker, which took the run over while this one stood still. What a history
+        # needs of it is not all of it.
+        if len(logged) != 1:
             logged = await when_available(lambda: storage.events.read_run(claim.run))
     if pinned is None:
         pinned = Pinned(

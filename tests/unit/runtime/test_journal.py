@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from runwire.agents.context import User
 from runwire.protocol.events import (
     AgentCompleted,
     AgentResumed,
@@ -17,8 +18,11 @@ from runwire.protocol.events import (
     Superseded,
     ToolExecuting,
     UserMessage,
+    emitted,
 )
-from runwire.runtime.journal import charged_s, history_of, is_short, text_of, used_s
+from runwire.runtime.journal import charged_s, history_of, is_short, read_past, text_of, used_s
+from runwire.storage.base import Batch, IncomingMessage
+from runwire.storage.memory.storage import MemoryStorage
 
 
 def _event(seq: int, run: str, data: EventData, *, kind: EventType, ts: int = 0, attempt: int = 1) -> StoredEvent:
@@ -187,3 +191,17 @@ def test_a_message_that_was_sent_again_stands_once_in_the_history_and_what_sub_a
 def test_the_text_of_a_message_is_its_text_parts_joined() -> None:
     assert text_of([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]) == "ab"
     assert text_of("plain") == "plain"
+
+
+async def test_a_claim_that_was_taken_over_meanwhile_reads_all_that_was_said_since() -> None:
+    """Its worker stood still between claim and read: the log holds another attempt's words, and is no fault."""
+    storage = MemoryStorage()
+    await storage.runs.send(IncomingMessage(user="usr_ann", thread=None, agent="agent", content="hello"))
+    (claim,) = await storage.runs.claim("w1", agents=["agent"], limit=1, user_limit=1)
+    said = [AgentStarted(agent="agent", message=claim.message), MessageStarted(message="msg_a")]
+    emits = tuple(emitted(each, ts=0, scope="") for each in said)
+    await storage.events.append([Batch(run=claim.run, attempt=claim.attempt, ordinal=0, events=emits)])
+
+    past = await read_past(storage, claim, user=User(id="usr_ann"), deadline_s=1.0, version=None)
+
+    assert [event.type for event in past.logged] == ["user_message", "agent_started", "message_started"]
