@@ -90,6 +90,7 @@ class Follow:
     log: str = ""
     asked: str | None = None  # id of the `subscribe` that has no answer yet
     is_live: bool = False
+    is_granted: bool = False  # by a `send`, while `subscribe` has no answer yet: if that is refused, this goes on
     behind: int = 0  # up to this seq it is catching up
     resets: int = 0
     base: int = 0  # after a reset: from where
@@ -228,9 +229,11 @@ class Tab:
         if self._wire is not None:
             self._wire.thaw()
 
-    def cut(self) -> None:
-        """Lose the connection."""
-        if self._wire is not None:
+    def cut(self, *, resets: bool = False) -> None:
+        """Lose the connection, also by a RST."""
+        if self._wire is not None and resets:
+            self._wire.reset()
+        elif self._wire is not None:
             self._wire.abort("cut")
 
     # ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -270,7 +273,7 @@ class Tab:
             self._online.clear()
             self._listener.online(self, False)
         for follow in self.follows.values():
-            follow.asked, follow.is_live = None, False
+            follow.asked, follow.is_live, follow.is_granted = None, False, False
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(Unsaid())
@@ -352,7 +355,7 @@ class Tab:
         follow = self.follows.get(frame.thread or "")
         if follow is None or follow.asked != frame.id:
             return
-        follow.asked, follow.is_live = None, True
+        follow.asked, follow.is_live, follow.is_granted = None, True, False
         follow.last, follow.log, follow.behind = frame.after, frame.log, frame.head
 
     def _reply(self, frame: Frame) -> None:
@@ -374,12 +377,15 @@ class Tab:
         elif follow.asked is None and not follow.is_live:
             # It was held from an earlier connection, and `send` has subscribed from its own place: from ours instead.
             self._subscribe(data["thread"])
+        elif follow.asked is not None:
+            follow.is_granted = True
 
     def _unsubscribed(self, frame: Frame) -> None:
         code = (frame.error or {}).get("code")
         asked = [thread for thread, follow in self.follows.items() if follow.asked == frame.id]
         for thread in asked:
-            self.follows[thread].asked = None
+            follow = self.follows[thread]
+            follow.asked, follow.is_live, follow.is_granted = None, follow.is_granted, False
             if code == "not_found" and self.may_reset:
                 del self.follows[thread]  # it went with the history that was lost
                 continue

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
+import struct
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -91,6 +93,13 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._why = why
             self._transport.abort()
+
+    def reset(self) -> None:
+        """Cut the connection by a RST, as a machine does that knows nothing of it any more."""
+        if self._transport is not None:
+            raw: socket.socket = self._transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.abort("reset")
 
     def _upgraded(self) -> bool:
         end = self._held.find(b"\r\n\r\n")
