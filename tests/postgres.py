@@ -66,6 +66,7 @@ class PostgresServer:
         self.folder = folder
         self.data = folder / "data"
         self.port = _free_port()
+        self.listens = SETTINGS["listen_addresses"]
         self._binaries = binaries
         self._user = user
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,12 +75,13 @@ class PostgresServer:
         self._free: list[str] = []  # databases that were given back, empty
 
     @classmethod
-    def start(cls, folder: Path, *, binaries: Path | None = None) -> PostgresServer:
+    def start(cls, folder: Path, *, binaries: Path | None = None, trusts: str | None = None) -> PostgresServer:
         """Make a server with an empty cluster; as root its data go to a folder of the user that it runs as.
 
         Args:
             folder: where the data go, and the server's log.
             binaries: folder of `postgres` and `initdb`, if not the usual ones.
+            trusts: a network that it listens to as well, such as `10.77.0.0/24`.
         """
         user = _other_user() if os.geteuid() == 0 else None
         if user is not None:
@@ -90,6 +92,10 @@ class PostgresServer:
         server._run("initdb", "-D", server.data, "-U", ADMIN, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         # Without a network and without a loop: in single-user mode.
         server._run("postgres", "--single", "-D", server.data, "postgres", text=f"CREATE ROLE {ROLE} LOGIN CREATEDB\n")
+        if trusts is not None:
+            server.listens = "*"
+            with (server.data / "pg_hba.conf").open("a", encoding="utf-8") as file:
+                file.write(f"host all all {trusts} trust\n")
         server.restart()
         return server
 
@@ -214,7 +220,8 @@ class PostgresServer:
     def restart(self) -> None:
         """Start it, on the same port; a running one is shut down before."""
         self.stop()
-        options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        settings = {**SETTINGS, "listen_addresses": self.listens}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", self.data, "-p", str(self.port), *options],
