@@ -51,7 +51,7 @@ def _started(folder: Path, network: Network) -> Iterator[Apart]:
     enter(network.place["database"])
     postgres = PostgresServer.start(folder / "postgres", trusts="10.77.0.0/24")
     redis = None
-    cluster = None
+    cluster: Cluster | None = None
     try:
         url = asyncio.run(postgres.create_database()).replace("127.0.0.1", address["database"])
         enter(network.place["redis"])
@@ -66,7 +66,7 @@ def _started(folder: Path, network: Network) -> Iterator[Apart]:
         yield Apart(cluster, network, key)
         asyncio.run(cluster.end())
     finally:
-        for process in cluster.processes if cluster else ():
+        for process in () if cluster is None else cluster.processes:
             asyncio.run(process.kill9())
         if redis is not None:
             redis.kill()
