@@ -1,12 +1,13 @@
 # One way to do each thing; CI calls these and nothing else. Needs Python 3.11+, pip and make.
 PYTHON ?= python3
 PORT   ?= 8000
+HOURS  ?= 0.5
 VENV   := .venv
 BIN    := $(VENV)/bin
 # uv must trust the system's certificates where a company's own are installed.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: setup check test demo cluster chaos bench docs format
+.PHONY: setup check test demo cluster chaos soak bench docs format
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +15,7 @@ help:
 	@echo "make cluster  the same as many processes on this machine: PostgreSQL, Redis, gateways, workers, auth service"
 	@echo "make test   everything a release needs"
 	@echo "make check  format, lint, types, import contracts, files of deploy/, unit tests"
+	@echo "make soak   steady load for HOURS=0.5, and whether anything grows: memory, descriptors, tasks"
 	@echo "make chaos  the long fault campaigns    make bench  the figures    make docs  the generated reference"
 
 setup: $(VENV)/.ready-dev
@@ -56,6 +58,10 @@ cluster: setup
 
 chaos: setup
 	@$(BIN)/python tests/unified_test_runner.py --category campaign --max-workers 1
+
+soak: setup
+	@$(BIN)/uv sync --quiet --frozen --inexact --extra postgres --extra redis --python $(BIN)/python
+	@$(BIN)/python -m tests.soak --hours $(HOURS)
 
 bench: setup
 	@$(BIN)/uv sync --quiet --frozen --inexact --extra postgres --group bench --python $(BIN)/python

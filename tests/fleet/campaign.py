@@ -21,7 +21,7 @@ from tests.fleet.oracle import Fault
 from tests.fleet.recovery import Disturbance
 from tests.fleet.traces import Traces
 
-__all__ = ["Campaign", "Outcome"]
+__all__ = ["Campaign", "Outcome", "raise_descriptors"]
 
 BOUND_S: Final = LEASE_S + 2.0  # a run goes on within that time of a fault's end
 _END_S: Final = 150.0  # after the last fault all has ended and was seen within that time
@@ -102,7 +102,7 @@ class Campaign:
 
     async def run(self) -> Outcome:
         """Do it and judge it."""
-        _raise_descriptors()
+        raise_descriptors()
         lines: list[str] = []
 
         def say(line: str) -> None:
@@ -225,7 +225,8 @@ class Campaign:
             say(f"not over {self.end_s} s after the last fault: {len(load.runs)} runs, such as {left}")
 
 
-def _raise_descriptors() -> None:
+def raise_descriptors() -> None:
+    """Allow this process as many descriptors as it needs for its screens."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
