@@ -33,6 +33,9 @@ MAX_PAYLOAD: Final = 7_900  # bytes; the server takes less than 8,000
 _CHANNEL: Final = "runwire"
 _SLOW_S: Final = 0.2  # what waited behind a statement that took longer is stale: a look at the log is worth more
 _GIVE_UP_S: Final = 2.0  # for the answer to a statement; then the connection is replaced
+# Who has nothing to say asks all the same: else one who only listens would never learn that its connection is gone,
+# and be deaf for as long as nobody there sends a beacon.
+_PULSE_S: Final = 2.0
 _BACKOFF_S: Final = (0.05, 2.0)  # the first pause, doubled with each failure, and the longest
 
 _SQL: Final = load("postgres_bus.sql")
@@ -189,7 +192,12 @@ class PostgresBus:
                 return
             if connection.is_closed():
                 raise Unavailable("The connection of the bus was lost.")
-            await self._woken.wait()
+            try:
+                async with asyncio.timeout(_PULSE_S):
+                    await self._woken.wait()
+            except TimeoutError:
+                async with asyncio.timeout(_GIVE_UP_S):
+                    await connection.execute(_SQL["notify"], [], [])
 
     def _take(self) -> list[BusMessage]:
         """Return all that is to be said. Armed before it looks: what is published from here on wakes again."""

@@ -176,6 +176,18 @@ async def test_stopped_server_holds_up_no_publisher(own_server: PostgresServer) 
         await other.hears(LOOK)  # something was dropped: so others are told
 
 
+async def test_who_only_listens_learns_that_nothing_comes_any_more(own_server: PostgresServer) -> None:
+    async with processes(own_server, 1) as (one,):
+        own_server.pause()
+        try:
+            async with asyncio.timeout(15):
+                while one.bus._is_connected:  # noqa: ASYNC110 - nothing is said, so nobody is told
+                    await asyncio.sleep(0.05)
+        finally:
+            own_server.resume()
+        await one.hears(LOOK, RUNS)  # what was said meanwhile is looked for
+
+
 async def test_closed_bus_ends_its_work(postgres_server: PostgresServer) -> None:
     async with processes(postgres_server, 1) as (one,):
         one.bus.publish(RUNS)

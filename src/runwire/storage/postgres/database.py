@@ -210,6 +210,8 @@ class PostgresDatabase:
         """
         settings = {
             **self._name(),
+            **_KEEPALIVE,
+            "tcp_user_timeout": _ms(self.lease_s),  # one who listens and takes nothing would hold the queue for all
             "statement_timeout": _ms(statement_timeout_s),
             "lock_timeout": _ms(self.limit_s * 0.5),
             "idle_in_transaction_session_timeout": _ms(self.limit_s * 0.9),
