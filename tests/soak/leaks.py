@@ -13,7 +13,7 @@ __all__ = ["LEAKS"]
 _HELD: Final[list[object]] = []
 
 
-def _with_each_connection(leak: Callable[[], object]) -> None:
+def _with_each_connection(leak: Callable[[object], object]) -> None:
     from runwire.protocol.connection import Connection
 
     begin = Connection.__init__
@@ -21,14 +21,14 @@ def _with_each_connection(leak: Callable[[], object]) -> None:
     @functools.wraps(begin)
     def beginning(self: Connection, *args: Any, **named: Any) -> None:
         begin(self, *args, **named)
-        _HELD.append(leak())
+        _HELD.append(leak(self))
 
     Connection.__init__ = beginning  # type: ignore[method-assign]
 
 
 def _leaks_descriptors() -> None:
     """Leave a file open."""
-    _with_each_connection(lambda: os.open("/dev/null", os.O_RDONLY))
+    _with_each_connection(lambda _: os.open("/dev/null", os.O_RDONLY))
 
 
 def _leaks_tasks() -> None:
@@ -37,12 +37,12 @@ def _leaks_tasks() -> None:
     async def wait() -> None:
         await asyncio.get_running_loop().create_future()
 
-    _with_each_connection(lambda: asyncio.get_running_loop().create_task(wait()))
+    _with_each_connection(lambda _: asyncio.get_running_loop().create_task(wait()))
 
 
 def _leaks_memory() -> None:
-    """Keep one KiB."""
-    _with_each_connection(lambda: bytearray(1024))
+    """Keep the state of the connection: dozens of small objects, more than one KiB of them."""
+    _with_each_connection(lambda connection: connection)
 
 
 LEAKS: Final[dict[str, Callable[[], None]]] = {

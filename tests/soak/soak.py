@@ -32,6 +32,7 @@ __all__ = ["Outcome", "Soak", "Window"]
 _SETTLE_S: Final = 150.0  # until the last run is over and judged
 _REST_S: Final = 8.0  # until a process has let go of what left it
 _COLLECT_S: Final = 3.0
+_FEWEST: Final = 15  # samples, a third of which is warm-up
 _PEOPLE_WITH_PASSWORDS: Final = 8
 _KEPT_S: Final = 360.0  # ended runs
 # Of a database that compaction and retention work on: what is there must be whole, though not all is there.
@@ -101,6 +102,7 @@ class Soak:
         reconnect_share: of all screens, which lose their connection each minute.
         leaks: process -> what it leaks (`tests.soak.leaks`).
         scale: how many times faster than usual connections come and go: so much wider are the bounds.
+        collects: whether garbage is collected before each sample.
         talks: whether people talk, are judged, and sign in and out; else there are only passers-by.
         say: takes each line that people may read.
     """
@@ -117,6 +119,7 @@ class Soak:
     leaks: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
     talks: bool = True
+    collects: bool = False  # garbage before each sample: in seconds, the collector's own pace hides what stays
     say: Callable[[str], None] = print
 
     async def run(self) -> Outcome:
@@ -242,9 +245,12 @@ class _Course:
         soak, began_s = self._soak, time.monotonic()
         seen = _Seen(load)
         due_s = said_s = began_s
-        while time.monotonic() - began_s < soak.seconds:
+        # On a machine that is too busy for it the samples take longer, and are no fewer.
+        while time.monotonic() - began_s < soak.seconds or len(self._windows) < _FEWEST:
             due_s += soak.every_s
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            if soak.collects:
+                self._collect()
             found = await self._sampler.processes()
             self._samples += found
             try:
@@ -274,13 +280,17 @@ class _Course:
     async def _at_rest(self) -> dict[str, Rest]:
         """Return what is held when nobody is connected and garbage is collected."""
         await asyncio.sleep(min(_REST_S, self._soak.seconds / 4))
-        for node in self._deployment.nodes:
-            node.signal(signal.SIGUSR1)
+        self._collect()
         await asyncio.sleep(min(_COLLECT_S, self._soak.seconds / 8))
         return {
             one.process: Rest(one.descriptors, one.tasks + one.agent_tasks, one.threads)
             for one in await self._sampler.processes()
         }
+
+    def _collect(self) -> None:
+        """Have all of them collect their garbage, before they answer anything more."""
+        for node in self._deployment.nodes:
+            node.signal(signal.SIGUSR1)
 
     @property
     def _warm_s(self) -> float:

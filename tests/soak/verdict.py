@@ -12,7 +12,8 @@ Bounds, per hour and process:
   connections a second at two gateways it is 350 bytes of a connection; and eight hours show what half an hour hides.
 - descriptors, tasks and threads 60: one a minute. At two and a half connections a second and gateway, one in 150 of
   them leaking one thing is seen.
-- blocks of memory given out by Python 4,000: one in two connections or runs leaking one object with one thing in it.
+- blocks of memory given out by Python 4,000: one in two connections or runs leaking a single object. Blocks are what
+  objects of up to 512 bytes are made of, so what leaks only larger ones is left to resident memory.
 """
 
 from __future__ import annotations
