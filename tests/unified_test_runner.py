@@ -58,6 +58,7 @@ CATEGORIES = (
     ),
     Category("mission_critical", "the promises, on real services", ("tests/mission_critical",), never_skips=True),
     Category("cluster", "each role a process: killed, restarted, alone", ("tests/cluster",), never_skips=True),
+    Category("partitions", "networks between roles that carry nothing, or late", ("tests/partitions",)),
     Category("chaos", "crashes, full disks, clocks that jump: the short ones", ("tests/chaos",), never_skips=True),
     Category("fleet", "fifty faults on processes of every role", ("tests/fleet",), never_skips=True),
     Category("e2e", "started servers, real browser", ("tests/e2e",)),

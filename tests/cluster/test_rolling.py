@@ -29,8 +29,8 @@ class Rollout:
         # The old name of the renamed one stays for a release: runs of it may be under way or queued.
         names = ["walk", "old", "renamed", "new"]
         self.after.write_text(AGENTS_FILE.format(code="2", names=names), encoding="utf-8")
-        kept = {"compact_after_s": 100_000.0}  # deltas stay, so that all can be compared
-        self.cluster = Cluster(folder, url, gateways=2, workers=workers, auths=2, agents=self.before, **kept)
+        # Deltas stay, so that all can be compared.
+        self.cluster = Cluster(folder, url, workers=workers, auths=2, agents=self.before, compact_after_s=100_000.0)
         self.people, self.service = Door(), Door()
         self.notes = Notes()
         self.over = asyncio.Event()
