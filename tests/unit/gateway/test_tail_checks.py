@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import pytest
 from tests.unit.gateway.node import DeafBus, eventually
-from tests.unit.gateway.test_tail import NEVER, tailing
+from tests.unit.gateway.test_tail import NEVER, segment, tailing
 
 from runwire.gateway.tail import TailSettings
 from runwire.storage.base import Head, Wake
@@ -119,3 +121,66 @@ async def test_thread_whose_history_is_over_is_read_again_though_its_head_did_no
         storage.other = "another"
         place.tail.hear(Wake(topic="moved"))
         await eventually(lambda: ring.log == "another")
+
+
+async def test_without_a_beacon_a_run_that_began_elsewhere_in_an_idle_thread_is_seen_soon() -> None:
+    settings = TailSettings(blind_check_s=0.02, blind_idle_check_s=0.1, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings, bus=DeafBus()) as place:
+        thread = (await place.storage.threads.create("usr_ann")).thread
+        subscription = await place.filled(thread, after=0)
+        (ring,) = place.tail._rings.values()
+        await eventually(lambda: not ring.is_active)
+        await place.send(thread)  # by another gateway: nothing is heard of it
+        async with asyncio.timeout(5):
+            assert await place.seqs(subscription, count=1) == [1]
+
+
+async def test_looks_at_idle_threads_are_rarer_than_those_at_active_ones_and_are_told_only_what_moved() -> None:
+    storage = MemoryStorage(State())
+    heads, asked, told = storage.events.heads, [], []
+
+    async def counted(known: Mapping[str, int]) -> dict[str, Head]:
+        asked.append(dict(known))
+        found = await heads(known)
+        told.append(found)
+        return found
+
+    settings = TailSettings(blind_check_s=0.01, blind_idle_check_s=0.1, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings, bus=DeafBus(), storage=storage) as place:
+        idle, active = (await storage.threads.create("usr_ann")).thread, (await place.send()).thread
+        await place.filled(idle, after=-1)
+        await place.filled(active, after=-1)
+        await eventually(lambda: [ring.activity for ring in place.tail._rings.values()] == [False, True])
+        storage.events.heads = counted  # type: ignore[method-assign]  # counts, and does as before
+        await eventually(lambda: sum(idle in known for known in asked) >= 3)
+    both = [n for n, known in enumerate(asked) if idle in known]
+    assert all(late - early >= 3 for early, late in itertools.pairwise(both))
+    assert not any(told)
+
+
+@pytest.mark.parametrize("hint", ["the segment", "its number", "that something was lost"])
+async def test_a_commit_heard_of_while_a_subscription_begins_is_not_forgotten(hint: str) -> None:
+    storage = MemoryStorage(State())
+    get_many = storage.threads.get_many
+    settings = TailSettings(beacon_fresh_s=1000.0, blind_check_s=0.02, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings, storage=storage) as place:
+        await eventually(lambda: place.tail.bus_age_s() < 1000)
+        place.worker._bus = DeafBus()
+        thread = (await storage.threads.create("usr_ann")).thread
+
+        async def get_and_send(pairs: Any) -> Any:
+            rows = await get_many(pairs)
+            await place.send(thread)
+            if hint == "the segment":
+                place.tail.hear(segment(place, thread, first=1, text="as it was stored"))
+            elif hint == "its number":
+                place.tail.hear(Wake(topic="moved", thread=thread, seq=1))
+            else:  # the bus says so once it hears this user, and the tail looks at all: while this one has not begun
+                place.tail.hear(Wake(topic="moved"))
+                await eventually(lambda: not place.tail._looks_at_all)
+            return rows
+
+        storage.threads.get_many = get_and_send  # type: ignore[method-assign]  # a pause, injected
+        subscription = await place.open(thread, after=0)
+        async with asyncio.timeout(5):
+            assert await place.seqs(subscription, count=1) == [1]
