@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 from runwire.errors import ConfigurationError, RunwireError
 
 __all__ = ["main"]
 
+_SERVERS = (["dev"], ["serve"])  # what a container or a unit stops with a signal, maybe while it still imports
+
 
 def main() -> None:
     """Run a verb; a person's mistake is one sentence on standard error, never a traceback."""
-    from runwire.cli.main import app
-
     try:
+        if sys.argv[1:2] in _SERVERS:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _leave)
+        from runwire.cli.main import app
+
         app(prog_name="runwire")
     except RunwireError as error:
         sys.exit(_explain(error))
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells expect
+
+
+def _leave(*_: object) -> None:
+    # Nothing is open yet, nor told to anybody. An exception would be raised within whatever is being imported.
+    os._exit(0)
 
 
 def _explain(error: RunwireError) -> int:

@@ -18,7 +18,9 @@ from runwire.app.logs import configure_logging
 from runwire.app.parts import Announce, Ground, Part, assemble
 from runwire.app.prepare import prepare, raise_file_limit
 from runwire.app.rooms import server_settings
-from runwire.errors import RunwireError, Unavailable
+from runwire.app.stopping import stopped_when_told
+from runwire.app.together import together
+from runwire.errors import Unavailable
 from runwire.gateway.server import Server, make_server
 from runwire.settings import Loaded, Settings
 from runwire.storage.placed import Place, Placed
@@ -47,6 +49,11 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce, takes_signa
         ConfigurationError: something set cannot work; nothing was started.
         Unavailable: a part does not answer.
     """
+    with stopped_when_told() if takes_signals else contextlib.nullcontext():
+        await _serve(loaded, ready, announce, takes_signals=takes_signals)
+
+
+async def _serve(loaded: Loaded, ready: Ready, announce: Announce, *, takes_signals: bool) -> None:
     settings = loaded.settings
     configure_logging(settings)
     raise_file_limit()
@@ -81,21 +88,6 @@ def _spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECTED_AFTER, *gc.get_threshold()[1:])
-
-
-@contextlib.asynccontextmanager
-async def _tasks() -> AsyncIterator[asyncio.TaskGroup]:
-    """Run parts beside each other; what one of them says to a person is raised alone, not in a group."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            yield tasks
-    except BaseExceptionGroup as group:
-        said: BaseException | None = group.subgroup(RunwireError)
-        if said is None:
-            raise
-        while isinstance(said, BaseExceptionGroup):
-            said = said.exceptions[0]
-        raise said from None
 
 
 class _Process:
@@ -140,7 +132,7 @@ class _Process:
         """Start the parts, each only after what it needs has answered; stop them in the opposite order."""
         if self._settings.is_shared and self._settings.public_url is None and "gateway" in self._settings.active_roles:
             announce("warning", _NO_PUBLIC_URL)
-        async with _tasks() as tasks:
+        async with together() as tasks:
             started: list[tuple[Part, asyncio.Task[None]]] = []
             try:
                 for part in self._parts:
@@ -184,7 +176,7 @@ async def running(loaded: Loaded) -> AsyncIterator[tuple[str, str | None]]:
     def ready(url: str, link: str | None) -> None:
         place.set_result((url, link))
 
-    async with _tasks() as tasks:
+    async with together() as tasks:
         # If it does not start, its error ends the group and this wait with it.
         serving = tasks.create_task(
             serve(loaded, ready=ready, announce=lambda _part, _detail: None, takes_signals=False)
