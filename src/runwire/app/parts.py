@@ -191,8 +191,15 @@ def _way_to_auth(ground: Ground, follower: Follower, service: Asgi | None) -> tu
         settings=rooms.auth_client_settings(issuer=ground.issuer, secret=ground.secret),
     )
 
+    clients, auth_app = [http], service
+    if auth_app is None:
+        clients.append(_remote(url))  # of its own: sign-ins are anybody's, and slow
+        auth_app = Forward(clients[1], secret=ground.secret)
+
     async def run() -> None:
-        async with http:
+        async with contextlib.AsyncExitStack() as stack:
+            for one in clients:
+                await stack.enter_async_context(one)
             await client.run()
 
     async def check(announce: Announce) -> None:
@@ -203,7 +210,7 @@ def _way_to_auth(ground: Ground, follower: Follower, service: Asgi | None) -> tu
             await _await_auth(client, url, announce)
             announce("auth", f"{url}, its secret accepted")
 
-    return Part(run=run, check=check), client, service or Forward(http, secret=ground.secret)
+    return Part(run=run, check=check), client, auth_app
 
 
 def _in_process(service: Asgi) -> httpx2.AsyncClient:

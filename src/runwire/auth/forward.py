@@ -47,7 +47,8 @@ class Forward:
     Bounded in size, time and number; whatever goes wrong is 503 `unavailable`, and never says where the service is.
 
     Args:
-        http: a client with the service's base URL; `run` closes it.
+        http: a client with the service's base URL and nothing else to do, or a crowd that signs in would take all
+            connections from those whose keys are being checked; who made it closes it.
         secret: proves this gateway to the service.
         deadline_s: of one request.
     """
@@ -87,15 +88,22 @@ class Forward:
             self._open -= 1
 
     async def _answer(self, request: Request, path: str, body: bytes) -> Response:
-        given = {name: request.headers[name] for name in _ASKED_WITH if name in request.headers}
-        headers = {"user-agent": "runwire", **given, "accept-encoding": "identity", _SECRET: self._secret}
+        # As bytes, as they came: what is no ASCII would be refused here, with an error of ours.
+        given = {name: request.headers[name].encode("latin-1") for name in _ASKED_WITH if name in request.headers}
+        own = {"accept-encoding": b"identity", _SECRET: self._secret.encode()}
         if request.client:
-            headers[_ADDRESS] = request.client.host
+            own[_ADDRESS] = request.client.host.encode("latin-1", "replace")
+        headers = {"user-agent": b"runwire", **given, **own}
         query = request.scope["query_string"].decode("latin-1")
         url = f"{path}?{query}" if query else path
         received = bytearray()
         async with self._http.stream(
-            request.method, url, headers=headers, content=body, follow_redirects=False
+            request.method,
+            url,
+            headers=[(name.encode(), value) for name, value in headers.items()],
+            content=body,
+            follow_redirects=False,
+            timeout=None,  # there is one deadline for all of it, and the client's own is shorter
         ) as response:
             async for part in response.aiter_bytes():
                 received += part

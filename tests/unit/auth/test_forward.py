@@ -61,6 +61,21 @@ async def test_only_what_the_service_reads_goes_to_it_and_only_what_clients_read
     assert got.json() == {"ok": 1}
     assert got.headers["retry-after"] == "3"
     assert not {"set-cookie", "server"} & set(got.headers)
+    assert set(request.extensions["timeout"].values()) == {None}, "the deadline is the way's own: a hash waits its turn"
+
+
+async def test_a_header_that_is_no_ascii_goes_along_as_it_came() -> None:
+    asked: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        return httpx2.Response(401)
+
+    async with gateway(answer) as people:
+        got = await people.get("/auth/sessions", headers=[(b"user-agent", b"\xff\xfe"), (b"origin", b"http://\xe4")])
+    assert got.status_code == 401
+    sent = dict(asked[0].headers.raw)
+    assert (sent[b"user-agent"], sent[b"origin"]) == (b"\xff\xfe", b"http://\xe4")
 
 
 def _breaks(_request: httpx2.Request) -> httpx2.Response:
