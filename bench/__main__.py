@@ -27,6 +27,7 @@ ROWS: Final = (
     *("step", "throughput", "start", "journal", "running", "parked"),  # durable runs
     "bus",  # many servers
 )
+NAMED: Final = ("scale",)  # with a page of its own, and only if it is named
 _ROUNDS: Final = 3
 
 
@@ -87,7 +88,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("verb", nargs="?", choices=("run", "profile"), default="run")
     parser.add_argument("row", nargs="?", choices=profile.LOADS, default="burst", help="of profile")
-    parser.add_argument("--only", type=_names, default=(), metavar="ROW[,ROW]", help=", ".join(ROWS))
+    parser.add_argument("--only", type=_names, default=(), metavar="ROW[,ROW]", help=", ".join((*ROWS, *NAMED)))
     parser.add_argument("--against", type=_letters, default=(), metavar="N[,J]", help="only these baselines")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, choices=range(1, 100), metavar="N", help="default 3")
     parser.add_argument("--quick", action="store_true", help="small loads: to see that it works, not how fast")
@@ -98,8 +99,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := [name for name in names if name not in ROWS]:
-        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if unknown := [name for name in names if name not in (*ROWS, *NAMED)]:
+        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join((*ROWS, *NAMED))}")
     return names
 
 

@@ -1,0 +1,1 @@
+"""What a deployment costs per event, run, connection and account, and what follows for sizes."""
