@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 
 from runwire.auth.identity import Identity
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 _BACK_S: Final = (1.0, 5.0)  # a hello is waited for 5 s: by then those who never say it have made room
 _PROVING: Final = 32
+_TURN_S: Final = 0.25  # a proof takes milliseconds; of an API key, without the auth service, seconds
 _GONE_S: Final = 5.0  # a drain waits so long for the sockets to close
 READ_S: Final = 2.0  # for one read; a page takes milliseconds. Pings and a listener's own deadlines wait no longer
 
@@ -61,7 +63,7 @@ class Live:
         # So many identities are proven at a time, the others wait for their turn. When a node dies, thousands come to
         # another one at once: were all of them served in one turn of the loop, what they wait for would come too late
         # for their deadlines, all would be sent away, and come again.
-        self.turns: Final = asyncio.Semaphore(_PROVING)
+        self._turns = asyncio.Semaphore(_PROVING)
         self.is_draining = False
 
     def __len__(self) -> int:
@@ -87,6 +89,28 @@ class Live:
     def greeted(self, socket: object) -> None:
         """Count a socket no more: it has said hello, or is gone. Idempotent."""
         self._waiting.discard(socket)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the turn to prove an identity; who takes long goes on without it: nobody waits behind an outage.
+
+        Those who wait are sockets, so they are no more than a server accepts.
+        """
+        await self._turns.acquire()
+        has_ended = False
+
+        def end() -> None:
+            nonlocal has_ended
+            if not has_ended:
+                has_ended = True
+                self._turns.release()
+
+        limit = asyncio.get_running_loop().call_later(_TURN_S, end)
+        try:
+            yield
+        finally:
+            limit.cancel()
+            end()
 
     def add(self, listener: Listener) -> None:
         """Take a listener in. Check its identity only afterwards: a revocation in between then finds it.

@@ -68,6 +68,7 @@ class Socket:
         self._is_gone = False
         self._is_stirred = False  # a turn is about to be taken
         self._reading: asyncio.Task[None] | None = None  # the log, for one thread at a time
+        self._proving: asyncio.Task[None] | None = None  # the identity, once
         self._retry_at_s = 0.0
         self._patience = Patience()
         self._loop = asyncio.get_running_loop()
@@ -109,15 +110,15 @@ class Socket:
         try:
             async with self._tasks:
                 if prove:
-                    self._tasks.create_task(self._sign_in(prove))
+                    self._proving = self._tasks.create_task(self._sign_in(prove))
                 reader = self._tasks.create_task(self._read())
                 self._stir()
                 try:
                     await self._over
                 finally:
-                    reader.cancel()
-                    if self._reading:
-                        self._reading.cancel()
+                    for task in (reader, self._reading, self._proving):
+                        if task:
+                            task.cancel()
                 self._hang_up()
                 # Commands that run are not cut off: what a `send` has stored must still be announced.
         except Exception as error:  # top of a connection
@@ -167,14 +168,15 @@ class Socket:
                 self._services.live.greeted(self)
             credential = self._connection.take_credential()
             if credential is not None:
-                self._tasks.create_task(self._sign_in(partial(self._services.identities.authenticate, credential)))
+                prove = partial(self._services.identities.authenticate, credential)
+                self._proving = self._tasks.create_task(self._sign_in(prove))
             self._start_commands()
             self._stir()
 
     async def _sign_in(self, prove: Prove) -> None:
         connection = self._connection
         try:
-            async with self._services.live.turns, asyncio.timeout(_PROVE_S):
+            async with self._services.live.turn(), asyncio.timeout(_PROVE_S):
                 identity = await prove()
         except (Unavailable, TimeoutError):
             after_s = back_after_s()
