@@ -90,7 +90,7 @@ class Follow:
     log: str = ""
     asked: str | None = None  # id of the `subscribe` that has no answer yet
     is_live: bool = False
-    is_granted: bool = False  # by a `send`, while `subscribe` has no answer yet: if that is refused, this goes on
+    is_granted: bool = False  # by a `send`, from its own place, while `subscribe` has no answer yet: asked for again
     behind: int = 0  # up to this seq it is catching up
     resets: int = 0
     base: int = 0  # after a reset: from where
@@ -319,7 +319,7 @@ class Tab:
 
     def _event(self, frame: Frame, now_s: float) -> None:
         follow = self.follows.get(frame.thread or "")
-        if follow is None or follow.asked is not None:
+        if follow is None or follow.asked is not None or follow.is_granted:
             return
         if not follow.is_live:
             self._listener.broke(
@@ -385,7 +385,7 @@ class Tab:
         asked = [thread for thread, follow in self.follows.items() if follow.asked == frame.id]
         for thread in asked:
             follow = self.follows[thread]
-            follow.asked, follow.is_live, follow.is_granted = None, follow.is_granted, False
+            follow.asked = None
             if code == "not_found" and self.may_reset:
                 del self.follows[thread]  # it went with the history that was lost
                 continue
@@ -400,7 +400,7 @@ class Tab:
 
     def _reset(self, frame: Frame) -> None:
         follow = self.follows.get(frame.thread or "")
-        if follow is None or follow.asked is not None:
+        if follow is None or follow.asked is not None or follow.is_granted:
             return
         if not self.may_reset:
             self._listener.broke("reset", f"{self.name}: a reset, though nothing was lost or trimmed: {frame}", "")

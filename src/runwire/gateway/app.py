@@ -176,7 +176,12 @@ class Gateway:
             error = ProtocolError("This host name is not served here.", field="Host")
             await (refuse(send, error) if is_socket else problem_response(error)(scope, receive, send))
             return
-        await self._cross_origin(scope, receive, send)
+        try:
+            await self._cross_origin(scope, receive, send)
+        except asyncio.CancelledError:
+            if not (is_socket and self.is_draining):
+                raise
+            # The time for a stop is over, and the server cuts who is left: that is no fault to be logged for each.
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_socket = scope["type"] == "websocket"
