@@ -107,7 +107,8 @@ _THEN: Final = {
 
 def conditions(stand: Stand) -> list[str]:
     """Return what a reader must know of the machine."""
-    return [line for line in describe(stand) if not line.startswith(("SQLite", "Runwire's own"))]
+    lines = [line for line in describe(stand) if not line.startswith(("SQLite", "Runwire's own"))]
+    return [line.replace("server and client pinned to one each", "PostgreSQL kept on one of them") for line in lines]
 
 
 def measured_tables(run: Run) -> list[Table]:
