@@ -35,6 +35,8 @@ _ASKED_WITH: Final = ("authorization", "content-type", "origin", "accept", "user
 _ANSWERED_WITH: Final = ("content-type", "cache-control", "retry-after", "www-authenticate", "allow")
 # Nothing that could mean another path at the other end: no escapes, and no dots alone (looked at apart).
 _PATH: Final = re.compile(r"/[A-Za-z0-9_.~-]+(?:/[A-Za-z0-9_.~-]+)*/?")
+# Not TRACE: a proxy on the way would answer with all that it was sent, the secret too.
+_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _BODY_BYTES: Final = 16_384  # the service takes no more
 _ANSWER_BYTES: Final = 1_048_576
 _AT_ONCE: Final = 256  # requests; one more is answered 503
@@ -73,6 +75,10 @@ class Forward:
         path = request.scope["path"]
         if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
             raise NotFound("There is nothing here.")
+        if request.method not in _METHODS:
+            refused = problem(ProtocolError("No path here takes this method."), status=405)
+            refused.headers["allow"] = ", ".join(_METHODS)
+            return refused
         body = await _read(request)
         if self._open >= _AT_ONCE:
             raise Unavailable("Too many sign-ins at the moment; try again.", retry_after_s=1.0)

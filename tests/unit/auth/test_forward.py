@@ -127,6 +127,18 @@ async def test_a_path_that_could_mean_another_there_is_not_asked_for(path: str) 
     assert asked == []
 
 
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "TRACK", "X-OTHER"])
+async def test_method_that_a_proxy_may_answer_with_what_it_was_sent_is_not_forwarded(method: str) -> None:
+    def echo(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=repr(request.headers.raw).encode())
+
+    async with gateway(echo) as people:
+        got = await people.request(method, "/auth/sessions")
+    assert SECRET not in got.text
+    assert got.status_code == 405
+    assert "POST" in got.headers["allow"]
+
+
 async def asked_raw(app: Any, path: str, body: bytes, **more: Any) -> tuple[int, Any]:
     """Ask an ASGI app as a server does; give the status and the JSON of its answer."""
     sent: list[MutableMapping[str, Any]] = []
