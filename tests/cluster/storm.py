@@ -118,8 +118,8 @@ class Crowd:
         self._chance = random.Random(7)
 
     @classmethod
-    async def of(cls, cluster: Cluster, count: int, *, people: int) -> Crowd:
-        """Make people, and for each client a token and a thread with one finished run."""
+    async def of(cls, cluster: Cluster, count: int, *, people: int, with_keys: bool = False) -> Crowd:
+        """Make people, and for each client a token (or an API key of its own) and a thread with one finished run."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
         assert min(hard, 65_536) > count + _OTHER_FILES, "too few files may be open here"
@@ -127,7 +127,8 @@ class Crowd:
         users = [(await storage.auth.create_user(f"{new_id('p')}")).user for _ in range(people)]
         members: list[Member] = []
         for n in range(count):
-            text = await _token(cluster, storage, users[n % people])
+            make = _key if with_keys else _token
+            text = await make(cluster, storage, users[n % people])
             sent = await storage.runs.send(
                 IncomingMessage(user=users[n % people], thread=None, agent=_AGENT, content="hi")
             )
@@ -207,6 +208,14 @@ async def _token(cluster: Cluster, storage: PostgresStorage, user: str) -> str:
         epo=holder.epoch,
     )
     return tokens.mint(claims, kid=row.kid, key=tokens.read_signing_key(row.private_jwk))
+
+
+async def _key(_cluster: Cluster, storage: PostgresStorage, user: str) -> str:
+    """Return a new API key."""
+    key = new_id("key")
+    text, secret_hash = tokens.mint_api_key(key, entropy=random.randbytes(32))
+    await storage.auth.create_key(user, key=key, secret_hash=secret_hash, ttl_s=None)
+    return text
 
 
 async def _message(reader: asyncio.StreamReader) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _ANSWER_S: Final = 20.0  # as at the gateway
-_AUTH: Final = ("/auth/", "/.well-known/")
+_AUTH: Final = ("/auth/", "/.well-known/", "/internal/")
 _HEALTH: Final = ("/health/", "/metrics")
 
 

@@ -16,6 +16,7 @@ from runwire.auth import clock, tokens
 from runwire.auth.background import Background
 from runwire.auth.follower import Follower
 from runwire.auth.identity import Identity
+from runwire.auth.introspections import Introspections
 from runwire.auth.remote import Introspected, Jwks, Remote
 from runwire.auth.view import AuthView, Freshness
 from runwire.errors import ConfigurationError, Unauthenticated, Unavailable
@@ -83,6 +84,7 @@ class AuthClient:
             service_secret=settings.service_secret,
             deadline_s=settings.request_deadline_s,
         )
+        self._introspections = Introspections(self._remote, background=self._background)
         self._jwks = Jwks(
             self._remote.jwks,
             background=self._background,
@@ -212,7 +214,7 @@ class AuthClient:
     async def _ask(self, digest: bytes, text: str) -> Introspected:
         flight = self._asking.get(digest)
         if flight is None or flight.done():
-            flight = self._asking[digest] = self._background.start(lambda: self._remote.introspect(text))
+            flight = self._asking[digest] = self._background.start(lambda: self._introspections.ask(text))
             flight.add_done_callback(lambda _: self._asking.pop(digest, None))
         return await asyncio.shield(flight)
 

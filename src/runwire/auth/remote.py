@@ -1,9 +1,10 @@
-"""The auth service as seen from a backend: three requests, bounded in time, size and number."""
+"""The auth service as seen from a backend: four requests, bounded in time, size and number."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
 
 import httpx2
@@ -14,14 +15,16 @@ from runwire.auth.background import Background, Shared
 from runwire.auth.tokens import PublicKeys, read_jwks
 from runwire.errors import Unavailable
 
-__all__ = ["Introspected", "Jwks", "Remote"]
+__all__ = ["BATCH", "Introspected", "Jwks", "NoBatches", "Remote"]
 
+BATCH: Final = 128  # keys of one request: the service takes 16 KiB, and a key has 85 bytes
 _MAX_RESPONSE_BYTES: Final = 1_048_576
 _AT_ONCE: Final = 32  # requests at a time: a service that is asked about all of a dead gateway's clients stays quick
 _MAX_REQUESTS: Final = 10_000  # that go on or wait; one more is Unavailable at once
 _WAIT_S: Final = 6.0  # for a turn; a socket waits for its identity for 10 s
 _JWKS_MAX_AGE_S: Final = 300.0  # then it is read again beside the traffic; the last good one goes on
 _JWKS_RETRY_S: Final = 1.0  # after a failed first read
+_NO_BATCHES_S: Final = 60.0  # after a service that cannot do them, such as an older one in a deploy, has said so
 
 _log = structlog.get_logger("runwire.auth")
 
@@ -36,6 +39,14 @@ class Introspected(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None  # id of the API key
     epo: int | None = None
     exp: int | None = None  # s UTC
+
+
+class _Many(msgspec.Struct, frozen=True, kw_only=True):
+    items: list[Introspected]
+
+
+class NoBatches(Unavailable):
+    """This service answers one question at a time: ask so."""
 
 
 class _Described(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +75,7 @@ class Remote:
         self._deadline_s = deadline_s
         self._open = 0
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._batches_at_s = 0.0  # not before
 
     async def jwks(self) -> PublicKeys:
         """Read the public keys of access tokens. Raises Unavailable."""
@@ -97,16 +109,51 @@ class Remote:
                 return msgspec.json.decode(body, type=Introspected)
         except msgspec.DecodeError:
             pass
-        raise Unavailable("The auth service gives no answer; try again.", retry_after_s=1.0)
+        raise _no_answer()
+
+    async def introspect_many(self, keys: Sequence[str]) -> list[Introspected]:
+        """Ask what API keys are good for, `BATCH` at most; the answers come in their order.
+
+        Raises:
+            NoBatches: the service does not do that.
+            Unavailable: as `introspect`.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._batches_at_s:
+            raise NoBatches("One at a time.")
+        headers = {"authorization": f"Bearer {self._service_secret}", "content-type": "application/json"}
+        content = msgspec.json.encode({"keys": keys})
+        status, body = await self._request("POST", "/internal/introspect", headers=headers, content=content)
+        if status == 401:
+            _log.error("service_secret_refused")
+            raise Unavailable("The auth service refuses this backend's service secret; set the one it knows.")
+        if status in (404, 405):
+            self._batches_at_s = now_s + _NO_BATCHES_S
+            raise NoBatches("One at a time.")
+        try:
+            if status == 200:
+                answers = msgspec.json.decode(body, type=_Many).items
+                if len(answers) == len(keys):
+                    return answers
+        except msgspec.DecodeError:
+            pass
+        raise _no_answer()
 
     async def _request(
-        self, method: str, path: str, *, headers: dict[str, str] | None = None, data: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        data: dict[str, str] | None = None,
+        content: bytes | None = None,
     ) -> tuple[int, bytes]:
-        return await asyncio.shield(self._background.start(lambda: self._bounded(method, path, headers, data)))
+        def ask() -> AbstractAsyncContextManager[httpx2.Response]:
+            return self._http.stream(method, path, headers=headers, data=data, content=content, follow_redirects=False)
 
-    async def _bounded(
-        self, method: str, path: str, headers: dict[str, str] | None, data: dict[str, str] | None
-    ) -> tuple[int, bytes]:
+        return await asyncio.shield(self._background.start(lambda: self._bounded(ask)))
+
+    async def _bounded(self, ask: Callable[[], AbstractAsyncContextManager[httpx2.Response]]) -> tuple[int, bytes]:
         if self._open >= _MAX_REQUESTS:
             raise _too_many()
         self._open += 1
@@ -114,7 +161,7 @@ class Remote:
             await self._wait_for_turn()
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    return await self._read(method, path, headers, data)
+                    return await _read(ask())
             finally:
                 self._turns.release()
         except (httpx2.HTTPError, TimeoutError):
@@ -129,17 +176,6 @@ class Remote:
                 await self._turns.acquire()
         except TimeoutError:
             raise _too_many() from None
-
-    async def _read(
-        self, method: str, path: str, headers: dict[str, str] | None, data: dict[str, str] | None
-    ) -> tuple[int, bytes]:
-        body = b""
-        async with self._http.stream(method, path, headers=headers, data=data, follow_redirects=False) as response:
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _MAX_RESPONSE_BYTES:
-                    raise Unavailable("The auth service answers too much.")
-            return response.status_code, body
 
 
 class Jwks:
@@ -203,6 +239,20 @@ class Jwks:
             raise
         self._failed_s = None
         self._loaded_s = self._monotonic_s()
+
+
+async def _read(answer: AbstractAsyncContextManager[httpx2.Response]) -> tuple[int, bytes]:
+    body = b""
+    async with answer as response:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > _MAX_RESPONSE_BYTES:
+                raise Unavailable("The auth service answers too much.")
+        return response.status_code, body
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable("The auth service gives no answer; try again.", retry_after_s=1.0)
 
 
 def _too_many() -> Unavailable:

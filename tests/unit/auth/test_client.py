@@ -66,12 +66,16 @@ class Way(httpx2.AsyncBaseTransport):
         self.is_open.set()
         self.arrived = asyncio.Event()
         self.done = 0
+        self.unknown = ""  # a path that this service does not have
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.paths.append(request.url.path)
         if not self.answers_late:
             await self._pass()
-        response = await self.inner.handle_async_request(request) if self.answer is None else self.answer()
+        if request.url.path == self.unknown:
+            response = httpx2.Response(404)
+        else:
+            response = await self.inner.handle_async_request(request) if self.answer is None else self.answer()
         if self.answers_late:
             await self._pass()
         self.done += 1
@@ -293,11 +297,67 @@ def test_a_crowd_with_a_key_each_is_asked_for_a_few_at_a_time_and_nobody_is_sent
             await wires.way.arrived.wait()
             for _ in range(50):
                 await asyncio.sleep(0)
-            assert 1 < wires.way.count("/auth/introspect") <= 32
+            assert wires.way.count("/internal/introspect") + wires.way.count("/auth/introspect") <= 2
             wires.way.is_open.set()
         assert len({task.result().key for task in coming}) == 300
         await all_at_once([house.client.authenticate(key) for key in keys])
-        assert wires.way.count("/auth/introspect") == 300
+        assert len(wires.way.paths) <= 6
+
+    in_house(check, **wires.options())
+
+
+def test_of_keys_that_are_asked_for_together_each_gets_its_own_answer(in_house: Suite) -> None:
+    wires = Wires()
+
+    async def check(house: House) -> None:
+        await users.add_user(house.store, "bob")
+        hers, his = await users.create_api_key(house.store, "ada"), await users.create_api_key(house.store, "bob")
+        lost, forged = (
+            await users.create_api_key(house.store, "ada"),
+            tokens.mint_api_key("key_" + 32 * "0", entropy=bytes(32))[0],
+        )
+        await house.store.revoke_key(tokens.read_api_key(lost).key, reason="lost")
+        wires.way.paths.clear()
+
+        async def key_of(text: str) -> str | None:
+            try:
+                return (await house.client.authenticate(text)).key
+            except Unauthenticated:
+                return None
+
+        found = await all_at_once([key_of(key) for key in (hers, forged, his, lost, hers)])
+        right = [tokens.read_api_key(key).key for key in (hers, his)]
+        assert found == [right[0], None, right[1], None, right[0]]
+        assert wires.way.count("/internal/introspect") >= 1
+
+    in_house(check, **wires.options())
+
+
+def test_questions_about_many_keys_need_the_service_secret(in_house: Suite) -> None:
+    async def check(house: House) -> None:
+        key = await users.create_api_key(house.store, "ada")
+        for secret, status in (("wrong", 401), (SECRET, 200)):
+            headers = {"authorization": f"Bearer {secret}"}
+            answer = await house.http.post("/internal/introspect", json={"keys": [key]}, headers=headers)
+            assert answer.status_code == status
+            assert ("items" in answer.json()) is (status == 200)
+        answer = await house.http.post("/internal/introspect", json={"keys": "x"}, headers=headers)
+        assert answer.status_code == 400
+
+    in_house(check)
+
+
+def test_a_service_that_answers_one_at_a_time_is_asked_so(in_house: Suite) -> None:
+    """In a deploy gateways may be newer than the auth service."""
+    wires = Wires()
+
+    async def check(house: House) -> None:
+        wires.way.unknown = "/internal/introspect"
+        keys = [await users.create_api_key(house.store, "ada") for _ in range(20)]
+        wires.way.paths.clear()
+        assert len({one.key for one in await all_at_once([house.client.authenticate(key) for key in keys])}) == 20
+        assert wires.way.count("/internal/introspect") == 1
+        assert wires.way.count("/auth/introspect") == 20
 
     in_house(check, **wires.options())
 

@@ -15,7 +15,7 @@ from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.problems import add_problems
-from runwire.auth.service.requests import bearer, form_of, read_sign_in
+from runwire.auth.service.requests import bearer, form_of, read_keys, read_sign_in
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.standing import Standing
 from runwire.errors import ProtocolError, RunwireError, Unauthenticated
@@ -113,6 +113,15 @@ def _oauth(grants: Grants, standing: Standing) -> APIRouter:
         """Describe a token to a backend that knows the service secret: `token=…` (RFC 7662)."""
         standing.check_service(bearer(request))
         return _json(await standing.introspect(_required(await form_of(request), "token")))
+
+    @router.post("/internal/introspect", response_class=Response)
+    async def introspect_keys(request: Request) -> Response:
+        """Describe API keys, many at once: `{"keys": […]}` -> `{"items": […]}`, in their order.
+
+        Below a path of its own, which no gateway leads to: only who reaches this process itself can try a secret here.
+        """
+        standing.check_service(bearer(request))
+        return _json({"items": await standing.introspect_keys(await read_keys(request))})
 
     return router
 

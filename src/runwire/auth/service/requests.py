@@ -12,7 +12,7 @@ from fastapi import Request
 from runwire.auth.service.problems import body_of
 from runwire.errors import ProtocolError, Unauthenticated
 
-__all__ = ["SignIn", "bearer", "form_of", "read_sign_in"]
+__all__ = ["SignIn", "bearer", "form_of", "read_keys", "read_sign_in"]
 
 _MAX_PARAMETERS = 20
 _FIELD = re.compile(r"`\$\.(\w+)`|unknown field `([^`]{1,64})`")
@@ -27,6 +27,10 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     user: _Short | None = None
     password: _Long | None = None
     link: _Short | None = None
+
+
+class _Keys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    keys: list[_Short]  # as many as a body has room for
 
 
 def bearer(request: Request) -> str:
@@ -55,6 +59,14 @@ async def read_sign_in(request: Request) -> SignIn:
     if wanted.link is None and (wanted.user is None or wanted.password is None):
         raise ProtocolError("Send user and password, or a link.", field="password" if wanted.user else "user")
     return wanted
+
+
+async def read_keys(request: Request) -> list[str]:
+    """Read the body of a question about API keys. Raises ProtocolError."""
+    try:
+        return msgspec.json.decode(await body_of(request), type=_Keys).keys
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ProtocolError("The body must be {keys}.", field="keys") from None
 
 
 def _field(sentence: str) -> str | None:
