@@ -293,7 +293,7 @@ class Tail:
                     _log.warning("tail_fill_failed", threads=len(batch), error=error.code)
                 else:
                     _log.exception("tail_fill_failed", threads=len(batch), error=type(error).__name__)
-                self._unfilled.update(batch.values())
+                self._unfilled.update(ring for ring in batch.values() if ring.listeners)  # the others were left
             finally:
                 for ring in batch.values():
                     ring.is_filling = ring in self._to_fill

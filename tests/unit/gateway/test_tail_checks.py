@@ -12,6 +12,7 @@ import pytest
 from tests.unit.gateway.node import DeafBus, eventually
 from tests.unit.gateway.test_tail import NEVER, segment, tailing
 
+from runwire.errors import Unavailable
 from runwire.gateway.tail import TailSettings
 from runwire.storage.base import Head, Wake
 from runwire.storage.memory.state import State
@@ -184,3 +185,25 @@ async def test_a_commit_heard_of_while_a_subscription_begins_is_not_forgotten(hi
         subscription = await place.open(thread, after=0)
         async with asyncio.timeout(5):
             assert await place.seqs(subscription, count=1) == [1]
+
+
+async def test_a_ring_that_was_left_while_a_read_for_it_failed_is_not_read_for_again() -> None:
+    storage = MemoryStorage(State())
+    read, goes_on, asked = asyncio.Event(), asyncio.Event(), []
+
+    async def away(cursors: Mapping[str, int], **_options: Any) -> Any:
+        asked.append(list(cursors))
+        read.set()
+        await goes_on.wait()
+        raise Unavailable("The database does not answer.")
+
+    settings = TailSettings(blind_check_s=0.01, active_check_s=1000.0, idle_check_s=1000.0)
+    async with tailing(settings, storage=storage) as place:
+        storage.events.read_many = away  # type: ignore[method-assign]  # an outage, injected
+        sent = await place.send()
+        subscription = await place.open(sent.thread, after=0)
+        await read.wait()
+        subscription.leave(place.tail)
+        goes_on.set()
+        await asyncio.sleep(0.1)  # ten checks
+    assert asked == [[sent.thread]]
