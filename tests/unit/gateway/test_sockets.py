@@ -416,6 +416,17 @@ async def test_a_drain_says_so_and_closes_before_the_server_does() -> None:
             assert (await Reader(late).closed())[1] == 4001
 
 
+async def test_a_socket_that_a_stop_cuts_is_no_fault_to_be_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The server cancels who is left when its time for a stop is over; that may be hundreds."""
+    async with running() as node, node.connect() as websocket:
+        await first_frame(websocket)
+        node.gateway.live.is_draining = True
+        (serving,) = (task for task in asyncio.all_tasks() if "run_asgi" in repr(task.get_coro()))
+        serving.cancel()
+        await asyncio.wait([serving])
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_the_server_drains_when_it_is_stopped() -> None:
     async with running(is_stoppable=True) as node, node.connect() as websocket:
         ann = Reader(websocket)
