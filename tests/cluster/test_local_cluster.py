@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +18,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.deployment import ROLE_AGENTS, free_port
 from tests.outside import Outside, http
+from tests.postgres import PostgresServer
 
 READY = re.compile(r"^(\w+) +\| ready .* \(process (\d+)\)$", re.MULTILINE)
 
@@ -42,7 +46,49 @@ def lives(pid: int) -> bool:
     return True
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
+async def test_a_killed_cluster_is_cleared_away_by_the_next_one_and_serves_all_its_databases(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    urls = [await postgres_server.create_database(), await postgres_server.create_database()]
+    (tmp_path / "runwire.toml").write_text(f"database_url = {json.dumps(urls)}\n", encoding="utf-8")
+    port = free_port()
+    words = ["cluster", str(ROLE_AGENTS), "--gateways", "1", "--workers", "1", "--port", str(port)]
+    first, second = tmp_path / "first", tmp_path / "second"
+    killed = started(words, said=first, told=tmp_path / "out1")
+    again: subprocess.Popen[bytes] | None = None
+    try:
+        await until(lambda: killed.poll() is not None or "Ctrl-C" in (tmp_path / "out1").read_text(), "all are up")
+        assert len(re.findall(r"^worker1 +\|   database ", first.read_text(), re.MULTILINE)) == len(urls)
+        beside = started(words, said=tmp_path / "beside", told=tmp_path / "out2")
+        assert await asyncio.to_thread(beside.wait, 30) == 78
+        assert f"its cluster runs, process {killed.pid};" in (tmp_path / "beside").read_text()
+        orphans = {int(pid) for _, pid in READY.findall(first.read_text())}
+        killed.kill()
+        await asyncio.to_thread(killed.wait)
+        assert all(map(lives, orphans)), "there is nothing to clear away"
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            words[-1] = str(taken.getsockname()[1])
+            again = started(words, said=second, told=tmp_path / "out3")
+            assert await asyncio.to_thread(again.wait, 60) == 1
+        said = second.read_text()
+        assert "is left of a cluster that was killed; it is stopped" in said
+        assert not any(map(lives, orphans))
+        # What a person reads of a port that somebody has: who could not start and why, and no traceback.
+        assert re.search(r"gateway1 +\| configuration: port: cannot listen", said)
+        assert "error: gateway1 cannot run with these settings; what it says is above." in said
+        assert "Traceback" not in said + (tmp_path / "beside").read_text()
+    finally:
+        for process in (killed, again):
+            if process is not None and process.poll() is None:
+                process.terminate()
+                await asyncio.to_thread(process.wait, 60)
+        for pid in re.findall(r'\[(\d+), "', (tmp_path / ".runwire-cluster" / "processes.json").read_text()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.timeout(240)
 async def test_one_command_runs_every_role_mends_what_dies_and_ends_all_of_it(tmp_path: Path) -> None:
     port = free_port()
     words = ["cluster", str(ROLE_AGENTS), "--gateways", "1", "--workers", "1", "--port", str(port)]

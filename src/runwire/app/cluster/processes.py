@@ -13,9 +13,10 @@ from typing import Final
 
 from runwire.errors import Unavailable
 
-__all__ = ["Kept", "Say"]
+__all__ = ["Began", "Kept", "Say"]
 
 Say = Callable[[str, str], None]  # (name, line)
+Began = Callable[[str, int], None]  # (name, process id)
 
 _STOP_S: Final = 40.0  # longer than a server's own `drain_s`
 _SETTLED_S: Final = 10.0  # who lived so long is started again at once
@@ -37,6 +38,8 @@ class Kept:
         cwd: where it runs; None: here.
         user: as whom; None: as this process.
         is_quiet: whether what it says is news only when it ends, such as that of a database.
+
+    `began` is told of each start.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Kept:
         is_quiet: bool = False,
     ) -> None:
         self.name = name
+        self.began: Began = lambda _name, _pid: None
         self.is_up = asyncio.Event()  # it has said `ready`; never of a quiet one
         self._command = list(command)
         self._say = say
@@ -116,6 +120,7 @@ class Kept:
             start_new_session=True,
             limit=_LINE_BYTES,
         )
+        self.began(self.name, self._process.pid)
         assert self._process.stdout is not None
         await self._show(self._process.stdout)
         self.is_up.clear()

@@ -16,8 +16,10 @@ from typing import Any, Final
 
 from runwire.app.administration import opened
 from runwire.app.cluster.processes import Kept, Say
+from runwire.app.cluster.roster import Roster
 from runwire.app.cluster.services import LocalPostgres, free_port, local_redis
 from runwire.app.local import sign_in_link
+from runwire.app.together import together
 from runwire.errors import Unavailable
 from runwire.settings import Loaded, load
 from runwire.storage.open import migrate_storage
@@ -59,11 +61,30 @@ async def run_cluster(loaded: Loaded, layout: Layout, *, say: Say, ready: Callab
         loop.add_signal_handler(number, stopping.set)
     folder = loaded.settings.data_dir.absolute()
     await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-    async with _services(loaded, folder, say) as (url, redis_url):
-        before, after = await migrate_storage(url)
-        say("migrate", f"at {after}" if before == after else f"from {before or 'nothing'} to {after}")
-        roles = _roles(loaded, layout, folder, url, redis_url, say)
-        async with _kept(roles):
+    roster = Roster(folder, say=say)
+    with roster.held():
+        await roster.end_left()
+        await _run(loaded, layout, folder, roster, stopping, say=say, ready=ready)
+
+
+async def _run(
+    loaded: Loaded,
+    layout: Layout,
+    folder: Path,
+    roster: Roster,
+    stopping: asyncio.Event,
+    *,
+    say: Say,
+    ready: Callable[[Sequence[str]], None],
+) -> None:
+    async with _services(loaded, folder, roster, say) as (urls, redis_url):
+        for url in urls:
+            before, after = await migrate_storage(url)
+            say("migrate", f"at {after}" if before == after else f"from {before or 'nothing'} to {after}")
+        if stopping.is_set():
+            return
+        roles = _roles(loaded, layout, folder, urls, redis_url, say)
+        async with _kept(roles, roster):
             await _until_up(roles, stopping)
             if not stopping.is_set():
                 ready(await _reached(folder, roles, layout, say))
@@ -72,8 +93,10 @@ async def run_cluster(loaded: Loaded, layout: Layout, *, say: Say, ready: Callab
 
 
 @asynccontextmanager
-async def _services(loaded: Loaded, folder: Path, say: Say) -> AsyncIterator[tuple[str, str | None]]:
-    """Run the database and Redis, if the settings name none; give their URLs."""
+async def _services(
+    loaded: Loaded, folder: Path, roster: Roster, say: Say
+) -> AsyncIterator[tuple[tuple[str, ...], str | None]]:
+    """Run the database and Redis, if the settings name none; give the databases' URLs and that of Redis."""
     settings = loaded.settings
     services: list[Kept] = []
     postgres: LocalPostgres | None = None
@@ -89,20 +112,21 @@ async def _services(loaded: Loaded, folder: Path, say: Say) -> AsyncIterator[tup
         else:
             services.append(redis[0])
             redis_url = redis[1]
-    async with _kept(services, how=signal.SIGINT):  # PostgreSQL's fast shutdown; Redis takes it too
+    async with _kept(services, roster, how=signal.SIGINT):  # PostgreSQL's fast shutdown; Redis takes it too
         if postgres:
             await postgres.until_up()
-        url = postgres.url if postgres else settings.storage_url
-        say("postgres", f"up, data in {postgres.data}" if postgres else settings.shown_url)
+        say("postgres", f"up, data in {postgres.data}" if postgres else ", ".join(settings.shown_urls))
         if redis_url:
             say("redis", settings.shown_redis_url or f"up at {redis_url.rpartition('@')[2]}")
-        yield url, redis_url
+        yield (postgres.url,) if postgres else settings.storage_urls, redis_url
 
 
 @asynccontextmanager
-async def _kept(processes: Sequence[Kept], how: signal.Signals = signal.SIGTERM) -> AsyncIterator[None]:
+async def _kept(processes: Sequence[Kept], roster: Roster, how: signal.Signals = signal.SIGTERM) -> AsyncIterator[None]:
     """Keep processes running; at the end stop them all at once."""
-    async with asyncio.TaskGroup() as tasks:
+    for process in processes:
+        process.began = roster.add
+    async with together() as tasks:
         running = [tasks.create_task(process.run()) for process in processes]
         try:
             yield
@@ -114,7 +138,9 @@ async def _kept(processes: Sequence[Kept], how: signal.Signals = signal.SIGTERM)
                 task.cancel()
 
 
-def _roles(loaded: Loaded, layout: Layout, folder: Path, url: str, redis_url: str | None, say: Say) -> list[Kept]:
+def _roles(
+    loaded: Loaded, layout: Layout, folder: Path, urls: tuple[str, ...], redis_url: str | None, say: Say
+) -> list[Kept]:
     """Return the processes of the roles, and write what they are told."""
     ports = [layout.port + n for n in range(layout.gateways)]
     auth_ports = [free_port() for _ in range(layout.auths)]
@@ -126,7 +152,7 @@ def _roles(loaded: Loaded, layout: Layout, folder: Path, url: str, redis_url: st
             if source != "default"
         },
         "environment": "development",
-        "database_url": url,
+        "database_url": list(urls),
         "service_secret": loaded.settings.service_secret or secrets.token_urlsafe(32),
         "public_url": f"http://127.0.0.1:{layout.port}",
         "auth_url": f"http://127.0.0.1:{auth_ports[0]}",
