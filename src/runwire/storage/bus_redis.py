@@ -94,6 +94,7 @@ class RedisBus:
         self._own: list[bytes] = []  # per link, the channel that only this process hears
         self._beaten_s: list[float] = []  # when something came back over it
         self._is_outage_told = False
+        self._refused = ""  # what this outage was last said to be, if a person must do something about it
         self._has_met = False  # this Redis has taken what was to be done there
         self._is_stranger_told = False
 
@@ -198,7 +199,8 @@ class RedisBus:
             except ConfigurationError as error:
                 if not failures and not self._has_met:
                     raise
-                self._tell_outage(error.faults[0], is_first=not failures)
+                self._tell_outage(error.faults[0], is_first=not failures or error.faults[0] != self._refused)
+                self._refused = error.faults[0]
             except Exception as error:  # top of a worker loop: hints end nobody's work
                 _log.exception("bus_failed", error=type(error).__name__)
             finally:
@@ -214,7 +216,7 @@ class RedisBus:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
 
     def _tell_outage(self, reason: str, *, is_first: bool) -> None:
-        """Write one line per outage, then quietly."""
+        """Write one line per outage, and one when it turns out that somebody must act; then quietly."""
         if is_first:
             self._is_outage_told = True
         getattr(_log, "warning" if is_first else "debug")("bus_unavailable", redis=self._address.shown, reason=reason)
@@ -233,6 +235,7 @@ class RedisBus:
         assert self._loop is not None, "`run` sets it"
         self._links, self._beaten_s = links, [self._loop.time()] * len(links)
         self._has_met = True
+        self._refused = ""
         self._unsent.open()
         if self._is_outage_told:
             self._is_outage_told = False

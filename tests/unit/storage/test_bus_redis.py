@@ -351,6 +351,24 @@ async def test_refused_password_is_a_fault_at_the_start_and_an_outage_later(
     assert PASSWORD not in str(lines)
 
 
+async def test_refused_password_is_told_of_though_the_server_was_away_before(server: RedisServer) -> None:
+    bus = Process(server.url.replace(PASSWORD, "wrong-Wq5")).bus
+    await asyncio.to_thread(server.kill)
+    with capture_logs() as lines:
+        async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(bus.run())
+            while not lines:  # noqa: ASYNC110 - of a log
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(server.restart)
+            while sum("refuses the password" in str(line) for line in lines) < 3:  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0.01)
+            running.cancel()
+    told = [line["reason"] for line in lines if line["log_level"] == "warning"]
+    assert len(told) == 2
+    assert "refuses the password" in told[1]
+    assert "wrong-Wq5" not in str(lines)
+
+
 async def test_user_of_redis_needs_no_more_than_the_documentation_grants(server: RedisServer) -> None:
     page = Path(__file__).parents[3] / "docs" / "how-to" / "add-redis.md"
     (line,) = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("ACL SETUSER")]
