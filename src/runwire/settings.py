@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     pong_s: float = Field(10.0, gt=0, description="Time a client has to answer a ping, seconds.")
     slow_reader_s: float = Field(20.0, gt=0, description="Unsent bytes not falling this long end the socket, seconds.")
     max_connections: int = Field(10_000, ge=1, description="TCP connections at a time; one more is answered 503.")
+    max_loop_lag_s: float | None = Field(
+        None,
+        gt=0,
+        description="Lag of a gateway's event loop over which it takes nothing new, seconds; unset: no limit.",
+    )
     access_ttl_s: int = Field(300, ge=30, le=900, description="Life of an access token, seconds.")
     refresh_ttl_s: int = Field(30 * 86_400, ge=300, description="Life of a sign-in without use, seconds.")
     service_secret: str | None = Field(

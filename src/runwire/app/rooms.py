@@ -78,6 +78,7 @@ def gateway_settings(settings: Settings, url: str) -> GatewaySettings:
         allowed_origins=tuple(sorted(own | set(settings.allowed_origins))),
         allowed_hosts=tuple(sorted(hosts)),
         path_prefix=settings.path_prefix,
+        max_loop_lag_s=settings.max_loop_lag_s,
     )
 
 

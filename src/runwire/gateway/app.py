@@ -11,6 +11,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from runwire.errors import NotFound, ProtocolError
+from runwire.gateway.admission import Admission
 from runwire.gateway.commands import Commands
 from runwire.gateway.cross_origin import CrossOrigin
 from runwire.gateway.deadline import Deadline
@@ -61,6 +62,7 @@ class GatewaySettings:
     wait_max_s: float = 60.0  # a long poll waits so long at most
     body_bytes: int = 65_536  # size of a request's body at most
     answer_s: float = 20.0  # time for an answer to begin, without what a poll waits; then 503
+    max_loop_lag_s: float | None = None  # over it nobody new is let in, and no new message; None: everybody is
     greetings: int = 1_000  # sockets of this node that wait for their hello at a time; the next one is 4029
     listeners_per_user: int = 500  # sockets and streams of one user on this node at most
     allowed_origins: tuple[str, ...] = ()  # exact `scheme://host[:port]` that browsers may come from
@@ -97,6 +99,7 @@ class Gateway:
     ) -> None:
         self.live = Live(auth.view, per_user=settings.listeners_per_user, greetings=settings.greetings)
         self.metrics = Metrics(registry)
+        self.admission = Admission(max_loop_lag_s=settings.max_loop_lag_s)
         self._auth = auth
         self._settings = settings
         self._console_app = console_app
@@ -112,7 +115,9 @@ class Gateway:
                 storage=place.storage,
                 tail=tail,
                 agents=offered,
-                commands=Commands(storage=place.storage, bus=place.bus, tail=tail, agents=offered),
+                commands=Commands(
+                    storage=place.storage, bus=place.bus, tail=tail, agents=offered, admission=self.admission
+                ),
                 subscriptions=Subscriptions(place.storage, tail, replay_events=replay_events),
             )
 
@@ -121,6 +126,7 @@ class Gateway:
             identities=auth,
             desks=self.desks,
             live=self.live,
+            admission=self.admission,
             metrics=self.metrics,
             abort_s=settings.abort_s,
         )
@@ -218,6 +224,8 @@ class Gateway:
 
     def _figures(self) -> bytes:
         self.metrics.listeners.set(len(self.live))
+        self.metrics.loop_lag.set(self.admission.loop_lag_s)
+        self.metrics.is_full.set(self.admission.is_full)
         self.metrics.threads.set(sum(desk.tail.threads for desk in self.desks))
         self.metrics.bus_age.set(max(desk.tail.bus_age_s() for desk in self.desks))
         return self.metrics.text()
@@ -231,6 +239,7 @@ class Gateway:
                 for desk in self.desks:
                     group.create_task(desk.tail.run())
                     group.create_task(desk.agents.run())
+                group.create_task(self.admission.run())
                 group.create_task(self._shed_unchecked())
         finally:
             self._is_running = False

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from runwire.errors import Conflict, NotFound, ProtocolError, RunwireError
+from runwire.errors import Conflict, NotFound, ProtocolError, RunwireError, Unavailable
+from runwire.gateway.admission import Admission
 from runwire.gateway.offered import OfferedAgents
 from runwire.gateway.tail import Tail
 from runwire.protocol import frames
@@ -30,13 +31,15 @@ class Commands:
         bus: told after each write.
         tail: this node's own; told directly, so that a dead bus does not delay the sender.
         agents: that may be asked.
+        admission: whether one more run is taken on.
     """
 
-    def __init__(self, *, storage: Storage, bus: Bus, tail: Tail, agents: OfferedAgents) -> None:
+    def __init__(self, *, storage: Storage, bus: Bus, tail: Tail, agents: OfferedAgents, admission: Admission) -> None:
         self._storage = storage
         self._bus = bus
         self._tail = tail
         self._agents = agents
+        self._admission = admission
 
     async def send(self, user: str, body: frames.MessageBody, *, thread: str | None, key: str | None) -> Sent:
         """Store a message and its run; call `announce` once the reply is on its way.
@@ -45,14 +48,16 @@ class Commands:
             ProtocolError: no such agent, or which one is not said; `too_large`: content or metadata.
             NotFound: unknown or foreign thread.
             Conflict: `conflict` or `run_active`.
+            Unavailable: this node has too much to do, and nothing was stored.
         """
         fingerprint = frames.fingerprint(body, thread=thread)
         content = msgspec.to_builtins(body.content)
         try:
+            self._admission.check()
             agent = await self._agents.choose(body.agent)
             _check_size("content", content)
             _check_size("metadata", body.metadata)
-        except ProtocolError:
+        except (ProtocolError, Unavailable):
             # What was accepted once is answered alike as long as its run is kept, whoever is served here since.
             # Where nothing is refused, the write looks for the key itself: only it can tell two at once apart.
             earlier = await self._storage.runs.sent(user, key, fingerprint) if key is not None else None
@@ -127,6 +132,7 @@ class Commands:
         """
         fingerprint = frames.fingerprint_of_retry(body, run=run)
         try:
+            self._admission.check()
             row = await self._storage.runs.get(user, run)
             if row.status not in _ENDED:
                 raise Conflict("The run has not ended; wait for its end, or cancel it.", field="run")

@@ -35,6 +35,8 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self.listeners = Gauge("gateway_listeners", "Sockets and streams.", registry=self.registry)
         self.threads = Gauge("gateway_tail_threads", "Threads with a listener.", registry=self.registry)
+        self.loop_lag = Gauge("gateway_loop_lag_seconds", "Lag of the event loop.", registry=self.registry)
+        self.is_full = Gauge("gateway_full", "1 while nobody new is let in.", registry=self.registry)
         self.bus_age = Gauge("gateway_bus_beacon_age_seconds", "Age of the last beacon heard.", registry=self.registry)
         self.closes = Counter("gateway_closes", "Sockets ended by the server.", ["code"], registry=self.registry)
         self.commands = Counter("gateway_commands", "Commands by outcome.", ["op", "code"], registry=self.registry)

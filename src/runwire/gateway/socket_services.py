@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runwire.gateway.admission import Admission
 from runwire.gateway.desk import Desk
 from runwire.gateway.identities import Identities
 from runwire.gateway.live import Live
@@ -20,5 +21,6 @@ class SocketServices:
     identities: Identities  # who somebody is
     desks: Placed[Desk]  # what may be asked for and listened to, by user
     live: Live  # who is connected
+    admission: Admission  # whether one more is let in
     metrics: Metrics  # figures
     abort_s: float  # after a close, the peer has so long to answer

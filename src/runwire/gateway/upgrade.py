@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from runwire.errors import ProtocolError, RunwireError
+from runwire.gateway.live import back_after_s
 from runwire.gateway.problem import problem
 from runwire.gateway.socket_protocol import EXTENSION, SocketTransport
 from runwire.gateway.socket_services import SocketServices
@@ -71,6 +72,10 @@ class Upgrades:
         )
         if not is_known:
             connection.close(CloseCode.VERSION, f"This server speaks {frames.SUBPROTOCOL}.")
+        elif self.services.admission.is_full:
+            after_s = back_after_s()
+            connection.close(CloseCode.UNAVAILABLE, "This server has too much to do; come back.", after_s=after_s)
+            prove = None  # nobody's credential is looked at
         await Socket(connection, transport, receive, self.services).run(prove)
 
     def _prove(
