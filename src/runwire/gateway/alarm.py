@@ -31,7 +31,12 @@ class Alarm:
         self._timer = self._loop.call_at(at_s, self._call) if at_s < float("inf") else None
 
     def cancel(self) -> None:
-        """Call no more."""
+        """Call no more, and let go of who was called: it holds this, and nothing that has ended may hold itself."""
+        self._call = _nobody
         if self._timer:
             self._timer.cancel()
             self._timer = None
+
+
+def _nobody() -> None:
+    return

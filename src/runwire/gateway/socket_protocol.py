@@ -104,9 +104,18 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._refuse_head()
 
     async def run_asgi(self) -> None:
-        """Hand the transport to the app."""
-        cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = self
-        await super().run_asgi()
+        """Hand the transport to the app, for as long as it runs.
+
+        Afterwards nothing holds itself: the collector comes by so rarely that what thousands of ended sockets held
+        would stay for hours.
+        """
+        extensions = cast(dict[str, Any], self.scope["extensions"])
+        extensions[EXTENSION] = self
+        try:
+            await super().run_asgi()
+        finally:
+            self._drained = None
+            del extensions[EXTENSION]
 
     async def send(self, message: ASGISendEvent) -> None:
         """Answer the upgrade; its head is then forgotten, for a socket may live for hours."""

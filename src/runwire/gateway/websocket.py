@@ -131,6 +131,7 @@ class Socket:
             self._services.live.discard(self)
             for subscription in self._subscriptions.values():
                 self.desk.subscriptions.close(subscription)
+            self._subscriptions.clear()  # each holds this socket
             self._alarm.cancel()
 
     def _greet(self) -> None:
