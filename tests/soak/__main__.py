@@ -19,12 +19,19 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--hours", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--collect", action="store_true", help="garbage before each sample: what stays is leaked")
     parser.add_argument("--folder", type=Path, help="what is kept goes there; default: a temporary one")
     options = parser.parse_args(argv)
     folder = (options.folder or Path(tempfile.mkdtemp(prefix=f"runwire-soak-{options.seed}-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{options.hours * 60:.0f} minutes, seed {options.seed}; figures in {folder}", flush=True)
-    soak = Soak(folder, options.seed, options.hours * 3600, say=lambda line: print(line, flush=True))
+    soak = Soak(
+        folder,
+        options.seed,
+        options.hours * 3600,
+        collects=options.collect,
+        say=lambda line: print(line, flush=True),
+    )
     # As Ctrl-C does: what was started is ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     outcome = asyncio.run(soak.run())

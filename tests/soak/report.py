@@ -18,7 +18,7 @@ _FIGURES: Final[dict[str, Callable[[Sample], float]]] = {
     "resident memory, MiB": lambda one: one.rss_kib / 1024,
     "blocks of memory, thousands": lambda one: one.blocks / 1000,
     "descriptors without people's sockets": lambda one: one.descriptors,
-    "tasks": lambda one: one.tasks + one.agent_tasks,
+    "tasks without people's sockets": lambda one: one.own_tasks,
 }
 
 
@@ -74,13 +74,19 @@ def markdown(outcome: Outcome) -> str:
             f" | {found.slope / part:+,.2f} | {found.lowest / part:+,.2f} … {found.highest / part:+,.2f}"
             f" | {figure.bound / part:,.0f} | {figure.seen_from / part:,.2f} |"
         )
-    lines += ["", "With nobody connected, before and after:", "", "| process | descriptors | tasks | threads |"]
-    lines.append("|---|---|---|---|")
+    lines += [
+        "",
+        "With nobody connected and garbage collected, before and after (blocks: what is left is no garbage):",
+        "",
+        "| process | descriptors | tasks | threads | blocks | resident MiB |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
     for name, was in outcome.before.items():
         now = outcome.after.get(name, was)
         lines.append(
             f"| {name} | {was.descriptors} → {now.descriptors} | {was.tasks} → {now.tasks}"
-            f" | {was.threads} → {now.threads} |"
+            f" | {was.threads} → {now.threads} | {was.blocks:,} → {now.blocks:,}"
+            f" | {was.rss_kib / 1024:.1f} → {now.rss_kib / 1024:.1f} |"
         )
     lines += [
         "",

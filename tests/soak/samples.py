@@ -16,6 +16,7 @@ from tests.fleet.deployment import Deployment, Node
 __all__ = ["Sample", "Sampler", "Services"]
 
 _ANSWER_S: Final = 8.0
+_TASKS_OF_SOCKET: Final = 2  # what serves it, and what reads from it
 _LINE: Final = re.compile(rb"^(\w+)(?:\{[^}]*code=\"(\w+)\"[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
 _TABLES: Final = """
 SELECT relname, pg_table_size(relid) AS bytes, pg_indexes_size(relid) AS index_bytes, n_live_tup, n_dead_tup
@@ -45,8 +46,13 @@ class Sample:
         """Return those that are nobody's socket."""
         return self.all_descriptors - self.sockets
 
+    @property
+    def own_tasks(self) -> int:
+        """Return those that are nobody's socket: one of these has two, and people move from gateway to gateway."""
+        return self.tasks + self.agent_tasks - _TASKS_OF_SOCKET * self.sockets
+
     def row(self) -> dict[str, Any]:
-        return {**asdict(self), "descriptors": self.descriptors}
+        return {**asdict(self), "descriptors": self.descriptors, "own_tasks": self.own_tasks}
 
 
 @dataclass(frozen=True, slots=True)

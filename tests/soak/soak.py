@@ -178,7 +178,8 @@ class _Course:
         faults = [*judging.faults, *(await self._whole() if soak.talks else [])]
         findings = [f"{fault.kind}: {fault.run}: {fault.detail}" for fault in faults] + churn.faults
         figures = self._judged()
-        findings += [_sentence(figure) for figure in figures if figure.is_found]
+        # Without a collection blocks also count garbage: a quiet process gathers some for hours before it looks.
+        findings += [_sentence(one) for one in figures if one.is_found and (one.name != "blocks" or soak.collects)]
         for name in before.keys() & after.keys():
             findings += rest_findings(name, before[name], after[name])
         findings += [f"{name}: was not there at the end" for name in before.keys() - after.keys()]
@@ -283,7 +284,7 @@ class _Course:
         self._collect()
         await asyncio.sleep(min(_COLLECT_S, self._soak.seconds / 8))
         return {
-            one.process: Rest(one.descriptors, one.tasks + one.agent_tasks, one.threads)
+            one.process: Rest(one.descriptors, one.own_tasks, one.threads, one.blocks, one.rss_kib)
             for one in await self._sampler.processes()
         }
 
@@ -305,7 +306,7 @@ class _Course:
             series = {
                 "rss_kib": [float(one.rss_kib) for one in mine],
                 "descriptors": [float(one.descriptors) for one in mine],
-                "tasks": [float(one.tasks + one.agent_tasks) for one in mine],
+                "tasks": [float(one.own_tasks) for one in mine],
                 "threads": [float(one.threads) for one in mine],
                 "blocks": [float(one.blocks) for one in mine],
             }

@@ -10,9 +10,10 @@ Bounds, per hour and process:
 - resident memory 3 MiB. Over the twenty minutes that count of a soak of half an hour that is one MiB, which is about
   what the allocator and the collector (it looks after 20,000 new objects) move it by between two minutes. With five
   connections a second at two gateways it is 350 bytes of a connection; and eight hours show what half an hour hides.
-- descriptors, tasks and threads 60: one a minute. At two and a half connections a second and gateway, one in 150 of
+- descriptors, tasks and threads 60: one a minute, those of sockets that people have open left out. At two and a half connections a second and gateway, one in 150 of
   them leaking one thing is seen.
-- blocks of memory given out by Python 4,000: one in two connections or runs leaking a single object. Blocks are what
+- blocks of memory given out by Python 4,000: one in two connections or runs leaking a single object. Only
+  with garbage collected before each sample (`--collect`), else it is garbage that is counted. Blocks are what
   objects of up to 512 bytes are made of, so what leaks only larger ones is left to resident memory.
 """
 
@@ -107,6 +108,8 @@ class Rest:
     descriptors: int
     tasks: int
     threads: int
+    blocks: int = 0  # reported: caches are filled by then
+    rss_kib: int = 0
 
 
 # A pool of connections to the database may have grown under load (10), and so may the threads of blocking calls.
