@@ -32,7 +32,7 @@ from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.app import rooms
 from runwire.app.doors import Asgi, Doors
-from runwire.app.figures import ProcessFigures
+from runwire.app.gauges import ProcessFigures
 from runwire.app.local import control_sockets
 from runwire.app.registries import registry_of
 from runwire.auth.client import AuthClient
