@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import websockets
 from tests.outside import Outside
-from tests.redis import RedisServer
+from tests.redis_server import RedisServer
 
 from bench.figures import Faulty, Goal, Section, Series, Table, quantile
 from bench.process import Process

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 from tests.cluster.deployment import Cluster
-from tests.redis import RedisServer
+from tests.redis_server import RedisServer
 
 from bench import cpu
 from bench.figures import Faulty, Section

@@ -10,7 +10,7 @@ import asyncpg
 import redis.asyncio
 from tests.cluster.deployment import Cluster
 from tests.postgres import PostgresServer
-from tests.redis import RedisServer
+from tests.redis_server import RedisServer
 
 from bench import cpu
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from tests.postgres import PostgresServer
-from tests.redis import RedisServer
+from tests.redis_server import RedisServer
 
 from runwire.storage.base import Bus, BusMessage, Committed, Wake
 from runwire.storage.bus_local import LOOK_AGAIN, MAX_UNHEARD, LocalBus

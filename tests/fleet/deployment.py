@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tests.postgres import ADMIN, PASSWORD, PostgresServer, url_of_all
-from tests.redis import RedisServer
+from tests.redis_server import RedisServer
 
 from runwire.auth.service import users
 from runwire.storage.open import migrate_storage, open_storage

@@ -15,7 +15,7 @@ import pytest
 from tests.mission_critical.fleet import Fleet, Node
 from tests.outside import Outside, assert_one_run
 from tests.postgres import PostgresServer
-from tests.redis import PASSWORD, RedisServer
+from tests.redis_server import PASSWORD, RedisServer
 
 pytestmark = pytest.mark.timeout(90)  # three processes start: 5 s on a quiet machine
 

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.deployment import ROLE_AGENTS, Cluster, RoleProcess
 from tests.partitions.network import Network, NoNamespaces, enter
 from tests.postgres import PostgresServer
-from tests.redis import RedisServer
+from tests.redis_server import RedisServer
 
 NAMES = ("people", "database", "redis", "auth1", "gateway1", "gateway2", "worker1", "worker2")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.redis import PASSWORD, RedisServer, installed_binary, wheel_binary
+from tests.redis_server import PASSWORD, RedisServer, installed_binary, wheel_binary
 
 import runwire.storage.bus_redis as module
 from runwire.errors import ConfigurationError

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.redis import PASSWORD, RedisServer, installed_binary
+from tests.redis_server import PASSWORD, RedisServer, installed_binary
 from tests.unit.storage.test_bus_redis import BEACON, RUNS, Process, carrying, committed
 
 from runwire.errors import ConfigurationError
