@@ -290,6 +290,9 @@ def test_an_api_key_lives_until_it_is_revoked(on_store: Suite) -> None:
         assert row.revoked_at == clock.now
         assert row.secret_hash == b"h" * 32
         assert await store.key("key_none") is None
+        many = await store.keys(["key_none", "key_2", "key_1", "key_2"])
+        assert many == {"key_1": row, "key_2": await store.key("key_2")}
+        assert await store.keys([]) == {}
         await store.disable_user(ada.user)
         with pytest.raises(Conflict):
             await store.create_key(ada.user, key="key_3", secret_hash=b"j" * 32)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import asyncpg
 from tests.hunt.crowd import Crowd
 
-from runwire.storage.postgres import database
+from runwire.storage.postgres import servers
 from runwire.storage.postgres.storage import PostgresStorage
 
 PLACES: Final = ("before", "after", "within")  # a request: not sent, sent and not answered, sent but for its last bytes
@@ -59,14 +59,14 @@ class Stops:
 async def main(url: str, lease_s: float, seed: int, places: list[str]) -> dict[str, Any]:
     """Be a crowd until the input ends."""
     stops = Stops(places, seed=seed)
-    connect: Any = vars(database)["connect"]
+    connect: Any = vars(servers)["connect"]
 
     async def connect_and_watch(*arguments: Any, **options: Any) -> asyncpg.Connection[Any]:
         connection: asyncpg.Connection[Any] = await connect(*arguments, **options)
         stops.watch(connection)
         return connection
 
-    vars(database)["connect"] = connect_and_watch
+    vars(servers)["connect"] = connect_and_watch
     storage = await PostgresStorage.open(url, lease_s=lease_s)
     crowd = Crowd([storage], name="victim", seed=seed, is_stopped=True)
     asyncio.get_running_loop().add_reader(0, crowd.leave)

@@ -245,6 +245,13 @@ class AuthStore(Protocol):
         """Return an API key with its holder, live or not."""
         ...
 
+    async def keys(self, keys: Sequence[str]) -> dict[str, KeyRow]:
+        """Return those of 0..1,000 API keys that there are, by id, live or not, in one read.
+
+        Promises: all are as of one instant; a crowd that comes at once costs one read, not one each.
+        """
+        ...
+
     async def list_keys(self, user: str) -> list[KeyRow]:
         """List a user's API keys, newest first, revoked ones too."""
         ...

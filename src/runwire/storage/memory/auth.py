@@ -205,6 +205,11 @@ class MemoryAuthStore:
             row = self._keys.get(key)
             return None if row is None else self._read(row)
 
+    async def keys(self, keys: Sequence[str]) -> dict[str, KeyRow]:
+        """Return those API keys that there are, by id, live or not."""
+        with self._lock:
+            return {key: self._read(self._keys[key]) for key in keys if key in self._keys}
+
     async def list_keys(self, user: str) -> list[KeyRow]:
         """List a user's API keys, newest first, revoked ones too."""
         with self._lock:

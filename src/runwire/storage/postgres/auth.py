@@ -183,6 +183,11 @@ class PostgresAuthStore:
         row = await self._database.fetchrow(_SQL["key"], key, self._clock())
         return None if row is None else _key(row)
 
+    async def keys(self, keys: Sequence[str]) -> dict[str, KeyRow]:
+        """Return those API keys that there are, by id, live or not."""
+        rows = await self._database.fetch(_SQL["keys"], list(keys), self._clock())
+        return {row["key"]: _key(row) for row in rows}
+
     async def list_keys(self, user: str) -> list[KeyRow]:
         """List a user's API keys, newest first, revoked ones too."""
         return [_key(row) for row in await self._database.fetch(_SQL["list_keys"], user, self._clock())]

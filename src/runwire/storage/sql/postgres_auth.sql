@@ -87,6 +87,12 @@ SELECT u.id, u.name, u.status, u.epoch, u.roles, u.created_at,
   coalesce($2::bigint, runwire_now()) AS read_at
 FROM auth_key k JOIN auth_user u ON u.id = k.user_id WHERE k.id = $1
 
+-- name: keys
+SELECT u.id, u.name, u.status, u.epoch, u.roles, u.created_at,
+  k.id AS key, k.secret_hash, k.label, k.created_at AS since, k.expires_at, k.revoked_at,
+  coalesce($2::bigint, runwire_now()) AS read_at
+FROM auth_key k JOIN auth_user u ON u.id = k.user_id WHERE k.id = ANY ($1::text[])
+
 -- name: list_keys
 SELECT u.id, u.name, u.status, u.epoch, u.roles, u.created_at,
   k.id AS key, k.secret_hash, k.label, k.created_at AS since, k.expires_at, k.revoked_at,

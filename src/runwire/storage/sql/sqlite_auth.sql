@@ -102,6 +102,11 @@ SELECT k.id, k.secret_hash, k.label, k.created_at, k.expires_at, k.revoked_at,
        u.id, u.name, u.status, u.epoch, u.roles, u.created_at
 FROM auth_key AS k JOIN auth_user AS u ON u.id = k.user_id WHERE k.id = ?1
 
+-- name: keys
+SELECT k.id, k.secret_hash, k.label, k.created_at, k.expires_at, k.revoked_at,
+       u.id, u.name, u.status, u.epoch, u.roles, u.created_at
+FROM auth_key AS k JOIN auth_user AS u ON u.id = k.user_id WHERE k.id IN (SELECT value FROM json_each(?1))
+
 -- name: list_keys
 SELECT k.id, k.secret_hash, k.label, k.created_at, k.expires_at, k.revoked_at,
        u.id, u.name, u.status, u.epoch, u.roles, u.created_at

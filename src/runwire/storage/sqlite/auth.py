@@ -183,6 +183,13 @@ class SqliteAuthStore:
         row = await self._database.read(lambda db: _one(db, "key", key))
         return None if row is None else _key(row, self._clock())
 
+    async def keys(self, keys: Sequence[str]) -> dict[str, KeyRow]:
+        """Return those API keys that there are, by id, live or not."""
+        wanted = msgspec.json.encode(list(keys)).decode()
+        rows = await self._database.read(lambda db: _all(db, "keys", wanted))
+        at = self._clock()
+        return {row[0]: _key(row, at) for row in rows}
+
     async def list_keys(self, user: str) -> list[KeyRow]:
         """List a user's API keys, newest first, revoked ones too."""
         rows = await self._database.read(lambda db: _all(db, "list_keys", user))
