@@ -21,6 +21,8 @@ RETAIN_S: Final = MAX_LIFETIME_S + 2 * LEEWAY_S + 600
 
 Freshness = Literal["fresh", "stale", "expired"]
 
+_TIMED_S: Final = 60.0  # how long it is known when a user's access last changed: to measure who was told when
+
 # Kinds that withdraw or re-scope; the others make something new, which nobody can be using yet.
 _WITHDRAWING: Final = frozenset(
     {
@@ -46,6 +48,7 @@ class AuthView:
         self._users: dict[str, UserRow] = {}
         self._sessions: dict[str, int] = {}  # revoked: session -> when, oldest first; bounded by RETAIN_S
         self._keys: dict[str, int] = {}  # revoked: key -> when, likewise
+        self._changed: dict[str, float] = {}  # user -> monotonic time of the last change, oldest first; _TIMED_S long
         self._generation: str | None = None
         self._cursor = 0
         self._confirmed_s = -math.inf
@@ -75,6 +78,14 @@ class AuthView:
     def user(self, user: str) -> UserRow | None:
         """Return a user as of now: name, status, epoch, roles."""
         return self._users.get(user)
+
+    def changed_s(self, user: str) -> float | None:
+        """Return when a user's access was last withdrawn or re-scoped; None: not in the last minute, or not known.
+
+        On this process's monotonic clock, a little early rather than late: the database's clock says how old the
+        change was when it was read, so no two clocks are compared.
+        """
+        return self._changed.get(user)
 
     def is_current(self, identity: Identity) -> bool:
         """Return whether nothing has withdrawn this identity; its `expires_at` is the caller's to watch.
@@ -130,10 +141,14 @@ class AuthView:
         for event in page.events:
             if event.seq > self._cursor:
                 self._apply(event)
-                withdraws = withdraws or event.kind in _WITHDRAWING
+                if event.kind in _WITHDRAWING:
+                    withdraws = True
+                    self._time(event, at_s=began_s - max(0, page.read_at - event.at) / 1000)
         if self._cursor == page.head:
             self._confirmed_s = max(self._confirmed_s, began_s)
             self._forget(page.read_at - RETAIN_S * 1000)
+            while self._changed and self._changed[oldest := next(iter(self._changed))] < began_s - _TIMED_S:
+                del self._changed[oldest]
         return withdraws
 
     def _apply(self, event: AuthEvent) -> None:
@@ -144,6 +159,11 @@ class AuthView:
             self._sessions[event.session] = event.at
         elif event.kind is AuthKind.KEY_REVOKED and event.key is not None:
             self._keys[event.key] = event.at
+
+    def _time(self, event: AuthEvent, *, at_s: float) -> None:
+        if event.user is not None:
+            self._changed.pop(event.user, None)  # to the end, for the oldest are forgotten first
+            self._changed[event.user] = at_s
 
     def _forget(self, before: int) -> None:
         for revoked in (self._sessions, self._keys):

@@ -97,8 +97,13 @@ class Gateway:
         unready: Callable[[], str | None],
         registry: CollectorRegistry | None,
     ) -> None:
-        self.live = Live(auth.view, per_user=settings.listeners_per_user, greetings=settings.greetings)
         self.metrics = Metrics(registry)
+        self.live = Live(
+            auth.view,
+            per_user=settings.listeners_per_user,
+            greetings=settings.greetings,
+            measure=self.metrics.revocations.observe,
+        )
         self.admission = Admission(max_loop_lag_s=settings.max_loop_lag_s)
         self._auth = auth
         self._settings = settings

@@ -1,10 +1,15 @@
-"""The one place of this room that reads the wall clock."""
+"""The one place of this room that reads clocks itself; most have the event loop's."""
 
 from __future__ import annotations
 
 import time
 
-__all__ = ["wall_ms"]
+__all__ = ["monotonic_s", "wall_ms"]
+
+
+def monotonic_s() -> float:
+    """Return seconds of the clock that `auth` measures with, too."""
+    return time.monotonic()
 
 
 def wall_ms() -> int:

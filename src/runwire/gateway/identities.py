@@ -17,6 +17,10 @@ class Standing(Protocol):
         """Return whether nothing has withdrawn this identity. Pure and cheap: asked before every use."""
         ...
 
+    def changed_s(self, user: str) -> float | None:
+        """Return when a user's access was last withdrawn, on the monotonic clock; None: not lately."""
+        ...
+
 
 class Identities(Protocol):
     """Who somebody is."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 
 from runwire.auth.identity import Identity
 from runwire.errors import Unavailable
+from runwire.gateway.clock import monotonic_s
 from runwire.gateway.identities import Standing
 from runwire.protocol.codes import CloseCode
 
@@ -49,10 +50,19 @@ class Live:
         standing: asked about everybody after each change.
         per_user: how many listeners one user may have here; the next one is refused.
         greetings: how many sockets may wait for their hello at a time; the next one is refused.
+        measure: told how many seconds after a withdrawal a listener was cut off.
     """
 
-    def __init__(self, standing: Standing, *, per_user: int, greetings: int = 1_000) -> None:
+    def __init__(
+        self,
+        standing: Standing,
+        *,
+        per_user: int,
+        greetings: int = 1_000,
+        measure: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._standing = standing
+        self._measure = measure
         self._per_user = per_user
         self._greetings = greetings
         self._waiting: set[object] = set()
@@ -142,6 +152,12 @@ class Live:
         for listener in tuple(self._listeners):
             if not self._standing.is_current(listener.identity):
                 listener.end(CloseCode.REVOKED, "Your access was withdrawn.")
+
+    def cut_off(self, identity: Identity) -> None:
+        """Measure how long a withdrawal took, now that a listener of this identity gets nothing more."""
+        changed_s = self._standing.changed_s(identity.user)
+        if changed_s is not None:
+            self._measure(max(0.0, monotonic_s() - changed_s))
 
     def shed(self, count: int) -> None:
         """End some listeners because nobody's standing is known any more."""

@@ -170,6 +170,8 @@ class EventStream:
                 self.end(CloseCode.TOKEN_EXPIRED, "The token has expired; refresh it and come back.")
             if self._bye:
                 self._is_done = True
+                if self._bye.code == CloseCode.REVOKED:
+                    self._live.cut_off(self._identity)
                 return _record(frames.encode(self._bye))
             try:
                 taken = await self._patience.read(self._subscription.take(size_bytes=_TAKE_BYTES))

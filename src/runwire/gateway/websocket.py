@@ -148,6 +148,8 @@ class Socket:
             self._services.metrics.closes.labels(code=int(closing.code)).inc()
             reason = closing.reason.encode()[:_CLOSE_REASON_BYTES].decode(errors="ignore")
             self._transport.close(closing.code, reason, abort_after_s=self._services.abort_s)
+            if closing.code is CloseCode.REVOKED and self._identity:
+                self._services.live.cut_off(self._identity)
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────
 

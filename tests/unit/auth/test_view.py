@@ -198,6 +198,19 @@ def test_revocations_are_forgotten_only_after_every_token_is_dead() -> None:
     assert RETAIN_S > 3600 + 60
 
 
+def test_a_change_is_timed_by_the_database_clock_alone_and_forgotten_after_a_minute() -> None:
+    view = loaded()
+    revoked = event(11, AuthKind.SESSION_REVOKED, user="usr_ada", session="ses_1", at=NOW - 400)
+    other = event(12, AuthKind.SESSION_CREATED, user="usr_bob", session="ses_2", at=NOW)
+    view.apply(page([revoked, other], read_at=NOW), began_s=200.0)
+    assert view.changed_s("usr_ada") == pytest.approx(199.6)
+    assert view.changed_s("usr_bob") is None, "nothing of his was withdrawn"
+    view.apply(page([], head=12), began_s=259.0)
+    assert view.changed_s("usr_ada") is not None
+    view.apply(page([], head=12), began_s=260.0)
+    assert view.changed_s("usr_ada") is None
+
+
 _USERS = [f"usr_{n}" for n in range(3)]
 _EVENTS = st.lists(
     st.one_of(

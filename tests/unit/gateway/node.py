@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,6 +38,9 @@ class FakeStanding:
 
     def is_current(self, identity: Identity) -> bool:
         return identity.user not in self.withdrawn
+
+    def changed_s(self, user: str) -> float | None:
+        return time.monotonic() - 0.7 if user in self.withdrawn else None
 
 
 class FakeIdentities:

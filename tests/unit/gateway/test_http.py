@@ -370,6 +370,7 @@ async def test_a_quiet_stream_beats_and_ends_with_bye_when_access_is_withdrawn()
             rest = [line async for line in lines if line.startswith("data")]
         (bye,) = [json.loads(line[6:]) for line in rest]
         assert (bye["op"], bye["code"], bye["reconnect"]) == ("bye", 4507, False)
+        assert node.gateway.metrics.registry.get_sample_value("runwire_revocation_seconds_count") == 1.0
         await eventually(lambda: not len(node.gateway.live) and not node.gateway.tail.threads)
 
 

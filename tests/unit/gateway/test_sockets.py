@@ -349,6 +349,9 @@ async def test_withdrawn_access_closes_only_that_users_sockets() -> None:
         bye, code = await eve.closed()
         assert (bye["reconnect"], code) == (False, 4507)
         assert (await ann.ask(op="send", content="hi"))["ok"]
+        figure = node.gateway.metrics.registry.get_sample_value
+        assert figure("runwire_revocation_seconds_count") == 1.0
+        assert 0.7 <= (figure("runwire_revocation_seconds_sum") or 0.0) < 10, "since the change, not since it was heard"
 
 
 async def test_no_command_and_no_event_after_access_was_withdrawn_even_if_nobody_calls_back() -> None:
