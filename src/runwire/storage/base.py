@@ -58,6 +58,7 @@ from runwire.storage.base_runs import (
     RunStatus,
     Sent,
     Signal,
+    Waiting,
 )
 from runwire.storage.base_upkeep import BackedUp, Compacted, Stats, Trimmed, Upkeep
 
@@ -118,6 +119,7 @@ __all__ = [
     "UserRow",
     "UserStatus",
     "WaitKind",
+    "Waiting",
     "Wake",
 ]
 

@@ -24,6 +24,7 @@ __all__ = [
     "Runs",
     "Sent",
     "Signal",
+    "Waiting",
 ]
 
 OnActive = Literal["enqueue", "reject", "interrupt"]
@@ -143,6 +144,13 @@ class RunRow(_Value, frozen=True):
     ended_at: int | None
 
 
+class Waiting(_Value, frozen=True):
+    """Runs that wait for a worker, and for nothing else."""
+
+    runs: int  # at most as many as were asked for
+    oldest_s: dict[str, float]  # agent to how long its oldest one has waited, at least; agents without any are left out
+
+
 class Runs(Protocol):
     """Runs and who owns them."""
 
@@ -204,6 +212,19 @@ class Runs(Protocol):
 
         Raises:
             Unavailable: nothing was claimed, or the reply was lost; call again and say what is held.
+        """
+        ...
+
+    async def waiting(self, *, limit: int, user_limit: int) -> Waiting:
+        """Count the runs that a worker with room would take at once, of whatever agent, up to a limit.
+
+        Not counted: what waits behind another run of its thread, is parked or woken, is over its user's limit, or is
+        held. A run waits since nothing else was in its way, as far as its thread and its user's `user_limit` runs
+        before it tell: rather too short a time than too long. Of a user's queued runs the first 100 are looked at.
+
+        Args:
+            limit: how many runs, and on SQLite users, are looked at, at most.
+            user_limit: how many runs of a user may be active.
         """
         ...
 

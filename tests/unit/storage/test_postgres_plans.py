@@ -142,3 +142,14 @@ async def test_a_crowd_of_runs_for_other_workers_costs_a_claim_nothing(storage: 
     assert len(claims) == 9
     assert now_walked == walked
     assert now_found - found < BOUND
+
+
+async def test_a_look_at_the_queue_costs_no_more_than_it_may_count(storage: PostgresStorage) -> None:
+    await send(storage)
+    await storage.runs.waiting(limit=500, user_limit=10)  # planned by now
+    await storage.database.execute(CROWD, timeout_s=30)
+    walked, found = await looked_at(storage)
+    assert (await storage.runs.waiting(limit=500, user_limit=10)).runs == 500
+    now_walked, now_found = await looked_at(storage)
+    assert now_walked == walked
+    assert now_found - found < 500 * 30

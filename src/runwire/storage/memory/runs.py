@@ -25,6 +25,7 @@ from runwire.storage.base import (
     RunStatus,
     Sent,
     Signal,
+    Waiting,
 )
 from runwire.storage.clock import now_ms
 from runwire.storage.memory.state import UNFINISHED, Run, State, Thread, Wait
@@ -109,6 +110,23 @@ class MemoryRuns:
                     state.user(run.user).turn = state.turn
                     claims.append(self._claim(run, worker))
             return claims
+
+    async def waiting(self, *, limit: int, user_limit: int) -> Waiting:
+        """Count the runs that wait for a worker; see `Runs.waiting`."""
+        with self._state.lock:
+            now, runs = now_ms(), self._in_turn(self._queued(), user_limit)[:limit]
+            oldest: dict[str, float] = {}
+            for run in runs:
+                waited_s = max(0, now - self._free_since(run, user_limit)) / 1000
+                oldest[run.agent] = max(waited_s, oldest.get(run.agent, 0.0))
+            return Waiting(runs=len(runs), oldest_s=oldest)
+
+    def _free_since(self, run: Run, user_limit: int) -> int:
+        """Return since when nothing was in the way of a run, as far as those before it tell."""
+        before = [one for one in self._state.runs.values() if one.user == run.user and one.place < run.place]
+        of_thread = [one for one in before if one.thread is run.thread]
+        ends = [one.ended_at or 0 for one in (*of_thread[-1:], *before[-user_limit:])]
+        return max(run.created_at, *ends, 0)
 
     async def renew(self, worker: str, held: Mapping[str, int]) -> None:
         """Do nothing: there are no leases."""

@@ -27,6 +27,7 @@ from runwire.storage.base import (
     RunStatus,
     Sent,
     Signal,
+    Waiting,
 )
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.postgres.stamping import cancelled, halves, resumed
@@ -148,6 +149,12 @@ class PostgresRuns:
         """
         ((now, is_any_lost),) = await self._database.fetch(_SQL["as_of"], worker, is_urgent=True)
         return now, now + self._lease_ms // 6 if is_any_lost else 0
+
+    async def waiting(self, *, limit: int, user_limit: int) -> Waiting:
+        """Count the runs that wait for a worker; see `Runs.waiting`."""
+        rows = await self._database.fetch(_SQL["waiting_runs"], limit, user_limit)
+        oldest = {row["agent"]: max(0, row["waited_ms"]) / 1000 for row in rows}
+        return Waiting(runs=sum(row["runs"] for row in rows), oldest_s=oldest)
 
     async def renew(self, worker: str, held: Mapping[str, int]) -> None:
         """Renew this worker's leases; see `Runs.renew`."""

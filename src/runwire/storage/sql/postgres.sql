@@ -209,6 +209,34 @@ SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6, $7, $8)
 -- name: claim
 SELECT * FROM runwire_claim($1, $2, $3, $4, $5, $6, $7, runwire_now() < $8::bigint, $9)
 
+-- As many runs ($1) as a worker with room would take at once, and since when they wait, by agent. It steps from user to
+-- user through the index of queued runs, as far as the limit; of each at most 100 are looked at. What was in a run's way,
+-- its thread's run before it or the user's limit ($2), has ended since.
+-- name: waiting_runs
+WITH RECURSIVE people (key) AS (
+  (SELECT q.user_key FROM run q WHERE q.status = 'queued' ORDER BY q.user_key LIMIT 1)
+  UNION ALL
+  SELECT (SELECT q.user_key FROM run q WHERE q.status = 'queued' AND q.user_key > p.key ORDER BY q.user_key LIMIT 1)
+  FROM people p WHERE p.key IS NOT NULL
+)
+SELECT w.agent, count(*) AS runs, runwire_now() - min(w.since) AS waited_ms FROM (
+  SELECT n.agent, greatest(n.created_at,
+    (SELECT b.ended_at FROM run b WHERE b.thread_key = n.thread_key AND b.key < n.key
+      ORDER BY b.thread_key DESC, b.key DESC LIMIT 1),
+    (SELECT max(e.ended_at) FROM (SELECT b.ended_at FROM run b WHERE b.user_key = n.user_key AND b.key < n.key
+      ORDER BY b.user_key DESC, b.key DESC LIMIT $2) e)) AS since
+  FROM people p CROSS JOIN LATERAL (
+    SELECT q.key, q.user_key, q.thread_key, q.agent, q.created_at FROM (
+      SELECT f.key, f.user_key, f.thread_key, f.agent, f.created_at FROM run f
+      WHERE f.user_key = p.key AND f.status = 'queued' ORDER BY f.user_key, f.key LIMIT 100
+    ) q
+    WHERE runwire_is_next(q.thread_key, q.key)
+    LIMIT greatest(0, $2 - (SELECT count(*) FROM run a WHERE a.user_key = p.key AND a.status = 'running'))
+  ) n
+  WHERE p.key IS NOT NULL LIMIT $1
+) w
+GROUP BY w.agent
+
 -- The database's time, and whether there is a lease of another worker that has run out.
 -- name: as_of
 SELECT runwire_now() AS now,

@@ -340,6 +340,37 @@ SELECT key FROM (
 WHERE place + active <= ?1
 ORDER BY place, turn, key LIMIT ?2
 
+-- As many runs (?1) as a worker with room would take at once, and since when they wait, by agent. Of each user at most 100
+-- queued runs are looked at; what was in a run's way, its thread's run before it or the user's limit (?2), has ended since.
+-- name: waiting_runs
+WITH RECURSIVE people (user_key) AS (
+  SELECT min(user_key) FROM run WHERE status = 'queued'
+  UNION ALL
+  SELECT (SELECT min(q.user_key) FROM run q WHERE q.status = 'queued' AND q.user_key > people.user_key)
+  FROM people WHERE people.user_key IS NOT NULL LIMIT ?1
+)
+SELECT agent, count(*), min(since) FROM (
+  SELECT agent, max(created_at,
+    coalesce((SELECT b.ended_at FROM run b WHERE b.thread_key = ready.thread_key AND b.key < ready.key
+      ORDER BY b.key DESC LIMIT 1), 0),
+    coalesce((SELECT max(e.ended_at) FROM (SELECT b.ended_at FROM run b WHERE b.user_key = ready.user_key AND b.key < ready.key
+      ORDER BY b.key DESC LIMIT ?2) e), 0)) AS since
+  FROM (
+    SELECT r.key, r.user_key, r.thread_key, r.agent, r.created_at,
+      row_number() OVER (PARTITION BY r.user_key ORDER BY r.key) AS place,
+      (SELECT count(*) FROM run a WHERE a.user_key = people.user_key AND a.status = 'running') AS active
+    FROM people JOIN run r ON r.key IN (
+      SELECT few.key FROM (
+        SELECT f.key, f.thread_key FROM run f WHERE f.user_key = people.user_key AND f.status = 'queued'
+        ORDER BY f.key LIMIT 100) few
+      WHERE NOT EXISTS (SELECT 1 FROM run a WHERE a.thread_key = few.thread_key AND a.status IN ('running', 'waiting'))
+        AND NOT EXISTS (SELECT 1 FROM run o WHERE o.thread_key = few.thread_key AND o.status = 'queued' AND o.key < few.key)
+      ORDER BY few.key LIMIT ?2)
+  ) ready
+  WHERE place + active <= ?2 LIMIT ?1
+)
+GROUP BY agent
+
 -- Parked runs that were answered, or called off since: like the queued ones, but whoever was woken first goes first.
 -- name: woken_runs
 WITH RECURSIVE people (user_key) AS (

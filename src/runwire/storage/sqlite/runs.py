@@ -25,6 +25,7 @@ from runwire.storage.base import (
     RunStatus,
     Sent,
     Signal,
+    Waiting,
 )
 from runwire.storage.clock import now_ms
 from runwire.storage.sql import load
@@ -98,6 +99,14 @@ class SqliteRuns:
         """Give a run back at once; see `Runs.release`."""
         values = (run, attempt, self._database.incarnation, reason)
         await self._database.write(lambda connection: connection.execute(_SQL["release_run"], values).rowcount)
+
+    async def waiting(self, *, limit: int, user_limit: int) -> Waiting:
+        """Count the runs that wait for a worker; see `Runs.waiting`."""
+        values = (limit, user_limit)
+        rows = await self._database.read(lambda db: db.execute(_SQL["waiting_runs"], values).fetchall())
+        now = now_ms()
+        oldest = {agent: max(0, now - since) / 1000 for agent, _, since in rows}
+        return Waiting(runs=sum(count for _, count, _ in rows), oldest_s=oldest)
 
     async def renew(self, worker: str, held: Mapping[str, int]) -> None:
         """Do nothing: there are no leases."""
