@@ -236,7 +236,9 @@ class Judge:
                 is_amnestied=sent.is_amnestied,
             )
             for tab in person.tabs:
-                if sent.run not in tab.histories:
+                # A reset may begin behind a run that had ended: it shows the newest one, and what follows.
+                hidden = tab.follows[sent.thread].base if sent.thread in tab.follows else 0
+                if sent.run not in tab.histories and hidden < rows[-1].seq:
                     evidence.blame("lost", f"{tab.name} has shown nothing of it")
             for fault in judge(evidence):
                 self._report(fault, evidence)

@@ -157,14 +157,9 @@ def judge_tabs(evidence: Evidence) -> None:
     whole = [(row.seq, checksum(row.type, row.attempt, row.data)) for row in visible]
     short = [pair for pair, row in zip(whole, visible, strict=True) if row.type not in DELTAS]
     for name, (view, history) in evidence.tabs.items():
-        wanted = whole if view == "all" else short
-        if history.events == wanted:
-            continue
-        if history.is_partial:
-            begin = history.events[0][0] if history.events else 0
-            if history.events == [pair for pair in wanted if pair[0] >= begin]:
-                continue
-        _compare(evidence, name, wanted, history.events)
+        wanted = [pair for pair in (whole if view == "all" else short) if pair[0] > history.base]
+        if history.events != wanted:
+            _compare(evidence, name, wanted, history.events)
 
 
 def _compare(evidence: Evidence, name: str, wanted: list[tuple[int, int]], shown: list[tuple[int, int]]) -> None:

@@ -104,7 +104,7 @@ class History:
     thread: str = ""
     events: list[tuple[int, int]] = field(default_factory=list)  # (seq, checksum)
     is_over: bool = False
-    is_partial: bool = False  # a reset hid its beginning: fail-over
+    base: int = 0  # a reset (fail-over) hid what is up to here, perhaps before anything of this run was seen
 
 
 class Tab:
@@ -335,7 +335,7 @@ class Tab:
         follow.last = frame.seq
         history = self.histories.get(frame.run)
         if history is None:
-            history = self.histories[frame.run] = History(frame.thread or "")
+            history = self.histories[frame.run] = History(frame.thread or "", base=follow.base)
         if history.is_over:
             self._listener.broke("after terminal", f"{self.name}: {_short(frame)}", frame.run)
         pair = (frame.seq, checksum(frame.type, frame.attempt, bytes(frame.data)))
@@ -409,7 +409,7 @@ class Tab:
         follow.base, follow.shown = frame.from_, []
         for history in self.histories.values():
             if history.thread == frame.thread:
-                history.events, history.is_over, history.is_partial = [], False, True
+                history.events, history.is_over, history.base = [], False, frame.from_
 
 
 def _short(frame: Frame) -> str:
