@@ -31,9 +31,9 @@ class Code:
         self.is_over = False
         self.result: Ending | None = None  # how it ended by itself
         self.abandoned = 0  # of it and its blocking calls, what goes on although the run has ended
-        self._owner = owner
+        self._owner: object = owner
         self._grace_s = grace_s
-        self._on_over = on_over
+        self._on_over: Callable[[], None] | None = on_over
         self._is_blocked = False
         self._has_waited = False  # it had its grace
         self._unwound = asyncio.Event()  # it has ended, or is not waited for
@@ -53,7 +53,8 @@ class Code:
         self.is_over = True
         self.result = result
         self._unwound.set()
-        self._on_over()
+        if self._on_over:
+            self._on_over()
 
     def block(self) -> None:
         """Learn that it blocks its loop: it cannot be told anything, and is not waited for."""
@@ -94,3 +95,7 @@ class Code:
             self.thread.cancel(self._owner, with_children=True)
             self.abandoned += not self.is_over
         self.abandoned += self.calls
+
+    def part(self) -> None:
+        """Forget the run, which is over; what goes on may still come to its end."""
+        self._owner = self._on_over = None

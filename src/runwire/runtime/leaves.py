@@ -24,7 +24,7 @@ class Leaves:
 
     def __init__(self, on_idle: Callable[[bool], None]) -> None:
         self.places: dict[asyncio.Task[Any] | None, Place] = {}  # the agent's own task, and at most 1,000 per `gather`
-        self._on_idle = on_idle
+        self._on_idle: Callable[[bool], None] | None = on_idle
         self._busy = 0
         self._idle_since_s: float | None = None
         self._idle_s = 0.0
@@ -71,7 +71,7 @@ class Leaves:
         self._busy -= 1
         if self._busy == 0:
             self._idle_since_s = time.monotonic()
-            self._on_idle(True)
+            self._tell(True)
 
     def go_on(self) -> None:
         """Count a leaf as busy again."""
@@ -79,4 +79,12 @@ class Leaves:
         if self._idle_since_s is not None:
             self._idle_s += time.monotonic() - self._idle_since_s
             self._idle_since_s = None
-            self._on_idle(False)
+            self._tell(False)
+
+    def part(self) -> None:
+        """Tell nobody any more. Any thread."""
+        self._on_idle = None
+
+    def _tell(self, is_idle: bool) -> None:
+        if on_idle := self._on_idle:  # read once: the run may end between any two lines
+            on_idle(is_idle)

@@ -97,7 +97,7 @@ class Buffer:
         self.on_waits: Callable[[Sequence[OpenedWait]], None] | None = None  # likewise, of waits that are open now
         self._outbox = outbox
         self._ordinal = ordinal
-        self._on_lost = on_lost
+        self._on_lost: Callable[[Lost], None] | None = on_lost
         self._on_overtaken = on_overtaken
         self._lock = threading.Lock()
         self._pending: list[Entry] = []
@@ -193,6 +193,8 @@ class Buffer:
             self._pending.clear()
             self._frozen = None
             waiters, self._waiters = self._waiters, []
+        # Nothing is told from here on. Who would hear it holds this buffer: let go of, it needs no collector.
+        self._on_lost = self.on_stored = self.on_waits = None
         _wake(waiters)
 
     def freeze(self) -> Batch | None:
@@ -234,8 +236,10 @@ class Buffer:
             self._on_overtaken()
             return
         if not isinstance(outcome, Stored | AlreadyStored):
+            on_lost = self._on_lost
             self.close()
-            self._on_lost(outcome)
+            if on_lost:
+                on_lost(outcome)
             return
         if self.on_stored:
             self.on_stored(batch.events, _first_seq(outcome))

@@ -98,7 +98,7 @@ class Run:
         self._control = asyncio.get_running_loop()
         self._overtaken = asyncio.Event()  # a wait was answered before the run's end closed it
         self._buffer = self._open_buffer(claim.ordinal)
-        self._speaker: Speaker | None = None  # from when the code begins
+        self._speaker: Speaker | None = None  # from when the code begins until the run is over here
         self._is_draining = False
         self._lost: Lost | None = None
         self._stop: Stop | None = None
@@ -139,7 +139,7 @@ class Run:
     @property
     def has_begun(self) -> bool:
         """Return whether the code was given to its loop."""
-        return self._speaker is not None
+        return self._code.has_begun
 
     def stop(self, stop: Stop) -> None:
         """End the run this way, unless it is ending already: the first word counts."""
@@ -199,6 +199,7 @@ class Run:
         finally:
             self._clear_timers()
             self._buffer.close()
+            self._part()
 
     async def _is_done(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Do what brings the run to its end; return whether it did."""
@@ -395,7 +396,7 @@ class Run:
         context = Context(
             speaker, run=claim.run, thread=claim.thread, user=past.user, history=past.history, agents=self._agents.get
         )
-        self._code.start(partial(self._execute, agent, context, past.message))
+        self._code.start(partial(self._execute, speaker, agent, context, past.message))
 
     def _make_speaker(self, past: Past) -> Speaker:
         """Make what speaks for the code, if there is to be another attempt. Any thread."""
@@ -420,6 +421,18 @@ class Run:
     def _silence(self) -> None:
         if self._speaker:
             self._speaker.silence()
+
+    def _part(self) -> None:
+        """Let go of what knows this run, so that it is freed when nobody holds it any more.
+
+        It and what speaks for it know each other. Left to the garbage collector, which rarely comes by, hundreds of
+        ended runs would lie there with all that they have read of their logs. Code that goes on although the run has
+        ended keeps what speaks for it, and hears from it that the run is over.
+        """
+        if self._speaker:
+            self._speaker.part()
+        self._speaker = None
+        self._code.part()
 
     def _set_deadline(self, left_s: float) -> None:
         if self._deadline:
@@ -498,10 +511,9 @@ class Run:
 
     # ── agent loop ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _execute(self, agent: Agent, context: Context, message: str) -> None:
+    async def _execute(self, speaker: Speaker, agent: Agent, context: Context, message: str) -> None:
         """Run the user's code and tell the control loop how it ended, whatever it does."""
-        assert self._speaker is not None, "it is what begins the code"
-        self._speaker.enter()
+        speaker.enter()
         result: Ending | None = None
         try:
             result = await _call(agent, context, message)

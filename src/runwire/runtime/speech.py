@@ -169,6 +169,10 @@ class Speaker:
         """Return what closes all that is open, if the run is cancelled while it is parked. Any thread."""
         return self._transcript.closing()
 
+    def part(self) -> None:
+        """Let go of what knows this, for the run is over here. What still calls it is refused."""
+        self._leaves.part()
+
     # ── agent loop ───────────────────────────────────────────────────────────────────────────────────────
 
     def enter(self) -> None:
