@@ -57,6 +57,7 @@ class RoleProcess(ServerProcess):
         self.config = config
         self.name = name
         self.within: tuple[str, ...] = ()  # a command that starts it, such as one that enters a namespace
+        self.module = "runwire"  # another one for a build that can be broken
         self.may_say_tracebacks = False  # of a test that breaks it on purpose
 
     def pause(self) -> None:
@@ -70,7 +71,7 @@ class RoleProcess(ServerProcess):
         target = [self.target] if "worker" in self.roles else []
         roles = [word for role in self.roles for word in ("--role", role)]
         at = ("--port", str(self.port), "--config", str(self.config))
-        return [*self.within, sys.executable, "-m", "runwire", "serve", *target, *roles, *at, *self.options]
+        return [*self.within, sys.executable, "-m", self.module, "serve", *target, *roles, *at, *self.options]
 
 
 class Cluster:
