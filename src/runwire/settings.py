@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     service_secret: str | None = Field(
         None, min_length=32, description="Secret between backend and auth service; unset: made at start (embedded)."
     )
+    service_secret_before: str | None = Field(
+        None, min_length=32, description="The secret that the auth service takes too, while it is being changed."
+    )
     compact_after_s: float = Field(
         60.0,
         ge=0,
@@ -213,7 +216,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("service_secret")
+    @field_validator("service_secret", "service_secret_before")
     @classmethod
     def _fits_a_header(cls, value: str | None) -> str | None:
         if value is not None and not (value.isascii() and value.isprintable() and " " not in value):

@@ -172,12 +172,9 @@ def _identity(follower: Follower) -> Part:
 
 def _auth_service(ground: Ground) -> Asgi:
     bus = ground.places.first.bus
-    app = make_auth_app(
-        ground.storage.auth,
-        rooms.auth_settings(ground.settings, issuer=ground.issuer, secret=ground.secret),
-        changed=lambda: bus.publish(Wake(topic="auth")),
-    )
-    return Forwarded(app, secret=ground.secret)
+    settings = rooms.auth_settings(ground.settings, issuer=ground.issuer, secret=ground.secret)
+    app = make_auth_app(ground.storage.auth, settings, changed=lambda: bus.publish(Wake(topic="auth")))
+    return Forwarded(app, secrets=settings.service_secrets)
 
 
 def _way_to_auth(ground: Ground, follower: Follower, service: Asgi | None) -> tuple[Part, AuthClient, Asgi]:
@@ -208,7 +205,6 @@ def _way_to_auth(ground: Ground, follower: Follower, service: Asgi | None) -> tu
             announce("auth", "in-process, its secret accepted")
         else:
             await _await_auth(client, url, announce)
-            announce("auth", f"{url}, its secret accepted")
 
     return Part(run=run, check=check), client, auth_app
 
@@ -224,19 +220,27 @@ def _remote(url: str) -> httpx2.AsyncClient:
 
 
 async def _await_auth(client: AuthClient, url: str, announce: Announce) -> None:
-    """Wait until the auth service answers, and say what is missing: both are often started at the same time."""
+    """Wait until the auth service answers, and say what is missing: both are often started at the same time.
+
+    Who is not let in goes on all the same, not ready until he is: a process that ended would only be started again, and
+    its health is where a person looks for the reason.
+    """
     until_s = asyncio.get_running_loop().time() + _AUTH_PATIENCE_S
     said = ""
     while True:
         try:
             await client.check()
         except Unavailable as error:
+            if client.unready():  # it answers, and refuses our secret or has another time
+                announce("warning", f"not ready: {url}: {error.message}")
+                return
             if asyncio.get_running_loop().time() >= until_s:
                 raise Unavailable(f"auth_url {url}: {error.message}") from error
             if error.message != said:
                 said = error.message
                 announce("auth", f"waiting for {url}: {said}")
         else:
+            announce("auth", f"{url}, its secret accepted")
             return
         await asyncio.sleep(_AUTH_RETRY_S)
 
@@ -266,6 +270,7 @@ def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway
         settings=rooms.gateway_settings(ground.settings, ground.url),
         auth_app=auth_app,
         console_app=make_console_app(docs_root()),
+        unready=client.unready,
         registry=ground.registry,
     )
 

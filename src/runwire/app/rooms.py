@@ -26,9 +26,11 @@ __all__ = [
 
 def auth_settings(settings: Settings, *, issuer: str, secret: str) -> AuthSettings:
     """Return the auth service's."""
+    before = (settings.service_secret_before,) if settings.service_secret_before else ()
     return AuthSettings(
         issuer=issuer,
-        service_secrets=(secret,),
+        version=runwire.__version__,
+        service_secrets=(secret, *before),
         access_ttl_s=settings.access_ttl_s,
         refresh_ttl_s=settings.refresh_ttl_s,
     )
@@ -36,7 +38,7 @@ def auth_settings(settings: Settings, *, issuer: str, secret: str) -> AuthSettin
 
 def auth_client_settings(*, issuer: str, secret: str) -> AuthClientSettings:
     """Return those of its client."""
-    return AuthClientSettings(issuer=issuer, service_secret=secret)
+    return AuthClientSettings(issuer=issuer, version=runwire.__version__, service_secret=secret)
 
 
 def worker_settings(settings: Settings) -> WorkerSettings:

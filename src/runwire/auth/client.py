@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -11,20 +12,26 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 import httpx2
+import structlog
 
-from runwire.auth import clock, tokens
+from runwire.auth import clock, contract, tokens
 from runwire.auth.background import Background
 from runwire.auth.follower import Follower
 from runwire.auth.identity import Identity
 from runwire.auth.introspections import Introspections
 from runwire.auth.remote import Introspected, Jwks, Remote
 from runwire.auth.view import AuthView, Freshness
-from runwire.errors import ConfigurationError, Unauthenticated, Unavailable
+from runwire.errors import ConfigurationError, RunwireError, Unauthenticated, Unavailable
 from runwire.storage.base import AuthStore, TicketRow
 
 __all__ = ["TICKET_TTL_S", "AuthClient", "AuthClientSettings"]
 
 TICKET_TTL_S: Final = 30
+
+_AMISS_S: Final = 5.0  # between two looks at the service while something is wrong with it, so that it heals soon
+_WATCH_TURNS: Final = 12  # so many times longer while nothing is: whether it is still the right one, with our time
+
+_log = structlog.get_logger("runwire.auth")
 
 T = TypeVar("T")
 
@@ -37,6 +44,8 @@ class AuthClientSettings:
     issuer: str = "http://127.0.0.1:8000"
     # the only accepted `aud`
     audience: str = "runwire"
+    # of Runwire: the service's may be one minor version more or less
+    version: str = ""
     # proves this backend to the service
     service_secret: str = field(default="", repr=False)
     # deadline of one request to the service, seconds
@@ -91,6 +100,8 @@ class AuthClient:
             refetch_s=settings.kid_refetch_s,
             monotonic_s=monotonic_s,
         )
+        self._amiss: str | None = None  # what is wrong between the service and us
+        self._is_skewed = False  # the alarm is given once
         self._asking: dict[bytes, asyncio.Future[Introspected]] = {}  # one request per key, however many wait
         self._asked: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()  # hash of key -> (who, until)
 
@@ -105,7 +116,11 @@ class AuthClient:
 
     async def run(self) -> None:
         """Carry requests to the service until cancelled. Everything else needs this, and the follower, to run."""
-        await self._background.run(_until_cancelled())
+        await self._background.run(self._watch())
+
+    def unready(self) -> str | None:
+        """Return why this backend should get no new clients, one word for `/health/ready`; None: nothing is wrong."""
+        return "service_secret_refused" if self._remote.is_refused else self._amiss
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back in this event loop after something was withdrawn or re-scoped; returns the way to stop."""
@@ -115,20 +130,53 @@ class AuthClient:
         """Prove that the log, the service and its secret are right: for the start and for readiness.
 
         Raises:
+            SecretRefused: a person must set another one; `unready` says so until it is accepted.
             Unavailable: which of them is not, and why.
-            ConfigurationError: the service signs people in as somebody else, so all its tokens would be refused.
+            ConfigurationError: the service is not the one of this backend: another issuer, audience or version.
         """
         await self._background.until_running()
         await self._follower.check()
         await self._jwks.keys()
-        await self._remote.introspect("-")
-        issuer = await self._remote.issuer()
-        if issuer != self._settings.issuer:
-            there, here = (
-                f"the auth service signs people in as {issuer[:200]}",
-                f"here they are {self._settings.issuer}'s",
-            )
-            raise ConfigurationError([f"public_url: {there}, {here}; set the same for both."])
+        await self._agree()
+
+    async def _agree(self) -> None:
+        began_s, began_ms = self._monotonic_s(), self._wall_s() * 1000
+        there = await self._remote.about()
+        took_ms = (self._monotonic_s() - began_s) * 1000
+        if there is None:  # an older one: what it is not asked for, its tokens show
+            await self._remote.introspect("-")
+            faults = contract.issuer_disagreement(await self._remote.issuer(), self._settings.issuer)
+        else:
+            expected = {"issuer": self._settings.issuer, "audience": self._settings.audience}
+            faults = contract.disagreements(there, version=self._settings.version, **expected)
+        if faults:
+            self._amiss = "auth_service_differs"
+            raise ConfigurationError(faults)
+        # It looked at its clock at some moment in between: what could be the request's own time is no skew.
+        skew_ms = 0.0 if there is None else there.now_ms - began_ms
+        self._judge_clocks(max(0.0, skew_ms - took_ms) if skew_ms > 0 else min(0.0, skew_ms))
+
+    def _judge_clocks(self, skew_ms: float) -> None:
+        skew_s = skew_ms / 1000
+        was_skewed, self._is_skewed = self._is_skewed, abs(skew_s) > contract.SKEW_ALARM_S
+        if self._is_skewed and not was_skewed:
+            _log.warning("auth_clock_skewed", skew_s=round(skew_s, 1), leeway_s=tokens.LEEWAY_S)
+        self._amiss = "clock_skewed" if abs(skew_s) > tokens.LEEWAY_S else None
+        if self._amiss:
+            sentence = f"The clock of the auth service is {skew_s:+.0f} s off this one's; set both by NTP."
+            raise Unavailable(sentence, retry_after_s=_AMISS_S)
+
+    async def _watch(self) -> None:
+        """Look from time to time whether the service is still the right one: it may be replaced while this runs."""
+        for turn in itertools.count(1):
+            await asyncio.sleep(_AMISS_S)
+            was_unready = self.unready()
+            if was_unready is None and turn % _WATCH_TURNS:
+                continue
+            with contextlib.suppress(RunwireError):  # silence is no fault: who is signed in goes on without it
+                await self._agree()
+            if self.unready() != was_unready:
+                _log.warning("auth_service_judged", unready=self.unready())
 
     async def authenticate(self, credential: str) -> Identity:
         """Prove an access token or an API key.
@@ -248,10 +296,6 @@ class AuthClient:
                 return await call
         except TimeoutError:
             raise Unavailable("The database does not answer; try again.", retry_after_s=1.0) from None
-
-
-async def _until_cancelled() -> None:
-    await asyncio.Event().wait()
 
 
 def _proved(*, user: str, session: str | None, key: str | None, epoch: int, expires_at: int | None) -> Identity:

@@ -1,8 +1,9 @@
-"""The auth service as seen from a backend: four requests, bounded in time, size and number."""
+"""The auth service as seen from a backend: a few requests, bounded in time, size and number."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
@@ -12,10 +13,12 @@ import msgspec
 import structlog
 
 from runwire.auth.background import Background, Shared
+from runwire.auth.contract import About
 from runwire.auth.tokens import PublicKeys, read_jwks
 from runwire.errors import Unavailable
+from runwire.resilience.fail_fast import FailFast
 
-__all__ = ["BATCH", "Introspected", "Jwks", "NoBatches", "Remote"]
+__all__ = ["BATCH", "Introspected", "Jwks", "NoBatches", "Remote", "SecretRefused"]
 
 BATCH: Final = 128  # keys of one request: the service takes 16 KiB, and a key has 85 bytes
 _MAX_RESPONSE_BYTES: Final = 1_048_576
@@ -24,6 +27,8 @@ _MAX_REQUESTS: Final = 10_000  # that go on or wait; one more is Unavailable at 
 _WAIT_S: Final = 6.0  # for a turn; a socket waits for its identity for 10 s
 _JWKS_MAX_AGE_S: Final = 300.0  # then it is read again beside the traffic; the last good one goes on
 _JWKS_RETRY_S: Final = 1.0  # after a failed first read
+_FAILURES: Final = 5  # without an answer, in a row: then nobody asks for a moment, and after it one does
+_PAUSE_S: Final = (0.25, 4.0)  # the first moment and the longest
 _NO_BATCHES_S: Final = 60.0  # after a service that cannot do them, such as an older one in a deploy, has said so
 
 _log = structlog.get_logger("runwire.auth")
@@ -49,6 +54,10 @@ class NoBatches(Unavailable):
     """This service answers one question at a time: ask so."""
 
 
+class SecretRefused(Unavailable):
+    """The service does not know this backend's secret: a person must act, and nothing can be asked before."""
+
+
 class _Described(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str
 
@@ -57,7 +66,8 @@ class Remote:
     """Requests to the auth service. Each is a task of its own.
 
     Limits: `_AT_ONCE` go on at a time, the others wait for their turn, `_WAIT_S` at most; past `_MAX_REQUESTS` of both
-    one more is refused. Who comes to a fresh process in a crowd is late, and nobody is sent away.
+    one more is refused. Who comes to a fresh process in a crowd is late, and nobody is sent away. But while the service
+    does not answer, nobody waits for a deadline of his own: see `FailFast`.
 
     Args:
         http: a client with the service's base URL; in-process its transport is the ASGI app.
@@ -75,6 +85,9 @@ class Remote:
         self._deadline_s = deadline_s
         self._open = 0
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._fail_fast = FailFast(after=_FAILURES, first_s=_PAUSE_S[0], most_s=_PAUSE_S[1], probe_s=deadline_s)
+        self._chance = random.SystemRandom()
+        self.is_refused = False  # the last answer to our secret
         self._batches_at_s = 0.0  # not before
 
     async def jwks(self) -> PublicKeys:
@@ -97,13 +110,26 @@ class Remote:
             pass
         raise Unavailable("The auth service does not say who it is; try again.", retry_after_s=1.0)
 
+    async def about(self) -> About | None:
+        """Ask what the service is, and prove our secret; None: it is an older one, which does not say.
+
+        Raises:
+            SecretRefused: our secret is not one that it knows.
+            Unavailable: it does not answer.
+        """
+        status, body = await self._proved("GET", "/internal/about")
+        if status in (404, 405):
+            return None
+        try:
+            if status == 200:
+                return msgspec.json.decode(body, type=About)
+        except msgspec.DecodeError:
+            pass
+        raise Unavailable("The auth service does not say who it is; try again.", retry_after_s=1.0)
+
     async def introspect(self, token: str) -> Introspected:
-        """Ask what a token is good for. Raises Unavailable, also when the service secret is refused."""
-        headers = {"authorization": f"Bearer {self._service_secret}"}
-        status, body = await self._request("POST", "/auth/introspect", headers=headers, data={"token": token})
-        if status == 401:
-            _log.error("service_secret_refused")
-            raise Unavailable("The auth service refuses this backend's service secret; set the one it knows.")
+        """Ask what a token is good for. Raises Unavailable; SecretRefused when the service secret is refused."""
+        status, body = await self._proved("POST", "/auth/introspect", data={"token": token})
         try:
             if status == 200:
                 return msgspec.json.decode(body, type=Introspected)
@@ -121,12 +147,8 @@ class Remote:
         now_s = asyncio.get_running_loop().time()
         if now_s < self._batches_at_s:
             raise NoBatches("One at a time.")
-        headers = {"authorization": f"Bearer {self._service_secret}", "content-type": "application/json"}
         content = msgspec.json.encode({"keys": keys})
-        status, body = await self._request("POST", "/internal/introspect", headers=headers, content=content)
-        if status == 401:
-            _log.error("service_secret_refused")
-            raise Unavailable("The auth service refuses this backend's service secret; set the one it knows.")
+        status, body = await self._proved("POST", "/internal/introspect", content=content)
         if status in (404, 405):
             self._batches_at_s = now_s + _NO_BATCHES_S
             raise NoBatches("One at a time.")
@@ -138,6 +160,21 @@ class Remote:
         except msgspec.DecodeError:
             pass
         raise _no_answer()
+
+    async def _proved(
+        self, method: str, path: str, *, data: dict[str, str] | None = None, content: bytes | None = None
+    ) -> tuple[int, bytes]:
+        """Ask with our secret. Raises SecretRefused, Unavailable."""
+        headers = {"authorization": f"Bearer {self._service_secret}"}
+        if content is not None:
+            headers["content-type"] = "application/json"
+        status, body = await self._request(method, path, headers=headers, data=data, content=content)
+        was_refused, self.is_refused = self.is_refused, status == 401
+        if self.is_refused != was_refused:  # one line per change: a crowd of keys would fill the log
+            _log.log(40 if self.is_refused else 20, f"service_secret_{'refused' if self.is_refused else 'accepted'}")
+        if self.is_refused:
+            raise SecretRefused("The auth service refuses this backend's service secret; set the one it knows.")
+        return status, body
 
     async def _request(
         self,
@@ -160,15 +197,27 @@ class Remote:
         try:
             await self._wait_for_turn()
             try:
-                async with asyncio.timeout(self._deadline_s):
-                    return await _read(ask())
+                return await self._answered(ask)
             finally:
                 self._turns.release()
-        except (httpx2.HTTPError, TimeoutError):
-            # Without its text, which may quote a URL or a header.
-            raise Unavailable("The auth service does not answer; try again.", retry_after_s=1.0) from None
         finally:
             self._open -= 1
+
+    async def _answered(self, ask: Callable[[], AbstractAsyncContextManager[httpx2.Response]]) -> tuple[int, bytes]:
+        # Looked at when the turn has come: whoever waited for it while the service fell silent learns it at once.
+        now_s = asyncio.get_running_loop().time
+        wait_s = self._fail_fast.wait_s(now_s=now_s())
+        if wait_s > 0:
+            raise _silent(wait_s)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                answer = await _read(ask())
+        except (httpx2.HTTPError, TimeoutError):
+            self._fail_fast.failed(now_s=now_s(), chance=self._chance.random())
+            # Without its text, which may quote a URL or a header.
+            raise _silent(1.0) from None
+        self._fail_fast.answered()
+        return answer
 
     async def _wait_for_turn(self) -> None:
         try:
@@ -249,6 +298,10 @@ async def _read(answer: AbstractAsyncContextManager[httpx2.Response]) -> tuple[i
             if len(body) > _MAX_RESPONSE_BYTES:
                 raise Unavailable("The auth service answers too much.")
         return response.status_code, body
+
+
+def _silent(retry_after_s: float) -> Unavailable:
+    return Unavailable("The auth service does not answer; try again.", retry_after_s=max(1.0, retry_after_s))
 
 
 def _no_answer() -> Unavailable:

@@ -192,6 +192,6 @@ async def test_service_believes_an_address_only_of_who_knows_the_secret(headers:
         await send({"type": "http.response.body", "body": json.dumps(scope["client"][0]).encode()})
 
     given = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    app = Forwarded(service, secret=SECRET)
+    app = Forwarded(service, secrets=(SECRET,))
     _, said = await asked_raw(app, "/auth/sessions", b"", headers=given, client=("10.0.0.9", 1))
     assert said == seen

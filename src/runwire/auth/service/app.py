@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from runwire.auth import clock, tokens
 from runwire.auth.problem import problem
+from runwire.auth.service.about import about_routes
 from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.passwords import Passwords
@@ -66,6 +67,7 @@ def make_auth_app(
     app.include_router(_sessions(grants, standing))
     app.include_router(_oauth(grants, standing))
     app.include_router(_well_known(keyring, settings))
+    app.include_router(about_routes(settings, check_service=standing.check_service, wall_s=wall_s))
     return app
 
 

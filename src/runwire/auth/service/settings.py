@@ -18,6 +18,8 @@ class AuthSettings:
     issuer: str = "http://127.0.0.1:8000"
     # `aud` of access tokens
     audience: str = "runwire"
+    # of Runwire, for backends: a pair too far apart is refused
+    version: str = ""
     # one or two secrets of backends that may introspect (two: during a rotation); none: nobody may
     service_secrets: tuple[str, ...] = field(default=(), repr=False)
     # life of an access token, seconds; at most `tokens.MAX_LIFETIME_S`
