@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, Request
 
 from runwire.errors import ProtocolError, RunwireError, Unavailable
 from runwire.gateway.problem import problem
-from runwire.gateway.server_settings import LINGER_S, Config, tune_kernel
+from runwire.gateway.server_settings import LINGER_S, Config, let_go, tune_kernel
 from runwire.protocol.codes import ErrorCode
 
 __all__ = ["REFUSED", "HttpProtocol"]
@@ -66,6 +66,7 @@ class HttpProtocol(H11Protocol):
             if timer:
                 timer.cancel()
         super().connection_lost(exc)
+        let_go(self.transport)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request."""

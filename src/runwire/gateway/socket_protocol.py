@@ -19,7 +19,7 @@ from websockets.typing import StatusLike
 
 from runwire.errors import ProtocolError, RunwireError
 from runwire.gateway.problem import problem
-from runwire.gateway.server_settings import LINGER_S, Config, tune_kernel
+from runwire.gateway.server_settings import LINGER_S, Config, let_go, tune_kernel
 from runwire.protocol.codes import CloseCode
 
 __all__ = ["EXTENSION", "SocketProtocol", "SocketTransport"]
@@ -96,6 +96,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         tune_kernel(transport)
         high = cast(Config, self.config).settings.unsent_bytes
         self.transport.set_write_buffer_limits(high=high, low=high // 4)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hold nothing that holds this."""
+        super().connection_lost(exc)
+        let_go(self.transport)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the first ones are a whole head, which HTTP has read before."""
