@@ -15,6 +15,7 @@ from tests.fleet.load import Load, Person, Sizes
 from tests.fleet.wire import Wire
 
 from runwire.auth.service import users
+from runwire.errors import Unavailable
 from runwire.storage.base import Storage
 
 __all__ = ["PASSWORD_OF", "Churn", "SoakLoad", "Visit", "visit"]
@@ -115,7 +116,8 @@ class Churn:
             await asyncio.sleep(due_s - loop.time())
             try:
                 await what()
-            except (OSError, httpx2.HTTPError) as error:  # a machine that is busy: counted, and no finding of a soak
+            except (OSError, httpx2.HTTPError, Unavailable) as error:
+                # A machine that is busy: counted, and no finding of a soak.
                 self.counts[f"failed {getattr(what, '__name__', '?')} {type(error).__name__}"] += 1
 
     async def pass_by(self) -> None:
