@@ -20,3 +20,5 @@ class Identity:
     key: str | None  # set iff kind is "key"
     epoch: int  # of the user, when the credential was made (session) or proved (key)
     expires_at: int | None  # when the credential ends, ms UTC; None: a key without end
+    kid: str | None = None  # the signing key of its token; None: an API key, or not known
+    scopes: frozenset[str] = frozenset({"runwire"})  # what the credential may be used for; all of ours say "runwire"

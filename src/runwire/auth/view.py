@@ -27,9 +27,12 @@ _TIMED_S: Final = 60.0  # how long it is known when a user's access last changed
 _WITHDRAWING: Final = frozenset(
     {
         AuthKind.USER_DISABLED,
+        AuthKind.USER_DELETED,
+        AuthKind.SIGNED_OUT_EVERYWHERE,
         AuthKind.ROLES_CHANGED,
         AuthKind.SESSION_REVOKED,
         AuthKind.KEY_REVOKED,
+        AuthKind.SIGNING_KEY_REVOKED,
     }
 )
 
@@ -48,6 +51,7 @@ class AuthView:
         self._users: dict[str, UserRow] = {}
         self._sessions: dict[str, int] = {}  # revoked: session -> when, oldest first; bounded by RETAIN_S
         self._keys: dict[str, int] = {}  # revoked: key -> when, likewise
+        self._kids: set[str] = set()  # revoked signing keys, all that ever were: a person revokes them one by one
         self._changed: dict[str, float] = {}  # user -> monotonic time of the last change, oldest first; _TIMED_S long
         self._generation: str | None = None
         self._cursor = 0
@@ -99,7 +103,12 @@ class AuthView:
             and holder.epoch == identity.epoch
             and (identity.session is None or identity.session not in self._sessions)
             and (identity.key is None or identity.key not in self._keys)
+            and (identity.kid is None or identity.kid not in self._kids)
         )
+
+    def is_kid_revoked(self, kid: str) -> bool:
+        """Return whether all that a signing key has signed is dead."""
+        return kid in self._kids
 
     def is_behind(self, identity: Identity) -> bool:
         """Return whether a fresh read may show an identity as current that this view does not know yet."""
@@ -119,6 +128,7 @@ class AuthView:
         self._users = {row.user: row for row in snapshot.users}
         self._sessions = dict(snapshot.revoked_sessions)
         self._keys = dict(snapshot.revoked_keys)
+        self._kids = set(snapshot.revoked_kids)
         self._generation = snapshot.generation
         self._cursor = snapshot.head
         self._confirmed_s = began_s
@@ -159,6 +169,8 @@ class AuthView:
             self._sessions[event.session] = event.at
         elif event.kind is AuthKind.KEY_REVOKED and event.key is not None:
             self._keys[event.key] = event.at
+        elif event.kind is AuthKind.SIGNING_KEY_REVOKED and event.kid is not None:
+            self._kids.add(event.kid)
 
     def _time(self, event: AuthEvent, *, at_s: float) -> None:
         if event.user is not None:

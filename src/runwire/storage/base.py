@@ -12,12 +12,14 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from runwire.storage.base_audit import Audit, AuditEntry, AuditPage, AuditRow
 from runwire.storage.base_auth import (
     AuthEvent,
     AuthKind,
     AuthPage,
     AuthSnapshot,
     AuthStore,
+    InviteRow,
     KeyRow,
     SessionRow,
     SigningKeyRow,
@@ -44,6 +46,7 @@ from runwire.storage.base_log import (
     WaitKind,
 )
 from runwire.storage.base_members import GOOD_S, MAX_AGENTS, Member, MemberRow, Members, Offered
+from runwire.storage.base_people import People, PersonRow
 from runwire.storage.base_runs import (
     Answer,
     Answered,
@@ -69,6 +72,10 @@ __all__ = [
     "AlreadyStored",
     "Answer",
     "Answered",
+    "Audit",
+    "AuditEntry",
+    "AuditPage",
+    "AuditRow",
     "AuthEvent",
     "AuthKind",
     "AuthPage",
@@ -89,6 +96,7 @@ __all__ = [
     "Fenced",
     "Head",
     "IncomingMessage",
+    "InviteRow",
     "KeyRow",
     "Member",
     "MemberRow",
@@ -99,6 +107,8 @@ __all__ = [
     "Outcome",
     "Overtaken",
     "Page",
+    "People",
+    "PersonRow",
     "RunEnd",
     "RunRow",
     "RunStatus",
@@ -268,6 +278,11 @@ class Storage(Protocol):
     @property
     def auth(self) -> AuthStore:
         """Tables of the auth service and their log of changes."""
+        ...
+
+    @property
+    def people(self) -> People:
+        """The backend's own rows of users."""
         ...
 
     @property

@@ -2,7 +2,8 @@
 
 Every change is one write and appends its `auth_event` rows in it, numbered from one counter row that the
 write locks: numbers are commit-ordered, so a reader with a cursor never skips a late commit.
-What no reader's view depends on appends nothing: a live session's next refresh token, links, tickets.
+What no reader's view depends on appends nothing: a live session's next refresh token, links,
+tickets, invitations, resets, when a key was last used.
 
 Times are the database's clock (ms UTC): methods take lifetimes, rows carry `read_at`, so that two
 processes with different clocks decide alike. Secrets never come here: only their SHA-256, or a key.
@@ -11,10 +12,22 @@ processes with different clocks decide alike. Secrets never come here: only thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Protocol
 
-import msgspec
+from runwire.storage.base_audit import Audit, AuditEntry
+from runwire.storage.base_auth_rows import (
+    AuthEvent,
+    AuthKind,
+    AuthPage,
+    AuthSnapshot,
+    InviteRow,
+    KeyRow,
+    SessionRow,
+    SigningKeyRow,
+    TicketRow,
+    UserRow,
+    UserStatus,
+)
 
 __all__ = [
     "AuthEvent",
@@ -22,6 +35,7 @@ __all__ = [
     "AuthPage",
     "AuthSnapshot",
     "AuthStore",
+    "InviteRow",
     "KeyRow",
     "SessionRow",
     "SigningKeyRow",
@@ -30,139 +44,37 @@ __all__ = [
     "UserStatus",
 ]
 
-UserStatus = Literal["active", "disabled"]
 
+class AuthStore(Audit, Protocol):
+    """What the auth service keeps. Each change appends to `auth_event` in the same write.
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable record of the port."""
+    So it does to the audit, if it is given an `audit` entry and changed anything. An entry without subject gets the
+    id of what was changed. A deleted user is a tombstone: reads show it, every change but `delete_user` says NotFound.
+    """
 
-
-class AuthKind(StrEnum):
-    """What happened, as a fact. The names follow OpenID CAEP 1.0 where it has one."""
-
-    USER_CREATED = "user_created"
-    USER_DISABLED = "user_disabled"
-    USER_ENABLED = "user_enabled"
-    ROLES_CHANGED = "roles_changed"  # CAEP token-claims-change
-    CREDENTIAL_CHANGED = "credential_changed"  # CAEP credential-change
-    SESSION_CREATED = "session_created"  # CAEP session-established
-    SESSION_REVOKED = "session_revoked"  # CAEP session-revoked
-    KEY_CREATED = "key_created"
-    KEY_REVOKED = "key_revoked"
-    SIGNING_KEY_CREATED = "signing_key_created"
-
-
-class UserRow(_Value, frozen=True):
-    """A user as everybody must see it now."""
-
-    user: str  # "usr_…"; never reused
-    name: str  # unique; what a person signs in with
-    status: UserStatus
-    epoch: int  # from 1; tokens of an earlier epoch are dead for good
-    roles: tuple[str, ...]  # sorted
-    created_at: int
-
-
-class SessionRow(_Value, frozen=True):
-    """A sign-in and the state of its refresh tokens: one row, no token table."""
-
-    session: str  # "ses_…"
-    holder: UserRow  # as read in the same instant
-    client: str
-    epoch: int  # of the user when it was made
-    refresh_key: bytes  # HMAC key of this session's refresh tokens
-    counter: int  # number of the only refresh token that may rotate
-    rotated_at: int
-    created_at: int
-    expires_at: int  # absolute end
-    revoked_at: int | None
-    read_at: int  # the database's clock when this was read
-
-    def __repr__(self) -> str:
-        """Show no key."""
-        return f"SessionRow(session={self.session!r}, user={self.holder.user!r}, counter={self.counter})"
-
-
-class KeyRow(_Value, frozen=True):
-    """An API key; its secret exists only with its owner."""
-
-    key: str  # "key_…"
-    holder: UserRow
-    secret_hash: bytes  # SHA-256
-    label: str
-    created_at: int
-    expires_at: int | None
-    revoked_at: int | None
-    read_at: int
-
-
-class SigningKeyRow(_Value, frozen=True):
-    """A key that signs access tokens."""
-
-    kid: str
-    private_jwk: bytes  # JSON; stays in the auth service
-    created_at: int
-
-    def __repr__(self) -> str:
-        """Show no key."""
-        return f"SigningKeyRow(kid={self.kid!r})"
-
-
-class TicketRow(_Value, frozen=True):
-    """An identity that waits for one socket, bound to the Origin that asked."""
-
-    user: str
-    session: str | None
-    key: str | None
-    epoch: int
-    origin: str | None
-    ends_at: int | None  # when the identity itself ends, ms UTC
-
-
-class AuthEvent(_Value, frozen=True):
-    """One fact of the log. It carries the whole state it leads to, so applying it twice is harmless."""
-
-    seq: int  # from 1, dense, commit-ordered
-    kind: AuthKind
-    at: int
-    user: str | None = None
-    session: str | None = None
-    key: str | None = None
-    kid: str | None = None
-    holder: UserRow | None = None  # the user after the change, for kinds that change one
-    reason: str | None = None  # a stable word, e.g. "signed_out", "refresh_reused"
-
-
-class AuthPage(_Value, frozen=True):
-    """A stretch of the log."""
-
-    generation: str  # of the auth tables; another one than known: take a snapshot
-    head: int  # last seq when the page was read; below the reader's cursor: take a snapshot
-    read_at: int
-    events: list[AuthEvent]  # seq ascending, first one > cursor
-
-
-class AuthSnapshot(_Value, frozen=True):
-    """All a view needs, read in one instant; events after `head` continue it."""
-
-    generation: str
-    head: int
-    read_at: int
-    users: list[UserRow]
-    revoked_sessions: list[tuple[str, int]]  # (session, revoked_at), oldest first
-    revoked_keys: list[tuple[str, int]]  # (key, revoked_at), oldest first
-
-
-class AuthStore(Protocol):
-    """What the auth service keeps. Each change appends to `auth_event` in the same write."""
+    # Users
 
     async def create_user(
-        self, name: str, *, roles: Sequence[str] = ("user",), password_hash: str | None = None
+        self,
+        name: str,
+        *,
+        roles: Sequence[str] = ("user",),
+        password_hash: str | None = None,
+        invite_hash: bytes | None = None,
+        audit: AuditEntry | None = None,
     ) -> UserRow:
         """Create an active user.
 
+        Args:
+            name: in its one spelling (`normal_name`).
+            roles: of an uninvited user.
+            password_hash: argon2id.
+            invite_hash: of an invitation, which is used up in the same write and says the roles.
+            audit: who did it.
+
         Raises:
-            Conflict: the name is taken.
+            NotFound: the invitation is unknown, used, or over its time.
+            Conflict: the name is taken; the invitation is as it was.
         """
         ...
 
@@ -174,38 +86,89 @@ class AuthStore(Protocol):
         """Return the user of that exact name, if there is one."""
         ...
 
-    async def list_users(self, *, after: str | None = None, limit: int = 100) -> list[UserRow]:
+    async def list_users(
+        self, *, after: str | None = None, limit: int = 100, with_deleted: bool = False
+    ) -> list[UserRow]:
         """List users by name; `after` is the last name of the previous page."""
         ...
 
-    async def disable_user(self, user: str) -> UserRow:
-        """Withdraw all access: status disabled, epoch moved, API keys revoked. Idempotent; a repeat writes nothing.
+    async def disable_user(self, user: str, *, keep_admin: bool = False, audit: AuditEntry | None = None) -> UserRow:
+        """Withdraw all access: status disabled, epoch moved. Idempotent; a repeat writes nothing.
+
+        Sessions, API keys, sign-in links and resets end in the same write; the one event stands for all of them,
+        because nothing of an earlier epoch is good.
 
         Raises:
             NotFound: no such user.
+            Conflict: with `keep_admin`, this is the last active user with the role `admin`.
 
         Promises: sessions, tokens and API keys made before this stay dead after `enable_user`.
         """
         ...
 
-    async def enable_user(self, user: str) -> UserRow:
+    async def enable_user(self, user: str, *, audit: AuditEntry | None = None) -> UserRow:
         """Let a disabled user sign in again; revives nothing. Idempotent. Raises NotFound."""
         ...
 
-    async def set_roles(self, user: str, roles: Sequence[str]) -> UserRow:
-        """Replace the roles; the epoch stays, views show the new roles. Idempotent. Raises NotFound."""
+    async def delete_user(self, user: str, *, keep_admin: bool = False, audit: AuditEntry | None = None) -> UserRow:
+        """Withdraw all access for good and leave a tombstone: its name is the id, it has no roles and no password.
+
+        Name, addresses, labels and the foreign subject are gone from all rows of these tables, the log of changes
+        too (the audit: `audit_pseudonymise`). Of a foreign identity the hash stays: it signs nobody up again.
+        Idempotent; a repeat writes nothing. Raises NotFound, Conflict as `disable_user`.
+        """
         ...
+
+    async def set_roles(
+        self, user: str, roles: Sequence[str], *, keep_admin: bool = False, audit: AuditEntry | None = None
+    ) -> UserRow:
+        """Replace the roles; the epoch stays, views show the new roles. Idempotent.
+
+        Raises:
+            NotFound: no such user.
+            Conflict: with `keep_admin`, this would leave no active user with the role `admin`.
+        """
+        ...
+
+    # Passwords
 
     async def password_hash(self, user: str) -> str | None:
         """Return the argon2 hash, None if the user has no password or does not exist."""
         ...
 
-    async def set_password(self, user: str, password_hash: str, *, keep_session: str | None = None) -> UserRow:
-        """Replace the password and revoke every other session of the user (ASVS 7.4.3). Raises NotFound."""
+    async def set_password(
+        self, user: str, password_hash: str, *, keep_session: str | None = None, audit: AuditEntry | None = None
+    ) -> UserRow:
+        """Replace the password; every other session, and each reset and link, ends (ASVS 7.4.3). Raises NotFound."""
         ...
 
+    async def create_reset(self, user: str, *, secret_hash: bytes, ttl_s: int, audit: AuditEntry | None = None) -> None:
+        """Keep the hash of a one-time password reset. Raises NotFound."""
+        ...
+
+    async def reset_password(
+        self, secret_hash: bytes, password_hash: str, *, audit: AuditEntry | None = None
+    ) -> UserRow | None:
+        """Use up a reset and replace the password of its user, as `set_password` without a session to keep.
+
+        Returns:
+            The user; None: unknown, used, over its time, or the user is not active. One winner.
+        """
+        ...
+
+    # Sessions
+
     async def create_session(
-        self, user: str, *, session: str, epoch: int, client: str, refresh_key: bytes, ttl_s: int
+        self,
+        user: str,
+        *,
+        session: str,
+        epoch: int,
+        client: str,
+        refresh_key: bytes,
+        ttl_s: int,
+        address: str = "",
+        audit: AuditEntry | None = None,
     ) -> SessionRow:
         """Create a session, iff the user is active and still in that epoch.
 
@@ -218,6 +181,10 @@ class AuthStore(Protocol):
         """Return a session with its holder, live or not."""
         ...
 
+    async def list_sessions(self, user: str) -> list[SessionRow]:
+        """List a user's live sessions, newest first."""
+        ...
+
     async def rotate_session(self, session: str, *, counter: int) -> bool:
         """Move the counter from `counter` to `counter + 1`, iff it is there and the session is live.
 
@@ -226,12 +193,80 @@ class AuthStore(Protocol):
         """
         ...
 
-    async def revoke_session(self, session: str, *, reason: str) -> bool:
+    async def revoke_session(self, session: str, *, reason: str, audit: AuditEntry | None = None) -> bool:
         """End a session for good. Returns whether it was live; a repeat writes nothing."""
         ...
 
+    async def revoke_external_session(
+        self, session: str, user: str, *, reason: str, audit: AuditEntry | None = None
+    ) -> bool:
+        """End a session of an external issuer, of which there is no row until now; snapshots have it from then on.
+
+        Args:
+            session: "ext_" and a hash of its issuer and `sid`.
+            user: whose it is.
+            reason: a stable word.
+            audit: who did it.
+
+        Returns:
+            Whether this call ended it; a repeat writes nothing.
+
+        Raises:
+            NotFound: no such user.
+        """
+        ...
+
+    async def sign_out_everywhere(
+        self,
+        user: str,
+        *,
+        keep_session: str | None = None,
+        with_keys: bool = False,
+        before: int | None = None,
+        reason: str,
+        audit: AuditEntry | None = None,
+    ) -> int:
+        """End a user's sessions in one write, each with its event.
+
+        Args:
+            user: the id.
+            keep_session: one that goes on.
+            with_keys: API keys made before `before` end, too, each with its event, and the epoch moves.
+            before: ms UTC: sessions made at that time or later go on; None: none does.
+            reason: a stable word.
+            audit: who did it.
+
+        Returns:
+            How many sessions ended.
+
+        Raises:
+            NotFound: no such user.
+
+        The epoch also moves for a user of an external issuer, unless a session or time is to be spared: there are no
+        rows of such sessions. Sessions and keys that are spared go on in the new epoch, with their next token.
+        """
+        ...
+
+    async def sign_out_before(self, before: int, *, reason: str, audit: AuditEntry | None = None) -> int:
+        """End all sessions of everybody made before a time, ms UTC, each with its event. Returns how many.
+
+        In batches of 500, each one write; the audit goes with the first, and a call that was cut short is repeated.
+        Of sessions of external issuers there are no rows: their issuer ends them.
+        """
+        ...
+
+    # API keys
+
     async def create_key(
-        self, user: str, *, key: str, secret_hash: bytes, label: str = "", ttl_s: int | None = None
+        self,
+        user: str,
+        *,
+        key: str,
+        secret_hash: bytes,
+        label: str = "",
+        ttl_s: int | None = None,
+        scopes: Sequence[str] = ("runwire",),
+        audit: AuditEntry | None = None,
     ) -> KeyRow:
         """Create an API key.
 
@@ -256,22 +291,111 @@ class AuthStore(Protocol):
         """List a user's API keys, newest first, revoked ones too."""
         ...
 
-    async def revoke_key(self, key: str, *, reason: str) -> bool:
+    async def touch_keys(self, keys: Sequence[str]) -> None:
+        """Note that 0..1,000 API keys are in use; of one that was noted in the last minute it writes nothing."""
+        ...
+
+    async def revoke_key(self, key: str, *, reason: str, audit: AuditEntry | None = None) -> bool:
         """End an API key for good. Returns whether it was live; a repeat writes nothing."""
         ...
 
+    # Signing keys
+
     async def create_signing_key(self, kid: str, private_jwk: bytes) -> list[SigningKeyRow]:
-        """Create a signing key iff there is none, and return those there are, oldest first.
+        """Create a signing key iff none signs now, and return those in force as `signing_keys` does.
 
         Any number of processes may start at once: they end up with the same key.
         """
         ...
 
-    async def signing_keys(self) -> list[SigningKeyRow]:
-        """Return the signing keys in force, oldest first."""
+    async def add_signing_key(
+        self,
+        kid: str,
+        private_jwk: bytes,
+        *,
+        activate_in_s: int,
+        retire_others_in_s: int | None,
+        audit: AuditEntry | None = None,
+    ) -> list[SigningKeyRow]:
+        """Create a signing key beside those there are, and return those in force as `signing_keys` does.
+
+        Args:
+            kid: new.
+            private_jwk: JSON.
+            activate_in_s: when it begins to sign; until then others learn it from the JWKS.
+            retire_others_in_s: when the others leave the JWKS, not before this one signs; None: they stay.
+            audit: who did it.
+
+        Raises:
+            Conflict: there is a key of this kid, or was.
+        """
         ...
 
-    async def create_link(self, user: str, *, secret_hash: bytes, ttl_s: int) -> None:
+    async def signing_keys(self, *, with_ended: bool = False) -> list[SigningKeyRow]:
+        """Return the signing keys that are not retired and not revoked, by the time at which they begin to sign.
+
+        Those that do not sign yet are among them; `with_ended`: so are those that are not in force any more.
+        """
+        ...
+
+    async def revoke_signing_key(self, kid: str, *, audit: AuditEntry | None = None) -> bool:
+        """End a signing key and all it has signed, for good; its private part is deleted. A repeat writes nothing.
+
+        Returns:
+            Whether it was not revoked yet. If no key signs now, `create_signing_key` makes one.
+        """
+        ...
+
+    # External issuers
+
+    async def link_external(
+        self, issuer: str, subject: str, *, name: str, roles: Sequence[str], audit: AuditEntry | None = None
+    ) -> UserRow:
+        """Return the user of an external identity, created on its first contact; any number at once create one.
+
+        Args:
+            issuer: its exact `iss`.
+            subject: its `sub`; never an e-mail address, which may pass to somebody else.
+            name: wanted; one that is taken gets a part of the id at its end.
+            roles: of a new user; those of one that is there stay.
+            audit: written if the user is created.
+
+        Returns:
+            The user; the caller looks whether it is active. One that was deleted is a tombstone and stays one.
+        """
+        ...
+
+    async def external_of(self, user: str) -> tuple[str, str] | None:
+        """Return issuer and subject of a user, None for one of the built-in service and for a tombstone."""
+        ...
+
+    async def external_user(self, issuer: str, subject: str) -> UserRow | None:
+        """Return the user of an external identity, a tombstone too, if it was ever here."""
+        ...
+
+    # One-time secrets
+
+    async def create_invite(
+        self,
+        *,
+        secret_hash: bytes,
+        roles: Sequence[str],
+        ttl_s: int,
+        created_by: str | None,
+        audit: AuditEntry | None = None,
+    ) -> InviteRow:
+        """Keep the hash of an invitation, at least 8 bytes; `create_user` uses it up."""
+        ...
+
+    async def list_invites(self) -> list[InviteRow]:
+        """List invitations that are still good, newest first; the newest 1,000."""
+        ...
+
+    async def revoke_invite(self, invite: str, *, audit: AuditEntry | None = None) -> bool:
+        """Take an invitation back, by `InviteRow.invite`. Returns whether it was there."""
+        ...
+
+    async def create_link(self, user: str, *, secret_hash: bytes, ttl_s: int, audit: AuditEntry | None = None) -> None:
         """Keep the hash of a one-time sign-in link. Raises NotFound."""
         ...
 
@@ -287,10 +411,15 @@ class AuthStore(Protocol):
         """Delete a ticket and return it; None if unknown, used or over its time. One winner."""
         ...
 
+    # The log of changes
+
     async def events_after(self, cursor: int, *, limit: int = 500) -> AuthPage:
         """Read the log of changes with seq > cursor, oldest first, and where it ends."""
         ...
 
     async def snapshot(self, *, revoked_within_s: int) -> AuthSnapshot:
-        """Read the state that the log has led to; revocations only of the last `revoked_within_s`."""
+        """Read the state that the log has led to; revocations only of the last `revoked_within_s`.
+
+        Promises: one instant. It may read all accounts, and takes up to 10 s for that.
+        """
         ...

@@ -2,183 +2,45 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import msgspec
-
-from runwire.errors import Conflict, NotFound
+from runwire.errors import Conflict
 from runwire.protocol.ids import new_id
+from runwire.storage.base_audit import ERASED, AuditEntry, AuditPage, AuditRow
 from runwire.storage.base_auth import (
-    AuthEvent,
     AuthKind,
     AuthPage,
     AuthSnapshot,
+    InviteRow,
     KeyRow,
-    SessionRow,
     SigningKeyRow,
     TicketRow,
     UserRow,
 )
-from runwire.storage.clock import now_ms
+from runwire.storage.external import names_for
+from runwire.storage.memory.auth_tables import changed_to
+from runwire.storage.memory.auth_users import MemoryUsers
 
 __all__ = ["MemoryAuthStore"]
 
+_TOUCH_MS = 60_000
 
-class MemoryAuthStore:
-    """An `AuthStore` of dictionaries; a lock makes each call one step for all event loops.
 
-    Args:
-        clock: the database's clock, ms UTC.
-    """
-
-    def __init__(self, *, clock: Callable[[], int] = now_ms) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()  # held for dictionary work only, never across an await
-        self._generation = secrets.token_hex(8)
-        self._events: list[AuthEvent] = []
-        self._users: dict[str, UserRow] = {}
-        self._names: dict[str, str] = {}
-        self._passwords: dict[str, str] = {}
-        self._sessions: dict[str, SessionRow] = {}
-        self._keys: dict[str, KeyRow] = {}
-        self._signing_keys: list[SigningKeyRow] = []
-        self._links: dict[bytes, tuple[str, int]] = {}
-        self._tickets: dict[bytes, tuple[TicketRow, int]] = {}
-
-    # Users
-
-    async def create_user(
-        self, name: str, *, roles: Sequence[str] = ("user",), password_hash: str | None = None
-    ) -> UserRow:
-        """Create an active user. Raises Conflict."""
-        with self._lock:
-            if name in self._names:
-                raise Conflict(f"There is a user {name} already.", field="name")
-            user = new_id("usr")
-            self._names[name] = user
-            if password_hash is not None:
-                self._passwords[user] = password_hash
-            row = UserRow(
-                user=user,
-                name=name,
-                status="active",
-                epoch=1,
-                roles=tuple(sorted(set(roles))),
-                created_at=self._clock(),
-            )
-            return self._changed(AuthKind.USER_CREATED, row)
-
-    async def user_by_id(self, user: str) -> UserRow | None:
-        """Return a user, if there is one."""
-        with self._lock:
-            return self._users.get(user)
-
-    async def user_by_name(self, name: str) -> UserRow | None:
-        """Return the user of that exact name, if there is one."""
-        with self._lock:
-            return self._users.get(self._names.get(name, ""))
-
-    async def list_users(self, *, after: str | None = None, limit: int = 100) -> list[UserRow]:
-        """List users by name."""
-        with self._lock:
-            names = sorted(name for name in self._names if name > (after or ""))[:limit]
-            return [self._users[self._names[name]] for name in names]
-
-    async def disable_user(self, user: str) -> UserRow:
-        """Withdraw all access. Idempotent. Raises NotFound."""
-        with self._lock:
-            row = self._existing(user)
-            if row.status == "disabled":
-                return row
-            at = self._clock()
-            for key in [k for k in self._keys.values() if k.holder.user == user and k.revoked_at is None]:
-                self._keys[key.key] = _with(key, revoked_at=at)
-            return self._changed(AuthKind.USER_DISABLED, _with(row, status="disabled", epoch=row.epoch + 1))
-
-    async def enable_user(self, user: str) -> UserRow:
-        """Let a disabled user sign in again; revives nothing. Idempotent. Raises NotFound."""
-        with self._lock:
-            row = self._existing(user)
-            return row if row.status == "active" else self._changed(AuthKind.USER_ENABLED, _with(row, status="active"))
-
-    async def set_roles(self, user: str, roles: Sequence[str]) -> UserRow:
-        """Replace the roles. Idempotent. Raises NotFound."""
-        with self._lock:
-            row = self._existing(user)
-            wanted = tuple(sorted(set(roles)))
-            return row if row.roles == wanted else self._changed(AuthKind.ROLES_CHANGED, _with(row, roles=wanted))
-
-    async def password_hash(self, user: str) -> str | None:
-        """Return the argon2 hash, None if there is none."""
-        with self._lock:
-            return self._passwords.get(user)
-
-    async def set_password(self, user: str, password_hash: str, *, keep_session: str | None = None) -> UserRow:
-        """Replace the password and revoke every other session. Raises NotFound."""
-        with self._lock:
-            row = self._existing(user)
-            self._passwords[user] = password_hash
-            for session in list(self._sessions.values()):
-                if session.holder.user == user and session.session != keep_session:
-                    self._revoke_session(session, reason="credential_changed")
-            return self._changed(AuthKind.CREDENTIAL_CHANGED, row)
-
-    # Sessions
-
-    async def create_session(
-        self, user: str, *, session: str, epoch: int, client: str, refresh_key: bytes, ttl_s: int
-    ) -> SessionRow:
-        """Create a session, iff the user is active and still in that epoch. Raises Conflict."""
-        with self._lock:
-            holder, at = self._users.get(user), self._clock()
-            if holder is None or holder.status != "active" or holder.epoch != epoch:
-                raise Conflict("Access was withdrawn meanwhile; sign in again.")
-            row = SessionRow(
-                session=session,
-                holder=holder,
-                client=client,
-                epoch=epoch,
-                refresh_key=refresh_key,
-                counter=1,
-                rotated_at=at,
-                created_at=at,
-                expires_at=at + ttl_s * 1000,
-                revoked_at=None,
-                read_at=at,
-            )
-            self._sessions[session] = row
-            self._append(AuthKind.SESSION_CREATED, user=user, session=session)
-            return row
-
-    async def session(self, session: str) -> SessionRow | None:
-        """Return a session with its holder, live or not."""
-        with self._lock:
-            return self._session(session)
-
-    async def rotate_session(self, session: str, *, counter: int) -> bool:
-        """Move the counter by one, iff it is there and the session is live."""
-        with self._lock:
-            row, at = self._session(session), self._clock()
-            if row is None or row.counter != counter or row.revoked_at is not None or row.expires_at <= at:
-                return False
-            if row.holder.status != "active" or row.holder.epoch != row.epoch:
-                return False
-            self._sessions[session] = _with(row, counter=counter + 1, rotated_at=at)
-            return True
-
-    async def revoke_session(self, session: str, *, reason: str) -> bool:
-        """End a session for good; returns whether it was live."""
-        with self._lock:
-            row = self._sessions.get(session)
-            return row is not None and self._revoke_session(row, reason=reason)
+class MemoryAuthStore(MemoryUsers):
+    """An `AuthStore` of dictionaries; `MemoryUsers` has the users and their sessions."""
 
     # API keys
 
     async def create_key(
-        self, user: str, *, key: str, secret_hash: bytes, label: str = "", ttl_s: int | None = None
+        self,
+        user: str,
+        *,
+        key: str,
+        secret_hash: bytes,
+        label: str = "",
+        ttl_s: int | None = None,
+        scopes: Sequence[str] = ("runwire",),
+        audit: AuditEntry | None = None,
     ) -> KeyRow:
         """Create an API key. Raises NotFound, Conflict."""
         with self._lock:
@@ -194,9 +56,11 @@ class MemoryAuthStore:
                 expires_at=None if ttl_s is None else at + ttl_s * 1000,
                 revoked_at=None,
                 read_at=at,
+                scopes=tuple(sorted(set(scopes))),
             )
             self._keys[key] = row
             self._append(AuthKind.KEY_CREATED, user=user, key=key)
+            self._note(audit, key)
             return row
 
     async def key(self, key: str) -> KeyRow | None:
@@ -216,40 +80,165 @@ class MemoryAuthStore:
             rows = [self._read(row) for row in self._keys.values() if row.holder.user == user]
             return sorted(rows, key=lambda row: row.key, reverse=True)
 
-    async def revoke_key(self, key: str, *, reason: str) -> bool:
+    async def touch_keys(self, keys: Sequence[str]) -> None:
+        """Note that API keys are in use."""
+        with self._lock:
+            at = self._clock()
+            for row in [self._keys[key] for key in keys if key in self._keys]:
+                if row.last_used_at is None or row.last_used_at <= at - _TOUCH_MS:
+                    self._keys[row.key] = changed_to(row, last_used_at=at)
+
+    async def revoke_key(self, key: str, *, reason: str, audit: AuditEntry | None = None) -> bool:
         """End an API key for good; returns whether it was live."""
         with self._lock:
             row = self._keys.get(key)
-            if row is None or row.revoked_at is not None:
+            if row is None or not self._revoke_key(row, reason=reason):
                 return False
-            self._keys[key] = _with(row, revoked_at=self._clock())
-            self._append(AuthKind.KEY_REVOKED, user=row.holder.user, key=key, reason=reason)
+            self._note(audit, key)
             return True
 
     # Signing keys
 
     async def create_signing_key(self, kid: str, private_jwk: bytes) -> list[SigningKeyRow]:
-        """Create a signing key iff there is none, and return those there are."""
+        """Create a signing key iff none signs now, and return those in force."""
         with self._lock:
-            if not self._signing_keys:
-                self._signing_keys.append(SigningKeyRow(kid=kid, private_jwk=private_jwk, created_at=self._clock()))
-                self._append(AuthKind.SIGNING_KEY_CREATED, kid=kid)
-            return list(self._signing_keys)
+            at = self._clock()
+            if not any(row.activates_at <= at for row in self._in_force()):
+                self._add_signing_key(kid, private_jwk, at)
+            return self._in_force()
 
-    async def signing_keys(self) -> list[SigningKeyRow]:
-        """Return the signing keys in force, oldest first."""
+    async def add_signing_key(
+        self,
+        kid: str,
+        private_jwk: bytes,
+        *,
+        activate_in_s: int,
+        retire_others_in_s: int | None,
+        audit: AuditEntry | None = None,
+    ) -> list[SigningKeyRow]:
+        """Create a signing key beside those there are, and return those in force. Raises Conflict."""
         with self._lock:
-            return list(self._signing_keys)
+            if kid in self._signing_keys:
+                raise Conflict("There is a signing key of this name already.", field="kid")
+            at = self._clock()
+            if retire_others_in_s is not None:
+                retires_at = at + max(retire_others_in_s, activate_in_s) * 1000
+                for row in self._in_force():
+                    ends = retires_at if row.retires_at is None else min(row.retires_at, retires_at)
+                    self._signing_keys[row.kid] = changed_to(row, retires_at=ends)
+            self._add_signing_key(kid, private_jwk, at + activate_in_s * 1000)
+            self._note(audit, kid)
+            return self._in_force()
+
+    async def signing_keys(self, *, with_ended: bool = False) -> list[SigningKeyRow]:
+        """Return the signing keys in force, by the time at which they begin to sign."""
+        with self._lock:
+            return self._in_force(with_ended=with_ended)
+
+    async def revoke_signing_key(self, kid: str, *, audit: AuditEntry | None = None) -> bool:
+        """End a signing key and all it has signed; returns whether it was not revoked yet."""
+        with self._lock:
+            row = self._signing_keys.get(kid)
+            if row is None or row.revoked_at is not None:
+                return False
+            self._signing_keys[kid] = changed_to(row, private_jwk=b"", revoked_at=self._clock())
+            self._append(AuthKind.SIGNING_KEY_REVOKED, kid=kid)
+            self._note(audit, kid)
+            return True
+
+    def _add_signing_key(self, kid: str, private_jwk: bytes, activates_at: int) -> None:
+        self._signing_keys[kid] = SigningKeyRow(
+            kid=kid, private_jwk=private_jwk, created_at=self._clock(), activates_at=activates_at
+        )
+        self._append(AuthKind.SIGNING_KEY_CREATED, kid=kid)
+
+    def _in_force(self, *, with_ended: bool = False) -> list[SigningKeyRow]:
+        at = self._clock()
+        rows = sorted(self._signing_keys.values(), key=lambda row: (row.activates_at, row.kid))
+        if with_ended:
+            return rows
+        return [row for row in rows if row.revoked_at is None and (row.retires_at is None or row.retires_at > at)]
+
+    # External issuers
+
+    async def link_external(
+        self, issuer: str, subject: str, *, name: str, roles: Sequence[str], audit: AuditEntry | None = None
+    ) -> UserRow:
+        """Return the user of an external identity, created on its first contact."""
+        with self._lock:
+            known = self._externals.get((issuer, subject))
+            if known is not None:
+                return self._users[known]
+            user = new_id("usr")
+            free = next(wanted for wanted in names_for(name, user) if wanted not in self._names)
+            self._externals[issuer, subject] = user
+            self._note(audit, user)
+            return self._add_user(user, free, roles, reason="external")
+
+    async def external_of(self, user: str) -> tuple[str, str] | None:
+        """Return issuer and subject of a user, None for one of the built-in service and for a tombstone."""
+        with self._lock:
+            row = self._users.get(user)
+            if row is None or row.status == "deleted":
+                return None
+            return next((external for external, known in self._externals.items() if known == user), None)
+
+    async def external_user(self, issuer: str, subject: str) -> UserRow | None:
+        """Return the user of an external identity, a tombstone too, if it was ever here."""
+        with self._lock:
+            return self._users.get(self._externals.get((issuer, subject), ""))
 
     # One-time secrets
 
-    async def create_link(self, user: str, *, secret_hash: bytes, ttl_s: int) -> None:
+    async def create_invite(
+        self,
+        *,
+        secret_hash: bytes,
+        roles: Sequence[str],
+        ttl_s: int,
+        created_by: str | None,
+        audit: AuditEntry | None = None,
+    ) -> InviteRow:
+        """Keep the hash of an invitation."""
+        with self._lock:
+            at = self._clock()
+            self._invites = {known: row for known, row in self._invites.items() if row.ends_at > at}
+            row = InviteRow(
+                invite=secret_hash[:8].hex(),
+                roles=tuple(sorted(set(roles))),
+                created_by=created_by,
+                created_at=at,
+                ends_at=at + ttl_s * 1000,
+            )
+            self._invites[secret_hash] = row
+            self._note(audit, row.invite)
+            return row
+
+    async def list_invites(self) -> list[InviteRow]:
+        """List invitations that are still good, newest first."""
+        with self._lock:
+            at = self._clock()
+            rows = [row for row in self._invites.values() if row.ends_at > at]
+            return sorted(rows, key=lambda row: (row.created_at, row.invite), reverse=True)[:1000]
+
+    async def revoke_invite(self, invite: str, *, audit: AuditEntry | None = None) -> bool:
+        """Take an invitation back; returns whether it was there."""
+        with self._lock:
+            found = [known for known, row in self._invites.items() if row.invite == invite]
+            for known in found:
+                del self._invites[known]
+            if found:
+                self._note(audit, invite)
+            return bool(found)
+
+    async def create_link(self, user: str, *, secret_hash: bytes, ttl_s: int, audit: AuditEntry | None = None) -> None:
         """Keep the hash of a one-time sign-in link. Raises NotFound."""
         with self._lock:
             self._existing(user)
             at = self._clock()
             self._links = {known: held for known, held in self._links.items() if held[1] > at}
             self._links[secret_hash] = (user, at + ttl_s * 1000)
+            self._note(audit, user)
 
     async def consume_link(self, secret_hash: bytes) -> str | None:
         """Delete a link and return its user; None if unknown, used or over its time."""
@@ -270,6 +259,27 @@ class MemoryAuthStore:
             ticket, expires_at = self._tickets.pop(secret_hash, (None, 0))
             return ticket if expires_at > self._clock() else None
 
+    # The audit
+
+    async def record(self, entry: AuditEntry) -> None:
+        """Append an entry of what changes nothing."""
+        with self._lock:
+            self._note(entry, None)
+
+    async def audit_after(self, cursor: int, *, limit: int = 500) -> AuditPage:
+        """Read rows with seq > cursor, oldest first."""
+        with self._lock:
+            return AuditPage(head=len(self._audit), rows=self._audit[cursor : cursor + limit])
+
+    async def audit_pseudonymise(self, user: str, *, names: Sequence[str] = ()) -> int:
+        """Make rows about a user say nothing about them, for good."""
+        with self._lock:
+            words = {user, *names}
+            found = [n for n, row in enumerate(self._audit) if {row.entry.actor, row.entry.subject} & words]
+            for n in found:
+                self._audit[n] = _erased(self._audit[n], words)
+            return len(found)
+
     # The log of changes
 
     async def events_after(self, cursor: int, *, limit: int = 500) -> AuthPage:
@@ -287,52 +297,30 @@ class MemoryAuthStore:
         with self._lock:
             at = self._clock()
             since = at - revoked_within_s * 1000
-            sessions = [(s.session, s.revoked_at) for s in self._sessions.values() if s.revoked_at is not None]
-            keys = [(k.key, k.revoked_at) for k in self._keys.values() if k.revoked_at is not None]
             return AuthSnapshot(
                 generation=self._generation,
                 head=len(self._events),
                 read_at=at,
                 users=[self._users[user] for user in sorted(self._users)],
-                revoked_sessions=_recent(sessions, since),
-                revoked_keys=_recent(keys, since),
+                revoked_sessions=_recent(((s.session, s.revoked_at) for s in self._sessions.values()), since),
+                revoked_keys=_recent(((k.key, k.revoked_at) for k in self._keys.values()), since),
+                revoked_kids=sorted(row.kid for row in self._signing_keys.values() if row.revoked_at is not None),
             )
 
-    # Below: only with the lock held
 
-    def _existing(self, user: str) -> UserRow:
-        row = self._users.get(user)
-        if row is None:
-            raise NotFound("There is no such user.", field="user")
-        return row
-
-    def _changed(self, kind: AuthKind, row: UserRow) -> UserRow:
-        self._users[row.user] = row
-        self._append(kind, user=row.user, holder=row)
-        return row
-
-    def _session(self, session: str) -> SessionRow | None:
-        row = self._sessions.get(session)
-        return None if row is None else self._read(row)
-
-    def _read(self, row: Any) -> Any:
-        """Return a session or key as a join would: with the holder and the clock of now."""
-        return _with(row, holder=self._users[row.holder.user], read_at=self._clock())
-
-    def _revoke_session(self, row: SessionRow, *, reason: str) -> bool:
-        if row.revoked_at is not None:
-            return False
-        self._sessions[row.session] = _with(row, revoked_at=self._clock())
-        self._append(AuthKind.SESSION_REVOKED, user=row.holder.user, session=row.session, reason=reason)
-        return True
-
-    def _append(self, kind: AuthKind, **fields: Any) -> None:
-        self._events.append(AuthEvent(seq=len(self._events) + 1, kind=kind, at=self._clock(), **fields))
+def _recent(revoked: Iterable[tuple[str, int | None]], since: int) -> list[tuple[str, int]]:
+    recent = [(what, at) for what, at in revoked if at is not None and at >= since]
+    return sorted(recent, key=lambda entry: (entry[1], entry[0]))
 
 
-def _recent(revoked: list[tuple[str, int]], since: int) -> list[tuple[str, int]]:
-    return sorted((entry for entry in revoked if entry[1] >= since), key=lambda entry: (entry[1], entry[0]))
-
-
-def _with(row: Any, **changes: Any) -> Any:
-    return msgspec.structs.replace(row, **changes)
+def _erased(row: AuditRow, words: set[str]) -> AuditRow:
+    entry = row.entry
+    gone = changed_to(
+        entry,
+        actor=ERASED if entry.actor in words else entry.actor,
+        subject=ERASED if entry.subject in words else entry.subject,
+        address=ERASED if entry.address else "",
+        detail=dict.fromkeys(entry.detail, ERASED),
+    )
+    erased: AuditRow = changed_to(row, entry=gone)
+    return erased

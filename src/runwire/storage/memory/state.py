@@ -39,6 +39,10 @@ class User:
     id: str
     turn: int = 0  # when a queued run of theirs was last claimed
     keys: dict[str, Run] = field(default_factory=dict)  # by idempotency key
+    issuer: str = "builtin"  # "": who it was, was forgotten
+    subject: str = ""
+    met_at: int = field(default_factory=now_ms)
+    quarantined_at: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,7 +168,7 @@ class State:
 
     def user(self, user: str) -> User:
         """Return a user's row, made on first contact."""
-        return self.users.setdefault(user, User(id=user))
+        return self.users.setdefault(user, User(id=user, subject=user))
 
     def thread_of(self, user: str, thread: str) -> Thread:
         """Return a thread of this user. Raises NotFound."""

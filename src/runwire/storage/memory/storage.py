@@ -9,6 +9,7 @@ from runwire.errors import Unavailable
 from runwire.storage.base import AuthStore
 from runwire.storage.memory.log import MemoryEventLog
 from runwire.storage.memory.members import MemoryMembers
+from runwire.storage.memory.people import MemoryPeople
 from runwire.storage.memory.runs import MemoryRuns
 from runwire.storage.memory.state import State
 from runwire.storage.memory.threads import MemoryThreads
@@ -29,6 +30,7 @@ class MemoryStorage:
         self.events: Final = MemoryEventLog(self._state)
         self.runs: Final = MemoryRuns(self._state)
         self.threads: Final = MemoryThreads(self._state)
+        self.people: Final = MemoryPeople(self._state)
         self.members: Final = MemoryMembers(self._state)
         self.upkeep: Final = MemoryUpkeep(self._state)
 
