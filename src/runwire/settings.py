@@ -124,6 +124,18 @@ class Settings(BaseSettings):
         gt=0,
         description="Lag of a gateway's event loop over which it takes nothing new, seconds; unset: no limit.",
     )
+    max_queued_runs: int = Field(
+        10_000,
+        ge=1,
+        le=100_000,
+        description="Runs of a database that wait for a worker, over which gateways take no new message.",
+    )
+    max_queue_age_s: float = Field(
+        60.0,
+        ge=1,
+        le=86_400,
+        description="How long an agent's oldest run may wait for a worker; over it, it gets no new message, seconds.",
+    )
     access_ttl_s: int = Field(300, ge=30, le=900, description="Life of an access token, seconds.")
     refresh_ttl_s: int = Field(30 * 86_400, ge=300, description="Life of a sign-in without use, seconds.")
     service_secret: str | None = Field(

@@ -81,6 +81,9 @@ def gateway_settings(settings: Settings, url: str) -> GatewaySettings:
         allowed_hosts=tuple(sorted(hosts)),
         path_prefix=settings.path_prefix,
         max_loop_lag_s=settings.max_loop_lag_s,
+        max_queued_runs=settings.max_queued_runs,
+        max_queue_age_s=settings.max_queue_age_s,
+        user_run_limit=settings.user_run_limit,
     )
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Final, Literal
 
 from runwire.errors import Unavailable
 from runwire.gateway.live import back_after_s
 from runwire.resilience.gate import Gate
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "NotAdmitted"]
 
 _EVERY_S: Final = 0.1
 _IN_A_ROW: Final = 3  # lags of which the least counts: a stall that is over is no overload
+
+
+class NotAdmitted(Unavailable):
+    """Refuse what is new, with a time to come back; `reason` is for figures."""
+
+    def __init__(
+        self, message: str, *, reason: Literal["loop_lag", "queue_length", "queue_age"], after_s: float
+    ) -> None:
+        super().__init__(message, retry_after_s=after_s)
+        self.reason = reason
 
 
 class Admission:
@@ -40,10 +50,11 @@ class Admission:
         """Let one more in.
 
         Raises:
-            Unavailable: with a time to come back, another one for each.
+            NotAdmitted: with a time to come back, another one for each.
         """
         if self.is_full:
-            raise Unavailable("This server has too much to do; try again.", retry_after_s=back_after_s())
+            sentence = "This server has too much to do; try again."
+            raise NotAdmitted(sentence, reason="loop_lag", after_s=back_after_s())
 
     def lagged(self, lag_s: float) -> None:
         """Take a measured lag in."""

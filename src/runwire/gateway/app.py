@@ -22,6 +22,7 @@ from runwire.gateway.identities import Identities
 from runwire.gateway.live import Live
 from runwire.gateway.metrics import Metrics
 from runwire.gateway.offered import OfferedAgents
+from runwire.gateway.queue import Queue
 from runwire.gateway.request import Callers, method_refused, problem_response
 from runwire.gateway.routes_runs import RunRoutes
 from runwire.gateway.routes_threads import ThreadRoutes
@@ -63,6 +64,9 @@ class GatewaySettings:
     body_bytes: int = 65_536  # size of a request's body at most
     answer_s: float = 20.0  # time for an answer to begin, without what a poll waits; then 503
     max_loop_lag_s: float | None = None  # over it nobody new is let in, and no new message; None: everybody is
+    max_queued_runs: int = 10_000  # runs of a database that wait for a worker, over which it takes no new message
+    max_queue_age_s: float = 60.0  # how long the oldest of an agent may wait, over which it takes none to that agent
+    user_run_limit: int = 10  # active runs of a user; as the workers have it
     greetings: int = 1_000  # sockets of this node that wait for their hello at a time; the next one is 4029
     listeners_per_user: int = 500  # sockets and streams of one user on this node at most
     allowed_origins: tuple[str, ...] = ()  # exact `scheme://host[:port]` that browsers may come from
@@ -115,13 +119,26 @@ class Gateway:
         def desk(place: Place) -> Desk:
             tail = Tail(place.storage, place.bus, tail_settings)
             offered = OfferedAgents(place.storage.members, place.bus, own=agents)
+            queue = Queue(
+                place.storage.runs,
+                max_runs=settings.max_queued_runs,
+                max_age_s=settings.max_queue_age_s,
+                user_limit=settings.user_run_limit,
+            )
             return Desk(
                 number=place.number,
                 storage=place.storage,
                 tail=tail,
                 agents=offered,
+                queue=queue,
                 commands=Commands(
-                    storage=place.storage, bus=place.bus, tail=tail, agents=offered, admission=self.admission
+                    storage=place.storage,
+                    bus=place.bus,
+                    tail=tail,
+                    agents=offered,
+                    admission=self.admission,
+                    queue=queue,
+                    metrics=self.metrics,
                 ),
                 subscriptions=Subscriptions(place.storage, tail, replay_events=replay_events),
             )
@@ -231,6 +248,9 @@ class Gateway:
         self.metrics.listeners.set(len(self.live))
         self.metrics.loop_lag.set(self.admission.loop_lag_s)
         self.metrics.is_full.set(self.admission.is_full)
+        for desk in self.desks:
+            self.metrics.queued.labels(database=str(desk.number)).set(desk.queue.waiting)
+            self.metrics.queue_age.labels(database=str(desk.number)).set(desk.queue.oldest_s)
         self.metrics.threads.set(sum(desk.tail.threads for desk in self.desks))
         self.metrics.bus_age.set(max(desk.tail.bus_age_s() for desk in self.desks))
         return self.metrics.text()
@@ -244,6 +264,7 @@ class Gateway:
                 for desk in self.desks:
                     group.create_task(desk.tail.run())
                     group.create_task(desk.agents.run())
+                    group.create_task(desk.queue.run())
                 group.create_task(self.admission.run())
                 group.create_task(self._shed_unchecked())
         finally:

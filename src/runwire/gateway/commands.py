@@ -8,8 +8,10 @@ from typing import Any, Final
 import msgspec
 
 from runwire.errors import Conflict, NotFound, ProtocolError, RunwireError, Unavailable
-from runwire.gateway.admission import Admission
+from runwire.gateway.admission import Admission, NotAdmitted
+from runwire.gateway.metrics import Metrics
 from runwire.gateway.offered import OfferedAgents
+from runwire.gateway.queue import Queue
 from runwire.gateway.tail import Tail
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
@@ -31,15 +33,29 @@ class Commands:
         bus: told after each write.
         tail: this node's own; told directly, so that a dead bus does not delay the sender.
         agents: that may be asked.
-        admission: whether one more run is taken on.
+        admission: whether this node has room for one more run.
+        queue: whether the workers have.
+        metrics: count what is refused for want of room.
     """
 
-    def __init__(self, *, storage: Storage, bus: Bus, tail: Tail, agents: OfferedAgents, admission: Admission) -> None:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        bus: Bus,
+        tail: Tail,
+        agents: OfferedAgents,
+        admission: Admission,
+        queue: Queue,
+        metrics: Metrics,
+    ) -> None:
         self._storage = storage
         self._bus = bus
         self._tail = tail
         self._agents = agents
         self._admission = admission
+        self._queue = queue
+        self._metrics = metrics
 
     async def send(self, user: str, body: frames.MessageBody, *, thread: str | None, key: str | None) -> Sent:
         """Store a message and its run; call `announce` once the reply is on its way.
@@ -48,7 +64,7 @@ class Commands:
             ProtocolError: no such agent, or which one is not said; `too_large`: content or metadata.
             NotFound: unknown or foreign thread.
             Conflict: `conflict` or `run_active`.
-            Unavailable: this node has too much to do, and nothing was stored.
+            Unavailable: this node, or the workers, have too much to do, and nothing was stored.
         """
         fingerprint = frames.fingerprint(body, thread=thread)
         content = msgspec.to_builtins(body.content)
@@ -57,11 +73,13 @@ class Commands:
             agent = await self._agents.choose(body.agent)
             _check_size("content", content)
             _check_size("metadata", body.metadata)
-        except (ProtocolError, Unavailable):
+            self._queue.check(agent)
+        except (ProtocolError, Unavailable) as error:
             # What was accepted once is answered alike as long as its run is kept, whoever is served here since.
             # Where nothing is refused, the write looks for the key itself: only it can tell two at once apart.
             earlier = await self._storage.runs.sent(user, key, fingerprint) if key is not None else None
             if earlier is None:
+                self._count(error)
                 raise
             return earlier
         message = IncomingMessage(
@@ -129,6 +147,7 @@ class Commands:
             NotFound: unknown or foreign run; its message is no longer kept.
             Conflict: `conflict`: it has not ended; as `send`.
             ProtocolError: its agent is not served any more.
+            Unavailable: as `send`.
         """
         fingerprint = frames.fingerprint_of_retry(body, run=run)
         try:
@@ -137,10 +156,12 @@ class Commands:
             if row.status not in _ENDED:
                 raise Conflict("The run has not ended; wait for its end, or cancel it.", field="run")
             asked = await self._message_of(row)
+            agent = await self._agents.choose(row.agent)
+            self._queue.check(agent)
             message = IncomingMessage(
                 user=user,
                 thread=row.thread,
-                agent=await self._agents.choose(row.agent),
+                agent=agent,
                 content=asked.content,
                 metadata=asked.metadata,
                 on_active=body.on_active,
@@ -148,10 +169,11 @@ class Commands:
                 fingerprint=fingerprint,
                 retry_of=run,
             )
-        except RunwireError:
+        except RunwireError as error:
             # As with a message: what was accepted once is answered alike, though the first run may be gone by now.
             earlier = await self._storage.runs.sent(user, key, fingerprint) if key is not None else None
             if earlier is None:
+                self._count(error)
                 raise
             return earlier
         return await self._storage.runs.send(message)
@@ -174,6 +196,10 @@ class Commands:
         self._bus.publish(deleted)
         if stopped:
             self._bus.publish(_SIGNALS)
+
+    def _count(self, error: RunwireError) -> None:
+        if isinstance(error, NotAdmitted):
+            self._metrics.refused.labels(reason=error.reason).inc()
 
     def _tell(self, committed: Iterable[Committed]) -> None:
         for segment in committed:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from runwire.errors import Unavailable
 from runwire.gateway.commands import Commands
 from runwire.gateway.offered import OfferedAgents
+from runwire.gateway.queue import Queue
 from runwire.gateway.subscription import Subscriptions
 from runwire.gateway.tail import Tail
 from runwire.storage.base import Storage
@@ -25,6 +26,7 @@ class Desk:
     storage: Storage
     tail: Tail
     agents: OfferedAgents
+    queue: Queue
     commands: Commands
     subscriptions: Subscriptions
 

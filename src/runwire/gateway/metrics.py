@@ -39,6 +39,21 @@ class Metrics:
         self.threads = Gauge("gateway_tail_threads", "Threads with a listener.", registry=self.registry)
         self.loop_lag = Gauge("gateway_loop_lag_seconds", "Lag of the event loop.", registry=self.registry)
         self.is_full = Gauge("gateway_full", "1 while nobody new is let in.", registry=self.registry)
+        self.queued = Gauge(
+            "gateway_queued_runs",
+            "Runs that wait for a worker, one over the limit at most; per database.",
+            ["database"],
+            registry=self.registry,
+        )
+        self.queue_age = Gauge(
+            "gateway_queue_age_seconds",
+            "How long the oldest of them has waited.",
+            ["database"],
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            "gateway_refused_sends", "Messages refused for want of room.", ["reason"], registry=self.registry
+        )
         self.bus_age = Gauge("gateway_bus_beacon_age_seconds", "Age of the last beacon heard.", registry=self.registry)
         self.closes = Counter("gateway_closes", "Sockets ended by the server.", ["code"], registry=self.registry)
         self.revocations = Histogram(

@@ -220,7 +220,8 @@ class Runs(Protocol):
 
         Not counted: what waits behind another run of its thread, is parked or woken, is over its user's limit, or is
         held. A run waits since nothing else was in its way, as far as its thread and its user's `user_limit` runs
-        before it tell: rather too short a time than too long. Of a user's queued runs the first 100 are looked at.
+        before it tell: rather too short a time than too long. Of a user's queued runs no more than the first
+        `2 * user_limit` need be looked at.
 
         Args:
             limit: how many runs, and on SQLite users, are looked at, at most.

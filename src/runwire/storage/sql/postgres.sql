@@ -210,8 +210,9 @@ SELECT * FROM runwire_cancel($1, $2, $3, $4, $5, $6, $7, $8)
 SELECT * FROM runwire_claim($1, $2, $3, $4, $5, $6, $7, runwire_now() < $8::bigint, $9)
 
 -- As many runs ($1) as a worker with room would take at once, and since when they wait, by agent. It steps from user to
--- user through the index of queued runs, as far as the limit; of each at most 100 are looked at. What was in a run's way,
--- its thread's run before it or the user's limit ($2), has ended since.
+-- user through the index of queued runs, as far as the limit; of each few are looked at. What was in a run's way,
+-- its thread's run before it or the user's limit ($2), has ended since. (Single values, each the first of an order: the
+-- planner makes no joins of them, which would walk through all there is; `runwire_is_next`, ten thousand times, is slow.)
 -- name: waiting_runs
 WITH RECURSIVE people (key) AS (
   (SELECT q.user_key FROM run q WHERE q.status = 'queued' ORDER BY q.user_key LIMIT 1)
@@ -228,9 +229,12 @@ SELECT w.agent, count(*) AS runs, runwire_now() - min(w.since) AS waited_ms FROM
   FROM people p CROSS JOIN LATERAL (
     SELECT q.key, q.user_key, q.thread_key, q.agent, q.created_at FROM (
       SELECT f.key, f.user_key, f.thread_key, f.agent, f.created_at FROM run f
-      WHERE f.user_key = p.key AND f.status = 'queued' ORDER BY f.user_key, f.key LIMIT 100
+      WHERE f.user_key = p.key AND f.status = 'queued' ORDER BY f.user_key, f.key LIMIT 2 * $2
     ) q
-    WHERE runwire_is_next(q.thread_key, q.key)
+    WHERE (SELECT a.key FROM run a WHERE a.thread_key = q.thread_key AND a.status IN ('running', 'waiting')
+        ORDER BY a.thread_key LIMIT 1) IS NULL
+      AND q.key = (SELECT o.key FROM run o WHERE o.thread_key = q.thread_key AND o.status = 'queued'
+        ORDER BY o.thread_key, o.key LIMIT 1)
     LIMIT greatest(0, $2 - (SELECT count(*) FROM run a WHERE a.user_key = p.key AND a.status = 'running'))
   ) n
   WHERE p.key IS NOT NULL LIMIT $1

@@ -340,7 +340,7 @@ SELECT key FROM (
 WHERE place + active <= ?1
 ORDER BY place, turn, key LIMIT ?2
 
--- As many runs (?1) as a worker with room would take at once, and since when they wait, by agent. Of each user at most 100
+-- As many runs (?1) as a worker with room would take at once, and since when they wait, by agent. Of each user few
 -- queued runs are looked at; what was in a run's way, its thread's run before it or the user's limit (?2), has ended since.
 -- name: waiting_runs
 WITH RECURSIVE people (user_key) AS (
@@ -362,7 +362,7 @@ SELECT agent, count(*), min(since) FROM (
     FROM people JOIN run r ON r.key IN (
       SELECT few.key FROM (
         SELECT f.key, f.thread_key FROM run f WHERE f.user_key = people.user_key AND f.status = 'queued'
-        ORDER BY f.key LIMIT 100) few
+        ORDER BY f.key LIMIT 2 * ?2) few
       WHERE NOT EXISTS (SELECT 1 FROM run a WHERE a.thread_key = few.thread_key AND a.status IN ('running', 'waiting'))
         AND NOT EXISTS (SELECT 1 FROM run o WHERE o.thread_key = few.thread_key AND o.status = 'queued' AND o.key < few.key)
       ORDER BY few.key LIMIT ?2)
