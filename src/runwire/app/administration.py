@@ -11,6 +11,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from runwire.app.erasing import ErasureVerbs
+from runwire.app.reconcile import ReconcileVerbs
 from runwire.auth.service import users
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Settings
@@ -182,6 +184,8 @@ class Verbs:
             "storage_trim": self.storage_trim,
             "member_list": self.member_list,
             "where": self.where,
+            **ErasureVerbs(self._storages, self._bus).table(),
+            **ReconcileVerbs(self._storages).table(),
         }
 
     async def user_add(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runwire.cli import accounts, check, cluster, listen, members, migrate, project, serve, storage
+from runwire.cli import accounts, check, cluster, doctor, listen, members, migrate, project, serve, storage
 
 __all__ = ["app"]
 
@@ -30,4 +30,5 @@ app.command("migrate")(migrate.migrate)
 app.command("version")(project.version)
 app.add_typer(accounts.user, name="user", help="Add, list and disable users.")
 app.add_typer(accounts.token, name="token", help="Create API keys.")
+app.add_typer(doctor.doctor, name="doctor", help="Whether what should agree does.")
 app.add_typer(storage.storage, name="storage", help="Figures, compaction, backup, export and import of the database.")

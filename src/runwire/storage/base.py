@@ -27,6 +27,7 @@ from runwire.storage.base_auth import (
     UserRow,
     UserStatus,
 )
+from runwire.storage.base_erasure import Erased, Erasure
 from runwire.storage.base_log import (
     MAX_BATCH_EVENTS,
     AlreadyStored,
@@ -92,6 +93,8 @@ __all__ = [
     "Claim",
     "Committed",
     "Compacted",
+    "Erased",
+    "Erasure",
     "EventLog",
     "Fenced",
     "Head",
@@ -288,6 +291,11 @@ class Storage(Protocol):
     @property
     def members(self) -> Members:
         """The processes that serve this database, and their agents."""
+        ...
+
+    @property
+    def erasure(self) -> Erasure:
+        """The end of a person's data."""
         ...
 
     @property

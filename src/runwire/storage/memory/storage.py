@@ -7,6 +7,7 @@ from typing import Final
 
 from runwire.errors import Unavailable
 from runwire.storage.base import AuthStore
+from runwire.storage.memory.erasure import MemoryErasure
 from runwire.storage.memory.log import MemoryEventLog
 from runwire.storage.memory.members import MemoryMembers
 from runwire.storage.memory.people import MemoryPeople
@@ -32,6 +33,7 @@ class MemoryStorage:
         self.threads: Final = MemoryThreads(self._state)
         self.people: Final = MemoryPeople(self._state)
         self.members: Final = MemoryMembers(self._state)
+        self.erasure: Final = MemoryErasure(self._state)
         self.upkeep: Final = MemoryUpkeep(self._state)
 
     @property

@@ -7,6 +7,7 @@ from typing import Final
 from runwire.errors import Unavailable
 from runwire.storage.postgres.auth import PostgresAuthStore
 from runwire.storage.postgres.database import PostgresDatabase
+from runwire.storage.postgres.erasure import PostgresErasure
 from runwire.storage.postgres.log import PostgresEventLog
 from runwire.storage.postgres.members import PostgresMembers
 from runwire.storage.postgres.runs import PostgresRuns
@@ -29,6 +30,7 @@ class PostgresStorage:
         self.threads: Final = PostgresThreads(database)
         self.auth: Final = PostgresAuthStore(database)
         self.members: Final = PostgresMembers(database)
+        self.erasure: Final = PostgresErasure(database)
         self.upkeep: Final = PostgresUpkeep(database)
 
     @classmethod

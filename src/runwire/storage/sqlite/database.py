@@ -79,6 +79,18 @@ class SqliteDatabase:
         self._writer.put(job)
         return await job.future
 
+    async def alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Execute `work` in the writer thread outside of any transaction, for what SQLite does nowhere else.
+
+        All writes wait meanwhile.
+
+        Raises:
+            Unavailable: in place of every `sqlite3.Error`; also when 5,000 writes wait.
+        """
+        job = Job(work, is_alone=True)
+        self._writer.put(job)
+        return await job.future
+
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Execute `work` in a reader thread, in one read transaction, and return its value.
 

@@ -17,11 +17,14 @@ T = TypeVar("T")
 class Job(Generic[T]):
     """One call of `read` or `write`: made in a loop, executed in a thread, settled in that loop."""
 
-    __slots__ = ("checks_references", "error", "future", "loop", "value", "work")
+    __slots__ = ("checks_references", "error", "future", "is_alone", "loop", "value", "work")
 
-    def __init__(self, work: Callable[[sqlite3.Connection], T], *, checks_references: bool = True) -> None:
+    def __init__(
+        self, work: Callable[[sqlite3.Connection], T], *, checks_references: bool = True, is_alone: bool = False
+    ) -> None:
         self.work = work
         self.checks_references = checks_references
+        self.is_alone = is_alone  # outside of any transaction
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
         self.value: T | None = None

@@ -10,6 +10,7 @@ from typing import Final
 from runwire.storage.sql import load
 from runwire.storage.sqlite.auth import SqliteAuthStore
 from runwire.storage.sqlite.database import SqliteDatabase
+from runwire.storage.sqlite.erasure import SqliteErasure
 from runwire.storage.sqlite.log import SqliteEventLog
 from runwire.storage.sqlite.members import SqliteMembers
 from runwire.storage.sqlite.runs import SqliteRuns
@@ -33,6 +34,7 @@ class SqliteStorage:
         self.threads: Final = SqliteThreads(database)
         self.auth: Final = SqliteAuthStore(database)
         self.members: Final = SqliteMembers(database)
+        self.erasure: Final = SqliteErasure(database)
         self.upkeep: Final = SqliteUpkeep(database)
         self._proved_at_s = float("-inf")
 

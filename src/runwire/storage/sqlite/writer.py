@@ -21,7 +21,7 @@ __all__ = ["MAX_GROUP", "MAX_QUEUED", "Writer"]
 MAX_GROUP: Final = 500  # jobs of one commit; reference/performance §3c: larger groups gain nothing
 MAX_QUEUED: Final = 5_000  # ten groups: beyond it the disk is not keeping up
 
-_CHECKS: Final = attrgetter("checks_references")
+_KIND: Final = attrgetter("checks_references", "is_alone")
 _SQL: Final = load("sqlite.sql")
 _log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Writer:
         while is_open:
             group, is_open = self._take_group()
             # In order, and each kind by itself: nobody's work loses the check because another job needs none.
-            for _, alike in groupby(group, key=_CHECKS):
+            for _, alike in groupby(group, key=_KIND):
                 self._commit(jobs := list(alike))
                 deliver(jobs)
         self._connection.close()
@@ -88,6 +88,10 @@ class Writer:
     def _commit(self, group: list[Job[Any]]) -> None:
         """Execute jobs that are alike in what is checked in one transaction; then every outcome stands in its job."""
         if not group:
+            return
+        if group[0].is_alone:
+            for job in group:
+                job.execute(self._connection)
             return
         try:
             self._check_references(group[0].checks_references)

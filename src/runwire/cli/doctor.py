@@ -1,0 +1,54 @@
+"""`runwire doctor …`: whether what should agree does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any, Final
+
+import typer
+
+from runwire import app
+from runwire.cli.accounts import DataDir
+from runwire.settings import load
+
+__all__ = ["doctor"]
+
+doctor = typer.Typer(no_args_is_help=True)
+
+_WORDS: Final = {
+    "no_account": ("there is no account of this id", "quarantined; nothing was deleted"),
+    "account_is_back": ("quarantined, but there is an account", "released"),
+    "not_erased": ("the account is deleted, what belonged to it is still there", "erased"),
+}
+
+
+@doctor.command("auth-sync")
+def auth_sync(
+    data_dir: DataDir = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Quarantine people without an account; finish erasures. See the how-to.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Compare accounts with the people that the backend has met; status 1 if a difference is left."""
+    settings = load({"data_dir": data_dir}, serves=False).settings
+    found = asyncio.run(app.reconcile(settings, repairs=repair, say=lambda line: typer.echo(line, err=True)))
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        _show(found)
+    left = found["has_more"] or not all(difference["is_repaired"] for difference in found["differences"])
+    if left:
+        raise typer.Exit(1)
+
+
+def _show(found: dict[str, Any]) -> None:
+    for difference in found["differences"]:
+        what, done = _WORDS[difference["kind"]]
+        typer.echo(f"{difference['user']}\t{what}" + (f"\t{done}" if difference["is_repaired"] else ""))
+    more = "or more " if found["has_more"] else ""
+    typer.echo(
+        f"{len(found['differences'])} {more}differences between {found['accounts']} accounts and {found['people']}"
+        f" people met; {found['quarantined']} quarantined"
+    )
