@@ -51,11 +51,17 @@ async def gather(attempt: Attempt, place: Place, works: Sequence[Awaitable[Any]]
                     for each in branches
                 }
             )
-    for each in branches:
-        # In the order of the branches and not of time, or a replay, which has no time, would raise another one.
-        if each.raised is not None and (each.is_unwound or not return_exceptions or not _is_result(each.raised)):
-            raise each.raised
-    return [each.value if each.raised is None else each.raised for each in branches]
+    try:
+        for each in branches:
+            # In the order of the branches and not of time, or a replay, which has no time, would raise another one.
+            if each.raised is not None and (each.is_unwound or not return_exceptions or not _is_result(each.raised)):
+                raise each.raised
+        return [each.value if each.raised is None else each.raised for each in branches]
+    finally:
+        # What was raised knows the frames it went through, and they know the branches: the ended run would wait for
+        # the collector with all that it has read.
+        for each in branches:
+            each.raised = None
 
 
 def close_all(works: Sequence[object]) -> None:

@@ -48,6 +48,16 @@ async def _raises(ctx: Context, message: str) -> str:
     raise ValueError(message)
 
 
+async def _raises_in_branches(ctx: Context, message: str) -> str:
+    async def branch(error: type[Exception]) -> str:
+        await ctx.thinking(message)
+        raise error(message)
+
+    found = await ctx.gather(branch(KeyError), branch(ValueError), return_exceptions=True)
+    del found  # with what was raised in the frames of this agent: its own cycle, not ours
+    return str(await ctx.gather(branch(KeyError), branch(ValueError)))
+
+
 async def _hangs(ctx: Context, message: str) -> str:
     await ctx.message("here")
     await asyncio.sleep(3600)
@@ -82,6 +92,7 @@ async def _lose(b: Bench, run: str) -> None:
 _WAYS: dict[str, tuple[Callable[[Context, str], Awaitable[str]], Callable[[Bench, str], Awaitable[None]]]] = {
     "ends": (_golden, _end),
     "raises": (_raises, _end),
+    "raises in branches": (_raises_in_branches, _end),
     "is cancelled": (_hangs, _cancel),
     "is lost": (_hangs, _lose),
 }
