@@ -208,7 +208,7 @@ def public_jwk(kid: str, key: ECKey) -> dict[str, str]:
 
 
 def read_jwks(document: bytes) -> PublicKeys:
-    """Read the usable keys of a JWKS (RFC 7517 §5): EC, P-256, with a kid; others are skipped.
+    """Read the usable keys of a JWKS (RFC 7517 §5): EC, P-256, with a kid, for ES256; others are skipped.
 
     Raises:
         ValueError: this is no JWKS, or it has no usable key: keep the last good one.
@@ -219,6 +219,8 @@ def read_jwks(document: bytes) -> PublicKeys:
         kid = entry.get("kid")
         if not isinstance(kid, str) or entry.get("kty") != "EC" or entry.get("crv") != "P-256":
             continue
+        if entry.get("use", "sig") != "sig" or entry.get("alg", ALGORITHM) != ALGORITHM:
+            continue  # RFC 7517 §4.2 and §4.4: a key for something else proves nothing here
         try:
             keys[kid] = _ec_key(entry, names=("kty", "crv", "x", "y"))
         except (JoseError, ValueError, TypeError):

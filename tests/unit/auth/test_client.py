@@ -12,7 +12,7 @@ from typing import Any, cast
 import httpx2
 import pytest
 from joserfc.jwk import ECKey
-from tests.unit.auth.corpus import corpus, signed
+from tests.jwt.corpus import Mint, corpus, signed
 from tests.unit.auth.house import SECRET, House, Kind, all_at_once, open_house, withdrawn
 
 from runwire.auth import tokens
@@ -178,7 +178,7 @@ def test_an_api_key_proves_who_until_its_end(in_house: Suite) -> None:
 def test_the_corpus_is_refused_through_the_client_with_one_answer(in_house: Suite) -> None:
     async def check(house: House) -> None:
         (row,) = await house.store.signing_keys()
-        attacks = corpus(tokens.read_signing_key(row.private_jwk))
+        attacks = corpus(Mint(key=tokens.read_signing_key(row.private_jwk)))
         answers = [await refusal_of(house.client.authenticate(token)) for token in attacks.values()]
         assert {(isinstance(a, Unauthenticated), a.code, a.message) for a in answers} == {
             (True, "unauthenticated", "This credential is not valid; sign in again.")

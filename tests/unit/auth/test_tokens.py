@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey
-from tests.unit.auth.corpus import AUDIENCE, ISSUER, KID, NOW_S, claims, corpus, signed
+from tests.jwt.corpus import AUDIENCE, ISSUER, KID, NOW_S, Mint, claims, corpus, signed
 
 from runwire.auth import tokens
 from runwire.errors import Unauthenticated
 
 KEY = tokens.read_signing_key(tokens.new_signing_key(KID))
 KEYS = {KID: KEY}
-CORPUS = corpus(KEY)
+CORPUS = corpus(Mint(key=KEY))
 REFUSAL = "This credential is not valid; sign in again."
 
 
