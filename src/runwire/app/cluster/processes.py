@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from runwire.errors import Unavailable
+from runwire.errors import ConfigurationError
 
 __all__ = ["Began", "Kept", "Say"]
 
@@ -106,7 +106,7 @@ class Kept:
             self._say(self.name, line)
         self._last.clear()
         if status == _MISCONFIGURED:
-            raise Unavailable(f"{self.name} cannot run with these settings; what it says is above.")
+            raise ConfigurationError([f"{self.name} cannot run with these settings; what it says is above."])
         self._say(self.name, f"ended ({_named(status)}); it is started again")
 
     async def _once(self) -> int:

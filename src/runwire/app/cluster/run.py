@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from runwire.app.cluster.roster import Roster
 from runwire.app.cluster.services import LocalPostgres, free_port, local_redis
 from runwire.app.local import sign_in_link
 from runwire.app.together import together
-from runwire.errors import Unavailable
+from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Loaded, load
 from runwire.storage.open import migrate_storage
 
@@ -52,7 +53,8 @@ async def run_cluster(loaded: Loaded, layout: Layout, *, say: Say, ready: Callab
         ready: called once with the lines that say how to reach it.
 
     Raises:
-        ConfigurationError: PostgreSQL is missing, or this folder's cluster runs.
+        ConfigurationError: PostgreSQL is missing, this folder's cluster runs, a gateway's port is taken, or a process
+            cannot run with these settings.
         Unavailable: something did not start.
     """
     stopping = asyncio.Event()
@@ -63,7 +65,8 @@ async def run_cluster(loaded: Loaded, layout: Layout, *, say: Say, ready: Callab
     await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
     roster = Roster(folder, say=say)
     with roster.held():
-        await roster.end_left()
+        await roster.end_left()  # of whom the ports may be
+        _check_ports(layout)
         await _run(loaded, layout, folder, roster, stopping, say=say, ready=ready)
 
 
@@ -173,6 +176,22 @@ def _roles(
         *(kept(f"gateway{n + 1}", "gateway", port) for n, port in enumerate(ports)),
         *(kept(f"worker{n + 1}", "worker", 0, *agents) for n in range(layout.workers)),
     ]
+
+
+def _check_ports(layout: Layout) -> None:
+    """See that gateways can listen, before a database is made. Raises ConfigurationError, naming all that are taken."""
+    faults: list[str] = []
+    for port in range(layout.port, layout.port + layout.gateways):
+        with socket.socket() as probe:
+            # As the server will: what is only in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                what = f"cannot listen on 127.0.0.1:{port} ({error.strerror})"
+                faults.append(f"port: {what}; gateways take {layout.gateways} in a row: choose others with --port.")
+    if faults:
+        raise ConfigurationError(faults)
 
 
 def _plain(value: Any) -> Any:
