@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import websockets
-from tests.cluster.deployment import Cluster, RoleProcess
+from tests.cluster.deployment import SECRET, Cluster, RoleProcess
 from tests.cluster.screen import Screen, assert_same
 from tests.outside import FIVE, Outside, assert_one_run, http, text_of
 
@@ -171,6 +171,21 @@ async def test_processes_without_sockets_answer_for_their_health_and_nothing_els
             await websockets.connect(process.url.replace("http", "ws", 1) + "/v1/ws")
     status, _ = await asyncio.to_thread(http, "GET", f"{cluster.workers[0].url}/.well-known/jwks.json")
     assert status == 404
+
+
+async def test_what_a_token_is_good_for_no_gateway_asks_for_others(cluster: Cluster) -> None:
+    """Also of who knows the secret: an address that everybody reaches is no place to try one."""
+    key = await cluster.key("ada")
+    for path, body, found in (
+        ("/auth/introspect", {"token": key}, "active"),
+        ("/internal/introspect", {"keys": [key]}, "items"),
+    ):
+        at_its_own = await asyncio.to_thread(http, "POST", cluster.auths[0].url + path, body, token=SECRET)
+        assert at_its_own[0] == 200
+        assert at_its_own[1][found]
+        status, answer = await asyncio.to_thread(http, "POST", cluster.gateways[0].url + path, body, token=SECRET)
+        assert status in (404, 405), answer
+        assert found not in answer
 
 
 async def ready(process: RoleProcess) -> tuple[int, Any]:

@@ -35,6 +35,8 @@ _ASKED_WITH: Final = ("authorization", "content-type", "origin", "accept", "user
 _ANSWERED_WITH: Final = ("content-type", "cache-control", "retry-after", "www-authenticate", "allow")
 # Nothing that could mean another path at the other end: no escapes, and no dots alone (looked at apart).
 _PATH: Final = re.compile(r"/[A-Za-z0-9_.~-]+(?:/[A-Za-z0-9_.~-]+)*/?")
+# What only backends ask, with the service secret: they know the service's own address, and nobody tries secrets here.
+_BACKENDS_ONLY: Final = ("/auth/introspect", "/internal")
 # Not TRACE: a proxy on the way would answer with all that it was sent, the secret too.
 _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _BODY_BYTES: Final = 16_384  # the service takes no more
@@ -74,6 +76,8 @@ class Forward:
     async def _ask(self, request: Request) -> Response:
         path = request.scope["path"]
         if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+            raise NotFound("There is nothing here.")
+        if any(f"{path}/".startswith(f"{root}/") for root in _BACKENDS_ONLY):
             raise NotFound("There is nothing here.")
         if request.method not in _METHODS:
             refused = problem(ProtocolError("No path here takes this method."), status=405)

@@ -127,6 +127,22 @@ async def test_a_path_that_could_mean_another_there_is_not_asked_for(path: str) 
     assert asked == []
 
 
+@pytest.mark.parametrize("path", ["/auth/introspect", "/auth/introspect/", "/internal/introspect", "/internal"])
+async def test_what_only_backends_ask_is_not_asked_for(path: str) -> None:
+    """They know the service's own address; who comes here with a service secret is trying one."""
+    asked: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        return httpx2.Response(200, json={"active": True})
+
+    async with gateway(answer) as people:
+        got = await people.post(path, headers={"authorization": f"Bearer {SECRET}"}, data={"token": "rwk_x"})
+        assert (got.status_code, got.json()["code"]) == (404, "not_found")
+        assert asked == []
+        assert (await people.post("/auth/introspection")).status_code == 200, "another path"
+
+
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "TRACK", "X-OTHER"])
 async def test_method_that_a_proxy_may_answer_with_what_it_was_sent_is_not_forwarded(method: str) -> None:
     def echo(request: httpx2.Request) -> httpx2.Response:

@@ -154,14 +154,13 @@ def _well_known(keyring: Keyring, settings: AuthSettings) -> APIRouter:
 
     @router.get("/.well-known/oauth-authorization-server", response_class=Response)
     async def metadata() -> Response:
-        """Say what this service offers (RFC 8414)."""
+        """Say what this service offers (RFC 8414) at the public address: introspection is for backends, at its own."""
         base = settings.issuer.rstrip("/")
         return _json(
             {
                 "issuer": settings.issuer,
                 "token_endpoint": f"{base}/auth/token",
                 "revocation_endpoint": f"{base}/auth/revoke",
-                "introspection_endpoint": f"{base}/auth/introspect",
                 "jwks_uri": f"{base}/.well-known/jwks.json",
                 "grant_types_supported": ["refresh_token"],
                 "response_types_supported": [],
