@@ -15,9 +15,9 @@ READS = 2.0  # of the database, for each subscription of a small crowd, where wh
 READS_OF_MANY = 0.5  # of a large one: what is asked at once is asked together
 
 
-async def storm(cluster: Cluster, count: int, *, people: int) -> dict[str, float]:
+async def storm(cluster: Cluster, count: int, *, people: int, with_keys: bool = False) -> dict[str, float]:
     """Connect a crowd, drop it, and say what that cost."""
-    crowd = await Crowd.of(cluster, count, people=people)
+    crowd = await Crowd.of(cluster, count, people=people, with_keys=with_keys)
     async with crowd.connected():
         other = cluster.gateways[1]
         await reads(crowd)  # what the coming of all has cost is counted by then
@@ -48,12 +48,15 @@ async def test_a_crowd_that_lost_its_gateway_is_back_soon_and_costs_two_reads_ea
 
 @pytest.mark.campaign
 @pytest.mark.timeout(300)
-async def test_three_thousand_are_back_within_fifteen_seconds(postgres_server: PostgresServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_keys", [False, True], ids=["tokens", "keys"])
+async def test_three_thousand_are_back_within_fifteen_seconds(
+    postgres_server: PostgresServer, tmp_path: Path, with_keys: bool
+) -> None:
     url = await postgres_server.create_database()
     cluster = Cluster(tmp_path, url, agents=ROLE_AGENTS, workers=1)
     await cluster.start()
     try:
-        figures = await storm(cluster, 3_000, people=300)
+        figures = await storm(cluster, 3_000, people=300, with_keys=with_keys)
         assert figures["last_s"] <= BACK_S
         assert figures["reads"] <= READS_OF_MANY
         assert figures["kib_each"] <= 64
