@@ -29,9 +29,11 @@ __all__ = ["Count", "Result", "Spec", "frame", "run"]
 EVENT: Final = b'"op":"event"'
 _WELCOME: Final = b'"op":"welcome"'
 _FAILED: Final = b'"type":"agent_failed"'
+_REFUSED: Final = b'"ok":false'
 _CLOCK: Final = re.compile(rb'"value":(\d{8,})\}')
 _THREAD: Final = re.compile(rb'"thread":"(th_\w+)"')
 _AT_ONCE: Final = 50  # upgrades under way at a time
+_AGAIN_S: Final = 0.5  # after a refusal: a node whose loop lags takes on nothing new for a moment
 _LEFT_S: Final = 0.1  # what a server still does after the last event is counted too
 _CONNECT_S: Final = 60.0
 _PONG_S: Final = (
@@ -65,6 +67,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     events: int
     received_bytes: int
+    refused: int = 0  # sends, each repeated later
     wall_ns: int  # from the first command to the last event
     server_ns: int  # CPU time of the server's process tree meanwhile
     client_ns: int  # CPU time of this process meanwhile
@@ -159,6 +162,11 @@ class _Connection(asyncio.Protocol):
         self._sent_ns = time.monotonic_ns()
         self._transport.write(frame(self._command))
 
+    def _send_again(self) -> None:
+        # The clock goes on: whoever was refused has waited.
+        if self._transport:
+            self._transport.write(frame(self._command))
+
     def show_life(self) -> None:
         """Send what keeps the connection open."""
         if self._transport:
@@ -198,6 +206,9 @@ class _Connection(asyncio.Protocol):
             self._look(data)
         if _FAILED in data and not self.done.done():
             self.done.set_exception(ConnectionError(f"A run failed: {data[-400:]!r}"))
+        if _REFUSED in data:
+            load.refused += 1
+            load.loop.call_later(_AGAIN_S, self._send_again)
         self._left -= found if self._ends is None else self._ends.feed(data)
         if self._left <= 0 < self._sent_ns:
             self._end()
@@ -240,6 +251,7 @@ class _Load:
         self.spec = spec
         self.loop = asyncio.get_running_loop()
         self.events = 0
+        self.refused = 0
         self.received_bytes = 0
         self.latencies_ns: list[int] = []
         self.firsts_ns: list[int] = []
@@ -269,6 +281,7 @@ class _Load:
         return Result(
             events=self.events,
             received_bytes=self.received_bytes,
+            refused=self.refused,
             wall_ns=wall_ns,
             server_ns=server_ns,
             client_ns=client_ns,
@@ -316,7 +329,9 @@ class _Load:
                     await connection.done
         except TimeoutError:
             wanted = spec.connections * spec.sends * spec.events
-            raise TimeoutError(f"{self.events} of {wanted} events came within {spec.deadline_s:.0f} s.") from None
+            raise TimeoutError(
+                f"{self.events} of {wanted} events came within {spec.deadline_s:.0f} s, {self.refused} refusals."
+            ) from None
 
 
 def _quantiles(values_ns: list[int]) -> dict[str, float]:
