@@ -16,14 +16,15 @@ import hmac
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey
+from joserfc.jwa import JWSAlgModel
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from runwire.errors import Unauthenticated
 
@@ -34,9 +35,12 @@ __all__ = [
     "MAX_LIFETIME_S",
     "AccessToken",
     "ApiKey",
+    "ForeignToken",
     "PublicKeys",
     "RefreshToken",
+    "Rules",
     "UnknownKid",
+    "claimed_issuer",
     "is_api_key",
     "mint",
     "mint_api_key",
@@ -50,6 +54,7 @@ __all__ = [
     "read_signing_key",
     "secret_hash",
     "verify",
+    "verify_foreign",
 ]
 
 ALGORITHM: Final = "ES256"
@@ -59,6 +64,9 @@ MAX_LIFETIME_S: Final = 3600  # a token that claims to live longer is refused: v
 
 _TYPE = "at+jwt"
 _HEADER_NAMES = frozenset({"alg", "typ", "kid"})  # exactly these: no jwk, jku, x5u, crit, b64
+_IGNORED_NAMES = frozenset({"x5t", "x5t#S256"})  # hashes of a certificate, which some issuers add and nobody reads
+_AUDIENCES = 16  # of a foreign token; ours has one
+_MIN_RSA_BITS, _MAX_RSA_BITS = 2048, 8192  # RFC 7518 §3.3; above, one signature costs milliseconds
 _MAX_DATE = 2**53  # beyond it a JSON number is no exact second any more
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SECRET_CHARS = 43  # 62**43 > 2**256
@@ -66,7 +74,7 @@ _CRC_CHARS = 6  # 62**6 > 2**32
 _API_KEY = re.compile(rf"rw_([0-9a-f]{{32}})_([0-9A-Za-z]{{{_SECRET_CHARS}}})([0-9A-Za-z]{{{_CRC_CHARS}}})", re.ASCII)
 _REFRESH = re.compile(rf"rwr_([0-9a-f]{{32}})_([1-9][0-9]{{0,9}})_([0-9A-Za-z]{{{_SECRET_CHARS}}})", re.ASCII)
 
-PublicKeys = Mapping[str, ECKey]
+PublicKeys = Mapping[str, ECKey | RSAKey | OKPKey]
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -85,6 +93,33 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     epo: Annotated[int, msgspec.Meta(ge=1)]  # the user's epoch when it was minted
     nbf: int | float | msgspec.UnsetType = msgspec.UNSET
+
+
+class ForeignToken(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of each kind of token of another issuer; all else is in its payload."""
+
+    iss: _Text
+    # ours, whoever else it is for
+    aud: _Text
+    exp: int | float  # at most `MAX_LIFETIME_S` after `iat`, whatever it says
+    iat: int | float
+    sub: _Text | None = None  # of a logout token there may be a `sid` alone
+    jti: _Text | None = None
+    sid: _Text | None = None
+    azp: _Text | None = None
+    nonce: _Text | None = None
+    nbf: int | float | msgspec.UnsetType = msgspec.UNSET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Whose tokens, for whom, of what kind and signed how. The defaults are those of our own."""
+
+    issuer: str  # the only accepted `iss`
+    audience: str  # the only accepted `aud`
+    algorithms: tuple[str, ...] = (ALGORITHM,)  # of one family: a key fits all of them or none
+    types: tuple[str, ...] = (_TYPE,)  # "" stands for a header without `typ`
+    is_foreign: bool = False  # taken for us, whoever else it is for, and as ending in time, however long it says
 
 
 class UnknownKid(Unauthenticated):
@@ -116,19 +151,61 @@ def verify(token: str, keys: PublicKeys, *, issuer: str, audience: str, now_s: f
         UnknownKid: well-formed, but signed by a key that is not in `keys`.
         Unauthenticated: anything else; always the same sentence.
     """
+    return _verified(token, keys, Rules(issuer=issuer, audience=audience), AccessToken, now_s=now_s)[0]
+
+
+def verify_foreign(
+    token: str, keys: PublicKeys, rules: Rules, *, now_s: float
+) -> tuple[ForeignToken, dict[str, object]]:
+    """Return the claims of a genuine, present token of another issuer, and its whole payload.
+
+    What it is good for is the caller's to look at: the claims that are particular to an access token, an ID token or
+    a logout token. Raises as `verify`.
+    """
+    return _verified(token, keys, rules, ForeignToken, now_s=now_s)
+
+
+def claimed_issuer(token: str) -> str | None:
+    """Return who a token says has issued it, to choose by whose rules it is verified; it proves nothing."""
+    segments = token.split(".")
+    if len(token) > MAX_CREDENTIAL_BYTES or len(segments) != 3:
+        return None
+    try:
+        issuer = _object(_decoded(segments[1])).get("iss")
+    except (ValueError, Unauthenticated):
+        return None
+    return issuer if isinstance(issuer, str) else None
+
+
+_Claims = TypeVar("_Claims", AccessToken, ForeignToken)
+
+
+def _verified(
+    token: str, keys: PublicKeys, rules: Rules, claims: type[_Claims], *, now_s: float
+) -> tuple[_Claims, dict[str, object]]:
     if len(token) > MAX_CREDENTIAL_BYTES:
         raise _refused()
     segments = token.split(".")
     if len(segments) != 3 or not all(_is_canonical(segment) for segment in segments):
         raise _refused()
-    key = keys.get(_kid(_object(_decoded(segments[0]))))
+    key = keys.get(_kid(_object(_decoded(segments[0])), rules))
     if key is None:
         raise _refused(UnknownKid)
     try:
-        payload = jws.deserialize_compact(token, key, algorithms=[ALGORITHM]).payload
+        payload = jws.deserialize_compact(token, key, registry=_Algorithms(algorithms=rules.algorithms)).payload
     except (JoseError, ValueError):
         raise _refused() from None
-    return _checked(_object(payload), issuer=issuer, audience=audience, now_s=now_s)
+    said = _object(payload)
+    return _checked(said, rules, claims, now_s=now_s), said
+
+
+class _Algorithms(jws.JWSRegistry):
+    """Those of some rules. `EdDSA` is no reason for a warning: issuers still call Ed25519 so (RFC 9864 §2.2)."""
+
+    def get_alg(self, name: str) -> JWSAlgModel:
+        if name == "EdDSA" and name in (self.allowed or ()):
+            return self.algorithms[name]
+        return super().get_alg(name)
 
 
 def _is_canonical(segment: str) -> bool:
@@ -143,13 +220,22 @@ def _decoded(segment: str) -> bytes:
     return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
 
 
-def _kid(header: dict[str, object]) -> str:
+def _kid(header: dict[str, object], rules: Rules) -> str:
+    if rules.is_foreign:
+        header = _plain(header)
     kid = header.get("kid")
-    if header.keys() != _HEADER_NAMES or header["alg"] != ALGORITHM or header["typ"] != _TYPE:
+    if header.keys() != _HEADER_NAMES or header["alg"] not in rules.algorithms or header["typ"] not in rules.types:
         raise _refused()
     if not isinstance(kid, str):
         raise _refused()
     return kid
+
+
+def _plain(header: dict[str, object]) -> dict[str, object]:
+    """Return another issuer's header as we write ours: with a `typ`, in its short spelling (RFC 7515 §4.1.9)."""
+    kept = {name: value for name, value in header.items() if name not in _IGNORED_NAMES}
+    named = kept.get("typ", "")
+    return {**kept, "typ": named.lower().removeprefix("application/") if isinstance(named, str) else named}
 
 
 def _object(raw: bytes) -> dict[str, object]:
@@ -174,9 +260,22 @@ def _no_constant(name: str) -> object:
     raise ValueError(name)
 
 
-def _checked(payload: dict[str, object], *, issuer: str, audience: str, now_s: float) -> AccessToken:
+def _fitted(payload: dict[str, object], audience: str) -> dict[str, object]:
+    """Return another issuer's payload as one for us alone that ends in time, if it is for us at all."""
+    fitted = dict(payload)
+    audiences, issued_at, ends_at = payload.get("aud"), payload.get("iat"), payload.get("exp")
+    if isinstance(audiences, list) and len(audiences) <= _AUDIENCES and audience in audiences:
+        fitted["aud"] = audience
+    if isinstance(issued_at, int | float) and isinstance(ends_at, int | float) and issued_at < _MAX_DATE:
+        # Revocations are remembered for as long as a token may live, and no longer.
+        fitted["exp"] = min(ends_at, issued_at + MAX_LIFETIME_S)
+    return fitted
+
+
+def _checked(payload: dict[str, object], rules: Rules, shape: type[_Claims], *, now_s: float) -> _Claims:
+    issuer, audience = rules.issuer, rules.audience
     try:
-        claims = msgspec.convert(payload, AccessToken)
+        claims = msgspec.convert(_fitted(payload, audience) if rules.is_foreign else payload, shape)
     except (msgspec.ValidationError, OverflowError):
         raise _refused() from None
     starts = claims.iat if claims.nbf is msgspec.UNSET else max(claims.iat, claims.nbf)
@@ -207,27 +306,56 @@ def public_jwk(kid: str, key: ECKey) -> dict[str, str]:
     return {**shown, "kid": kid, "use": "sig", "alg": ALGORITHM}
 
 
-def read_jwks(document: bytes) -> PublicKeys:
-    """Read the usable keys of a JWKS (RFC 7517 §5): EC, P-256, with a kid, for ES256; others are skipped.
+def read_jwks(document: bytes, algorithms: Sequence[str] = (ALGORITHM,)) -> PublicKeys:
+    """Read the usable keys of a JWKS (RFC 7517 §5): those with a kid that fit the algorithms; others are skipped.
 
     Raises:
         ValueError: this is no JWKS, or it has no usable key: keep the last good one.
     """
-    jwks = msgspec.json.decode(document, type=dict[str, list[dict[str, object]]])
-    keys: dict[str, ECKey] = {}
-    for entry in jwks.get("keys", []):
+    jwks = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+    keys: dict[str, ECKey | RSAKey | OKPKey] = {}
+    for entry in msgspec.json.decode(jwks.get("keys", b"[]"), type=list[dict[str, object]]):
         kid = entry.get("kid")
-        if not isinstance(kid, str) or entry.get("kty") != "EC" or entry.get("crv") != "P-256":
+        if not isinstance(kid, str) or not _fits(entry, algorithms):
             continue
-        if entry.get("use", "sig") != "sig" or entry.get("alg", ALGORITHM) != ALGORITHM:
-            continue  # RFC 7517 §4.2 and §4.4: a key for something else proves nothing here
         try:
-            keys[kid] = _ec_key(entry, names=("kty", "crv", "x", "y"))
+            keys[kid] = _public_key(entry)
         except (JoseError, ValueError, TypeError):
             continue
     if not keys:
         raise ValueError("no usable key")
     return keys
+
+
+# RFC 7518 §3.1, RFC 9864: what a key must be to sign so.
+_KEY_OF: Final[Mapping[str, tuple[str, str | None]]] = {
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "EdDSA": ("OKP", "Ed25519"),
+    "Ed25519": ("OKP", "Ed25519"),
+    "RS256": ("RSA", None),
+    "PS256": ("RSA", None),
+}
+
+
+def _fits(entry: Mapping[str, object], algorithms: Sequence[str]) -> bool:
+    """Return whether a key may sign by one of the algorithms; RFC 7517 §4.2 and §4.4: unless it says otherwise."""
+    kind = (entry.get("kty"), entry.get("crv"))
+    named = entry.get("alg")
+    return entry.get("use", "sig") == "sig" and any(
+        _KEY_OF[algorithm] == kind for algorithm in algorithms if named is None or named == algorithm
+    )
+
+
+def _public_key(jwk: Mapping[str, object]) -> ECKey | RSAKey | OKPKey:
+    if jwk["kty"] == "EC":
+        return _ec_key(jwk, names=("kty", "crv", "x", "y"))
+    if jwk["kty"] == "OKP":
+        return OKPKey.import_key({name: str(jwk.get(name, "")) for name in ("kty", "crv", "x")})
+    bits = int.from_bytes(_decoded(str(jwk.get("n", "")))).bit_length()
+    if not _MIN_RSA_BITS <= bits <= _MAX_RSA_BITS:
+        raise ValueError("an RSA key of another size")
+    return RSAKey.import_key({name: str(jwk.get(name, "")) for name in ("kty", "n", "e")})
 
 
 def _ec_key(jwk: Mapping[str, object], *, names: tuple[str, ...]) -> ECKey:
