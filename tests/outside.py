@@ -128,6 +128,18 @@ class Outside:
             self.last[thread], self.log[thread] = answer["after"], answer["log"]
         return answer
 
+    async def subscribe_again(self, thread: str, **fields: Any) -> None:
+        """Subscribe as a screen does that comes back to what it follows, whatever has become of the server.
+
+        Raises:
+            TimeoutError: the database is away just now, the one good reason to refuse it: come back once more.
+        """
+        answer = await self.subscribe(thread, **fields)
+        if answer["op"] != "subscribed":
+            if answer["error"]["code"] != "unavailable":
+                raise Broken(f"a subscription that stood was refused: {answer}")
+            raise TimeoutError(answer["error"]["message"])
+
     def apply(self, frame: dict[str, Any]) -> dict[str, Any] | None:
         """Apply one frame by the rule; give the event if it was one."""
         match frame["op"]:

@@ -135,13 +135,8 @@ class Tab(Outside):
 
     async def _resubscribe(self) -> None:
         for thread in tuple(self._following):
-            answer = await self.subscribe(thread, view=self.view)
+            await self.subscribe_again(thread, view=self.view)
             self._search()
-            if answer["op"] != "subscribed":
-                # Nothing but a database that is away may refuse this.
-                if answer["error"]["code"] != "unavailable":
-                    raise Broken(f"a subscription that stood was refused: {answer}")
-                raise TimeoutError
 
     async def _listen(self) -> None:
         while True:

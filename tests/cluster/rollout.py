@@ -157,7 +157,7 @@ class Tab(Outside):
 
     async def _talk(self) -> None:
         if self._sent is not None:
-            await self.subscribe(self._sent["thread"])
+            await self.subscribe_again(self._sent["thread"])
         while True:
             if self._sent is None and not await self._say():
                 return

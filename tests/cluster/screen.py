@@ -73,7 +73,7 @@ class Screen(Outside):
         async with self.connected():
             self.connections += 1
             for thread in self._threads:
-                await self.subscribe(thread)
+                await self.subscribe_again(thread)
             while self.open:
                 frame = await self.frame(timeout_s=60)
                 if frame["op"] == "bye":

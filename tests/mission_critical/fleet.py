@@ -219,7 +219,7 @@ class Watch(Outside):
         async with self.connected():
             self.connections += 1
             for sent in self._sents:
-                await self.subscribe(sent["thread"])
+                await self.subscribe_again(sent["thread"])
             while self._wanted:
                 self.apply(await self.frame(timeout_s=120))
 
