@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket as sockets
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -153,13 +154,15 @@ async def test_200_reconnects_of_one_user_in_10_s_are_each_exact(target: Target)
 
 
 async def test_300_sockets_that_never_say_hello_are_ended_and_forgotten(target: Target) -> None:
-    """They are 4002 after 5 s (PROTOCOL §1), also those that stay silent about the close."""
+    """They are 4002 after 5 s (PROTOCOL §1), also those that stay silent about the close; one address has 250 of them."""
     async with AsyncExitStack() as stack:
         began_s = time.monotonic()
         opened = [await stack.enter_async_context(socket(target.port, None)) for _ in range(300)]
         async with asyncio.TaskGroup() as tasks:
             ends = [tasks.create_task(raw.ending()) for raw in opened]
-        assert {end.result() for end in ends} == {4002}
+        codes = Counter(end.result() for end in ends)
+        assert set(codes) <= {4002, 4029}, codes
+        assert codes[4002] >= 250, codes
         assert time.monotonic() - began_s < 3 * 5 + 5
 
 

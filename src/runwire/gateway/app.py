@@ -68,6 +68,7 @@ class GatewaySettings:
     max_queue_age_s: float = 60.0  # how long the oldest of an agent may wait, over which it takes none to that agent
     user_run_limit: int = 10  # active runs of a user; as the workers have it
     greetings: int = 1_000  # sockets of this node that wait for their hello at a time; the next one is 4029
+    greetings_per_address: int = 250  # of these, from one address (of IPv6: one /64); five seconds later there is room
     listeners_per_user: int = 500  # sockets and streams of one user on this node at most
     allowed_origins: tuple[str, ...] = ()  # exact `scheme://host[:port]` that browsers may come from
     allowed_hosts: tuple[str, ...] = ()  # Host names served, without port; empty: all (development sets its own)
@@ -106,6 +107,7 @@ class Gateway:
             auth.view,
             per_user=settings.listeners_per_user,
             greetings=settings.greetings,
+            greetings_per_address=settings.greetings_per_address,
             measure=self.metrics.revocations.observe,
         )
         self.admission = Admission(max_loop_lag_s=settings.max_loop_lag_s)

@@ -14,6 +14,7 @@ from runwire.errors import Unavailable
 from runwire.gateway.clock import monotonic_s
 from runwire.gateway.identities import Standing
 from runwire.protocol.codes import CloseCode
+from runwire.resilience.limits import network_of
 
 __all__ = ["READ_S", "Listener", "Live", "Patience", "back_after_s"]
 
@@ -50,6 +51,7 @@ class Live:
         standing: asked about everybody after each change.
         per_user: how many listeners one user may have here; the next one is refused.
         greetings: how many sockets may wait for their hello at a time; the next one is refused.
+        greetings_per_address: how many of them may come from one address.
         measure: told how many seconds after a withdrawal a listener was cut off.
     """
 
@@ -59,13 +61,16 @@ class Live:
         *,
         per_user: int,
         greetings: int = 1_000,
+        greetings_per_address: int = 250,
         measure: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._standing = standing
         self._measure = measure
         self._per_user = per_user
         self._greetings = greetings
-        self._waiting: set[object] = set()
+        self._greetings_per_address = greetings_per_address
+        self._waiting: dict[object, str] = {}  # -> the address it comes from
+        self._waiting_from: Counter[str] = Counter()
         self._listeners: set[Listener] = set()
         self._of_user: Counter[str] = Counter()
         self._is_empty = asyncio.Event()
@@ -84,21 +89,32 @@ class Live:
         """Return how many sockets wait for their hello."""
         return len(self._waiting)
 
-    def greet(self, socket: object) -> None:
+    def greet(self, socket: object, *, address: str = "") -> None:
         """Count a socket that waits for its hello; `greeted` ends that. Nobody's limit counts those: nobody is known.
+
+        Args:
+            socket: which.
+            address: where it comes from; "": not known. One that opens many leaves room for the others.
 
         Raises:
             Unavailable: with `rate_limited` and a time to come back; too many wait.
         """
-        if len(self._waiting) >= self._greetings:
+        party = network_of(address)
+        is_one_too_many = bool(party) and self._waiting_from[party] >= self._greetings_per_address
+        if len(self._waiting) >= self._greetings or is_one_too_many:
             # Each its own time: whoever opens so many would else open them all at once again.
             after_s = back_after_s()
             raise Unavailable("Too many wait to sign in; come back.", code="rate_limited", retry_after_s=after_s)
-        self._waiting.add(socket)
+        self._waiting[socket] = party
+        self._waiting_from[party] += 1
 
     def greeted(self, socket: object) -> None:
         """Count a socket no more: it has said hello, or is gone. Idempotent."""
-        self._waiting.discard(socket)
+        party = self._waiting.pop(socket, None)
+        if party is not None:
+            self._waiting_from[party] -= 1
+            if not self._waiting_from[party]:
+                del self._waiting_from[party]
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -76,7 +76,8 @@ class Upgrades:
             after_s = back_after_s()
             connection.close(CloseCode.UNAVAILABLE, "This server has too much to do; come back.", after_s=after_s)
             prove = None  # nobody's credential is looked at
-        await Socket(connection, transport, receive, self.services).run(prove)
+        address = str(scope["client"][0]) if scope.get("client") else ""
+        await Socket(connection, transport, receive, self.services, address=address).run(prove)
 
     def _prove(
         self, scope: Scope, query: Mapping[str, Sequence[str]], offered: Sequence[str], origin: str | None

@@ -50,15 +50,23 @@ class Socket:
         transport: where bytes go, without waiting.
         receive: the next ASGI event.
         services: shared by all sockets.
+        address: where it comes from; "": not known.
     """
 
     def __init__(
-        self, connection: Connection, transport: SocketTransport, receive: Receive, services: SocketServices
+        self,
+        connection: Connection,
+        transport: SocketTransport,
+        receive: Receive,
+        services: SocketServices,
+        *,
+        address: str = "",
     ) -> None:
         self._connection = connection
         self._transport = transport
         self._receive = receive
         self._services = services
+        self._address = address
         self._identity: Identity | None = None
         self._desk: Desk | None = None  # of the user's database; known with the identity
         self._subscriptions: dict[str, Subscription] = {}
@@ -136,7 +144,7 @@ class Socket:
 
     def _greet(self) -> None:
         try:
-            self._services.live.greet(self)
+            self._services.live.greet(self, address=self._address)
         except Unavailable as error:
             self._connection.close(CloseCode.RATE, error.message, after_s=error.retry_after_s)
 

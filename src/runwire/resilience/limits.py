@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
+from typing import Final
 
-__all__ = ["Buckets"]
+__all__ = ["Buckets", "network_of"]
+
+_IPV6_PREFIX: Final = 64  # the least that a provider gives one customer (RFC 6177 §2)
+
+
+def network_of(address: str) -> str:
+    """Return what stands for one party among addresses: an IPv4 address, or the /64 of an IPv6 one.
+
+    Whoever has one IPv6 address has 2**64 of them, so a limit for each would be none. What is no address stays.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), _IPV6_PREFIX), strict=False))
 
 
 class Buckets:

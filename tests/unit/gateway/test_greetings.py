@@ -29,6 +29,20 @@ async def test_one_silent_socket_too_many_is_told_to_come_back_and_programs_are_
         assert node.gateway.live.waiting == 2
 
 
+async def test_one_address_too_many_times_leaves_room_for_others() -> None:
+    async with running(GatewaySettings(greetings=50, greetings_per_address=2)) as node, AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(websockets.connect(node.ws_url))
+        await eventually(lambda: node.gateway.live.waiting == 2)
+        async with websockets.connect(node.ws_url) as third:
+            assert (await Reader(third).closed())[1] == 4029
+        async with websockets.connect(node.ws_url, local_addr=("127.0.0.9", 0)) as other:
+            await other.send(HELLO)
+            assert (await Reader(other).frame())["op"] == "welcome"
+        assert node.gateway.live.waiting == 2
+    assert not node.gateway.live._waiting_from, "who is gone is forgotten"
+
+
 @pytest.mark.parametrize("way", ["says hello", "leaves", "is wrong"])
 async def test_who_waits_no_more_makes_room(way: str) -> None:
     async with running(TWO) as node, AsyncExitStack() as stack:

@@ -6,7 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runwire.resilience.limits import Buckets
+from runwire.resilience.limits import Buckets, network_of
+
+
+@pytest.mark.parametrize(
+    ("address", "party"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("", ""),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_one_party_has_one_ipv4_address_or_a_whole_network_of_ipv6(address: str, party: str) -> None:
+    assert network_of(address) == party
 
 
 def test_a_burst_passes_then_one_per_refill() -> None:
