@@ -3,7 +3,7 @@
 from runwire.app.administration import administer, members, migrate, where
 from runwire.app.archives import Ages, Progress, Tidied, back_up, export, figures, import_from, restored, tidy
 from runwire.app.cluster import Layout, run_cluster
-from runwire.app.people import Gone, erase, reconcile
+from runwire.app.people import Gone, erase, hand_over, reconcile
 from runwire.app.process import running, serve
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "erase",
     "export",
     "figures",
+    "hand_over",
     "import_from",
     "members",
     "migrate",

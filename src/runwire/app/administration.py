@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from runwire.app.erasing import ErasureVerbs
+from runwire.app.portrait import PortraitVerbs
 from runwire.app.reconcile import ReconcileVerbs
 from runwire.auth.service import users
 from runwire.errors import ConfigurationError, Unavailable
@@ -186,6 +187,7 @@ class Verbs:
             "where": self.where,
             **ErasureVerbs(self._storages, self._bus).table(),
             **ReconcileVerbs(self._storages).table(),
+            **PortraitVerbs(self._storages).table(),
         }
 
     async def user_add(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from runwire.app.administration import Call, administer, work_through
+import runwire
+from runwire.app.administration import Call, administer, database_path, work_through
+from runwire.app.portrait import write_portrait
 from runwire.settings import Settings
+from runwire.storage.open import with_driver
 from runwire.storage.placed import place_of
+from runwire.storage.placing import placed
+from runwire.storage.sqlite.archives import export_file
+from runwire.storage.transfer import Header, read_export
 
-__all__ = ["Gone", "erase", "reconcile"]
+__all__ = ["Gone", "erase", "hand_over", "reconcile"]
 
 _CALL_S: Final = 120.0  # for a bounded piece of work; on a busy disk far slower than alone
 _WIPE_S: Final = 3_600.0  # a large file is written anew
@@ -90,6 +98,59 @@ async def reconcile(settings: Settings, *, repairs: bool, say: Callable[[str], N
         else:
             difference |= await administer(settings, "auth_sync_repair", timeout_s=_CALL_S, user=difference["user"])
     return found
+
+
+def hand_over(settings: Settings, name: str, path: Path) -> dict[str, int]:
+    """Write all that is kept of a person to a new archive; blocks. Servers go on meanwhile.
+
+    Args:
+        settings: where the databases are.
+        name: of the account, or its id.
+        path: where it shall stand.
+
+    Returns:
+        How many lines each of its files has.
+
+    Raises:
+        NotFound: no such account.
+        Conflict: there is a file of this name.
+        Unavailable: a database does not answer, or the archive could not be written; nothing is left of it.
+    """
+    profile, audit = asyncio.run(_told(settings, name))
+    release = runwire.__version__
+    with placed(path) as part, part.open("wb") as out, tempfile.TemporaryFile() as spool:
+        _copy_rows(settings, spool, user=profile["user"], name=profile["name"], release=release)
+        spool.seek(0)
+        records = (record for _, record in read_export(spool) if not isinstance(record, Header))
+        lines = write_portrait(out, profile=profile, records=records, audit=audit, release=release)
+    asyncio.run(administer(settings, "person_told", user=profile["user"]))
+    return lines
+
+
+async def _told(settings: Settings, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    async def steps(call: Call) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        profile = await call("person_profile", timeout_s=_CALL_S, name=name)
+        words = [profile["user"], *(key["key"] for key in profile["api_keys"])]
+        rows: list[dict[str, Any]] = []
+        cursor, has_more = 0, True
+        while has_more:
+            page = await call("person_audit", timeout_s=_CALL_S, words=words, cursor=cursor)
+            rows += page["rows"]
+            cursor, has_more = page["cursor"], page["has_more"]
+        return profile, rows
+
+    return await work_through(settings, steps)
+
+
+def _copy_rows(settings: Settings, out: BinaryIO, *, user: str, name: str, release: str) -> None:
+    """Write the portable form of what belongs to a user, as it is at one moment."""
+    if not settings.is_shared:
+        export_file(database_path(settings), out, release=release, user_name=name)
+        return
+    with with_driver():
+        from runwire.storage.postgres.transfer import export_database
+    url = settings.storage_urls[place_of(user, places=len(settings.storage_urls))]
+    asyncio.run(export_database(url, out, release=release, user=user))
 
 
 async def _empty(call: Call, gone: Gone, *, patience_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runwire.cli import accounts, check, cluster, doctor, listen, members, migrate, project, serve, storage
+from runwire.cli import accounts, belongings, check, cluster, doctor, listen, members, migrate, project, serve, storage
 
 __all__ = ["app"]
 
@@ -28,6 +28,8 @@ app.command("check")(check.check)
 app.command("members")(members.members)
 app.command("migrate")(migrate.migrate)
 app.command("version")(project.version)
+accounts.user.command("export")(belongings.export)
+accounts.user.command("erase")(belongings.erase)
 app.add_typer(accounts.user, name="user", help="Add, list and disable users.")
 app.add_typer(accounts.token, name="token", help="Create API keys.")
 app.add_typer(doctor.doctor, name="doctor", help="Whether what should agree does.")

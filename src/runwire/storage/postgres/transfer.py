@@ -30,7 +30,13 @@ _ROWS: Final = 256  # read in one go
 
 
 async def export_database(
-    url: str, out: BinaryIO, *, release: str, user_name: str | None = None, progress: Progress | None = None
+    url: str,
+    out: BinaryIO,
+    *,
+    release: str,
+    user_name: str | None = None,
+    user: str | None = None,
+    progress: Progress | None = None,
 ) -> Header:
     """Write an export of a database as it is at one moment, while servers use it.
 
@@ -39,6 +45,7 @@ async def export_database(
         out: where the lines go, one at a time, in a thread.
         release: of this program, for the header.
         user_name: only what belongs to the user of this name.
+        user: only what belongs to the user of this id, whose account may be in another database.
         progress: called now and then.
 
     Raises:
@@ -50,7 +57,7 @@ async def export_database(
     async with beside(url) as (connection, log):
         await connection.execute(_SQL["be_patient"])
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            user = None if user_name is None else await _user(connection, user_name)
+            user = user if user_name is None else await _user(connection, user_name)
             counts = {kind_of(kind): await connection.fetchval(_SQL[BLOCKS[kind].counting], user) for kind in KINDS}
             header = Header(format=FORMAT, release=release, log=log, created_at=now_ms(), user=user_name, counts=counts)
             records = records_of(connection, user, sum(counts.values()), progress)
