@@ -396,7 +396,12 @@ class History:
             counts = {name: sum(each.counts[name] for each in figures) for name in figures[0].counts}
             return counts | {"to_compact": sum(each.compactable_runs for each in figures)}
 
+        async def waiting(world: World) -> tuple[int, set[str]]:
+            told = [await storage.runs.waiting(limit=ALL, user_limit=USER_LIMIT) for storage, _users in world.groups()]
+            return sum(each.runs for each in told), {agent for each in told for agent in each.oldest_s}
+
         await self._worlds.do_for_all("the logs", pages)
+        await self._worlds.do("what waits for a worker adds up", waiting)
         await self._worlds.do("the figures add up", figures)
         for run, user in self._runs.items():
             await self._worlds.do(f"replay of {run}", partial(_replay, user=user, run=run))

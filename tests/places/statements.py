@@ -57,6 +57,7 @@ SHARED: Final = {
     "next_run": "where the next pass over all runs goes on",
     "threads_to_trim": "a stretch of that pass",
     "stats": "sums of the database; they add up over several",
+    "waiting_runs": "likewise, up to the limit of a call",
 }
 
 
