@@ -93,14 +93,14 @@ async def test_a_jump_in_mid_run_disturbs_no_run_no_socket_and_no_revocation(
         me = await asyncio.to_thread(http, "GET", f"{server.url}/v1/me", token=renewed["access_token"])
         assert me[0] == 200, me
         # Withdrawing access reaches open sockets as fast as ever.
-        began_s = time.monotonic()
         await server.cli("user", "disable", "ann")
+        told_s = time.monotonic()  # from here on: how long a process takes to start is the machine's business
         for client in (by_key, by_session):
             bye = await client.frame(timeout_s=REVOKED_S)
             while bye["op"] != "bye":
                 bye = await client.frame(timeout_s=REVOKED_S)
             assert bye["code"] == 4507, bye
-        assert time.monotonic() - began_s < REVOKED_S + 5.0  # and the time that the command line takes to start
+        assert time.monotonic() - told_s < REVOKED_S
 
 
 async def _refreshed(server: ChaosServer, refresh_token: str) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -160,11 +162,22 @@ async def test_a_folder_may_have_any_name(tmp_path: Path, folder: str) -> None:
         assert [name for name in os.listdir(tmp_path) if not name.endswith(".log")] == [folder]
 
 
+@contextlib.contextmanager
+def _hearing_ctrl_c() -> Iterator[None]:
+    """Let processes that are started here hear Ctrl-C: a script's background jobs, maybe this one, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def test_interrupting_a_run_with_its_own_server_ends_at_once(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "runwire", "run", "x", "--agent", "steady", "--json", "--data-dir", "data",
-        "--target", str(AGENTS), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    with _hearing_ctrl_c():
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "runwire", "run", "x", "--agent", "steady", "--json", "--data-dir", "data",
+            "--target", str(AGENTS), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
     assert process.stdout
     async with asyncio.timeout(30):
         while b"text_delta" not in await process.stdout.readline():

@@ -306,12 +306,14 @@ async def test_an_answer_stored_before_the_agent_was_seen_to_leave_is_ignored_by
     """The answer stands in the log before the word that the agent had stopped waiting for it."""
     storage, gates, seen = MemoryStorage(), [Gate(), Gate()], list[Any]()
     gates[1].open()
+    limits: list[tuple[asyncio.AbstractEventLoop, asyncio.Timeout]] = []
 
     async def step() -> None: ...
 
     async def agent(ctx: Context, message: str) -> Any:
         try:
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(0.2 if limits else None) as limit:
+                limits.append((asyncio.get_running_loop(), limit))
                 seen.append(await ctx.ask("Quick?"))
         except TimeoutError:
             seen.append("left")
@@ -324,6 +326,8 @@ async def test_an_answer_stored_before_the_agent_was_seen_to_leave_is_ignored_by
         (wait,) = await waiting(b, run)
         # Its holder never hears of it.
         await storage.runs.answer("usr_ann", run, wait.wait, "in time, unheard")
+        loop, limit = limits[0]
+        loop.call_soon_threadsafe(limit.reschedule, 0.0)  # it leaves now, however long the answer took
         await gate.arrival()
     logged = types_of(await storage.events.read_run(run))
     assert logged.index("agent_resumed") < logged.index("step_started")
