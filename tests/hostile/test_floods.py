@@ -154,7 +154,7 @@ async def test_200_reconnects_of_one_user_in_10_s_are_each_exact(target: Target)
 
 
 async def test_300_sockets_that_never_say_hello_are_ended_and_forgotten(target: Target) -> None:
-    """They are 4002 after 5 s (PROTOCOL §1), also those that stay silent about the close; one address has 250 of them."""
+    """They are 4002 after 5 s (PROTOCOL §1), also those that stay silent about the close; 250 of one address."""
     async with AsyncExitStack() as stack:
         began_s = time.monotonic()
         opened = [await stack.enter_async_context(socket(target.port, None)) for _ in range(300)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import secrets
@@ -200,7 +201,7 @@ class AuthClient:
             Unavailable: the database does not answer.
         """
         current = await self._standing(identity)
-        ticket = tokens.mint_secret(secrets.token_bytes(32))
+        ticket = _with_kid(tokens.mint_secret(secrets.token_bytes(32)), current.kid)
         row = TicketRow(
             user=current.user,
             session=current.session,
@@ -222,9 +223,8 @@ class AuthClient:
         row = await self._bounded(self._store.consume_ticket(tokens.secret_hash(ticket)))
         if row is None or row.origin != origin or _is_over(row.ends_at, self._wall_s()):
             raise _refused()
-        return await self._standing(
-            _proved(user=row.user, session=row.session, key=row.key, epoch=row.epoch, expires_at=row.ends_at)
-        )
+        proved = _proved(user=row.user, session=row.session, key=row.key, epoch=row.epoch, expires_at=row.ends_at)
+        return await self._standing(replace(proved, kid=_kid_in(ticket)))
 
     async def _of_token(self, token: str) -> Identity:
         keys = await self._jwks.keys()
@@ -232,9 +232,10 @@ class AuthClient:
             claims = self._verified(token, keys)
         except tokens.UnknownKid:
             claims = self._verified(token, await self._jwks.after_unknown_kid())
-        return _proved(
+        proved = _proved(
             user=claims.sub, session=claims.sid, key=None, epoch=claims.epo, expires_at=int(claims.exp * 1000)
         )
+        return replace(proved, kid=tokens.kid_of(token))
 
     def _verified(self, token: str, keys: tokens.PublicKeys) -> tokens.AccessToken:
         return tokens.verify(
@@ -310,6 +311,20 @@ def _proved(*, user: str, session: str | None, key: str | None, epoch: int, expi
         epoch=epoch,
         expires_at=expires_at,
     )
+
+
+def _with_kid(secret: str, kid: str | None) -> str:
+    """Return a ticket that says which key signed the token it was got with: a revoked key takes that socket, too.
+
+    The hash in the row is of all of it, so nobody can change what it says.
+    """
+    return secret if kid is None else f"{secret}.{base64.urlsafe_b64encode(kid.encode()).rstrip(b'=').decode()}"
+
+
+def _kid_in(ticket: str) -> str | None:
+    """Return what `_with_kid` put into a ticket that was found to be ours."""
+    spelled = ticket.partition(".")[2]
+    return base64.urlsafe_b64decode(spelled + "=" * (-len(spelled) % 4)).decode() if spelled else None
 
 
 def _is_over(expires_at: int | None, now_s: float) -> bool:

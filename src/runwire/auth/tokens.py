@@ -42,6 +42,7 @@ __all__ = [
     "UnknownKid",
     "claimed_issuer",
     "is_api_key",
+    "kid_of",
     "mint",
     "mint_api_key",
     "mint_refresh_token",
@@ -163,6 +164,11 @@ def verify_foreign(
     a logout token. Raises as `verify`.
     """
     return _verified(token, keys, rules, ForeignToken, now_s=now_s)
+
+
+def kid_of(token: str) -> str:
+    """Return by which key a token is signed that `verify` has taken."""
+    return str(_object(_decoded(token.partition(".")[0]))["kid"])
 
 
 def claimed_issuer(token: str) -> str | None:
