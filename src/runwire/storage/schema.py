@@ -74,6 +74,7 @@ user: Final = Table(
     _text("sub"),
     _whole("turn", zero=True),  # `meta.turn` when a queued run of theirs was last claimed
     _whole("created_at"),
+    _whole("quarantined_at", null=True),  # since when there is no account to it
     UniqueConstraint("id"),
     UniqueConstraint("iss", "sub"),
     sqlite_strict=True,

@@ -13,10 +13,14 @@ from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, LargeBinary, 
 from runwire.storage.schema import Whole, metadata
 
 __all__ = [
+    "auth_audit",
     "auth_counter",
     "auth_event",
+    "auth_external",
+    "auth_invite",
     "auth_key",
     "auth_link",
+    "auth_reset",
     "auth_session",
     "auth_signing_key",
     "auth_ticket",
@@ -24,12 +28,16 @@ __all__ = [
 ]
 
 
-def _text(name: str, *arguments: Any, null: bool = False, primary: bool = False) -> Column[str]:
-    return Column(name, Text, *arguments, nullable=null, primary_key=primary)
+def _text(
+    name: str, *arguments: Any, null: bool = False, primary: bool = False, default: str | None = None
+) -> Column[str]:
+    server_default = None if default is None else text(f"'{default}'")
+    return Column(name, Text, *arguments, nullable=null, primary_key=primary, server_default=server_default)
 
 
-def _whole(name: str, *, null: bool = False, primary: bool = False) -> Column[int]:
-    return Column(name, Whole, nullable=null, primary_key=primary, autoincrement=False)
+def _whole(name: str, *, null: bool = False, primary: bool = False, zero: bool = False) -> Column[int]:
+    server_default = text("0") if zero else None
+    return Column(name, Whole, nullable=null, primary_key=primary, autoincrement=False, server_default=server_default)
 
 
 def _bytes(name: str, *, primary: bool = False) -> Column[bytes]:
@@ -60,6 +68,23 @@ auth_event: Final = Table(
     _text("reason", null=True),
     sqlite_strict=True,
 )
+_HOLDER: Final = text("holder IS NOT NULL")
+# To take a deleted user's name out of the log.
+Index("auth_event_of_holder", auth_event.c.user_id, sqlite_where=_HOLDER, postgresql_where=_HOLDER)
+
+auth_audit: Final = Table(
+    "auth_audit",  # who did what to whom; rows are appended, and made unreadable when a person is erased
+    metadata,
+    Column("seq", Whole, primary_key=True, autoincrement=False),
+    _whole("at"),
+    _text("actor", null=True),
+    _text("actor_kind"),
+    _text("action"),
+    _text("subject", null=True),
+    _text("address"),
+    _text("detail"),  # JSON object of texts
+    sqlite_strict=True,
+)
 
 auth_user: Final = Table(
     "auth_user",
@@ -71,8 +96,9 @@ auth_user: Final = Table(
     _text("roles"),  # JSON list, sorted
     _text("password_hash", null=True),  # argon2id
     _whole("created_at"),
+    _whole("valid_from", zero=True),  # when the epoch last moved
     UniqueConstraint("name"),
-    CheckConstraint("status IN ('active', 'disabled')", name="status"),
+    CheckConstraint("status IN ('active', 'disabled', 'deleted')", name="status"),
     sqlite_strict=True,
 )
 
@@ -90,6 +116,7 @@ auth_session: Final = Table(
     _whole("expires_at"),
     _whole("revoked_at", null=True),
     _text("reason", null=True),
+    _text("address", default=""),  # where the sign-in came from
     Index(None, "user_id"),
     sqlite_strict=True,
 )
@@ -105,6 +132,8 @@ auth_key: Final = Table(
     _whole("expires_at", null=True),
     _whole("revoked_at", null=True),
     _text("reason", null=True),
+    _text("scopes", default='["runwire"]'),  # JSON list, sorted
+    _whole("last_used_at", null=True),
     Index(None, "user_id"),
     sqlite_strict=True,
 )
@@ -116,8 +145,43 @@ auth_signing_key: Final = Table(
     "auth_signing_key",
     metadata,
     _text("kid", primary=True),
-    _bytes("private_jwk"),
+    _bytes("private_jwk"),  # empty once revoked
     _whole("created_at"),
+    _whole("activates_at", zero=True),
+    _whole("retires_at", null=True),
+    _whole("revoked_at", null=True),
+    sqlite_strict=True,
+)
+
+auth_external: Final = Table(
+    "auth_external",  # whom other issuers know; never by e-mail
+    metadata,
+    _bytes("subject_hash", primary=True),  # of issuer and subject; it stays when the subject is erased
+    _text("issuer"),
+    _text("subject", null=True),
+    _text("user_id", ForeignKey("auth_user.id")),
+    Index(None, "user_id"),
+    sqlite_strict=True,
+)
+
+auth_invite: Final = Table(
+    "auth_invite",  # leave to register; consumed with the user that it makes
+    metadata,
+    _bytes("secret_hash", primary=True),
+    _text("id"),
+    _text("roles"),  # JSON list, sorted
+    _text("created_by", null=True),
+    _whole("created_at"),
+    _whole("ends_at"),
+    sqlite_strict=True,
+)
+
+auth_reset: Final = Table(
+    "auth_reset",  # password resets; consumed with the new password
+    metadata,
+    _bytes("secret_hash", primary=True),
+    _text("user_id", ForeignKey("auth_user.id")),
+    _whole("expires_at"),
     sqlite_strict=True,
 )
 

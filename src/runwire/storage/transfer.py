@@ -20,6 +20,8 @@ import msgspec
 from runwire.errors import ProtocolError
 from runwire.protocol.events import TERMINAL_TYPES, unpack
 from runwire.protocol.ids import ID_PATTERN
+from runwire.storage.base_audit import AuditEntry, storable
+from runwire.storage.external import subject_hash
 
 __all__ = [
     "FORMAT",
@@ -27,10 +29,12 @@ __all__ = [
     "MAX_LINE_BYTES",
     "Account",
     "ApiKey",
+    "AuditLine",
     "Blob",
     "Damaged",
     "End",
     "Event",
+    "External",
     "Header",
     "Readable",
     "Record",
@@ -44,7 +48,8 @@ __all__ = [
     "write_export",
 ]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_READABLE: Final = (1, FORMAT)  # format 1 has neither external identities nor the audit
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # that every database has room for
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024  # the longest holds one segment, pinned history or stored value
@@ -70,11 +75,12 @@ class Account(_Line, frozen=True, tag="account"):
 
     user: str
     name: str
-    status: Literal["active", "disabled"]
+    status: Literal["active", "disabled", "deleted"]
     epoch: _Whole
     roles: list[str]
     password_hash: str | None  # argon2id
     created_at: _Whole
+    valid_from: _Whole = 0  # when the epoch last moved
 
 
 class ApiKey(_Line, frozen=True, tag="api_key"):
@@ -88,6 +94,30 @@ class ApiKey(_Line, frozen=True, tag="api_key"):
     expires_at: _Whole | None
     revoked_at: _Whole | None
     reason: str | None
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["runwire"])
+    last_used_at: _Whole | None = None
+
+
+class External(_Line, frozen=True, tag="external"):
+    """Whom another issuer knows as an account."""
+
+    subject_hash: str  # of issuer and subject, hexadecimal; `storage/external.py` makes it
+    issuer: str
+    subject: str | None  # None: erased
+    user: str
+
+
+class AuditLine(_Line, frozen=True, tag="audit"):
+    """Who did what to whom."""
+
+    seq: _Whole
+    at: _Whole
+    actor: str | None
+    actor_kind: Literal["user", "key", "service", "operator", "system"]
+    action: str
+    subject: str | None
+    address: str
+    detail: dict[str, str]
 
 
 class User(_Line, frozen=True, tag="user"):
@@ -97,6 +127,7 @@ class User(_Line, frozen=True, tag="user"):
     iss: str
     sub: str
     created_at: _Whole
+    quarantined_at: _Whole | None = None
 
 
 class Thread(_Line, frozen=True, tag="thread"):
@@ -188,18 +219,19 @@ class End(_Line, frozen=True, tag="end"):
     sha256: str  # of all of them, with their line ends
 
 
-Record = Account | ApiKey | User | Thread | Run | Wait | Segment | Blob
+Record = Account | ApiKey | External | AuditLine | User | Thread | Run | Wait | Segment | Blob
 # In this order: each thing comes after what it names.
-KINDS: Final[tuple[type[Record], ...]] = (Account, ApiKey, User, Thread, Run, Wait, Segment, Blob)
+KINDS: Final[tuple[type[Record], ...]] = (Account, ApiKey, External, AuditLine, User, Thread, Run, Wait, Segment, Blob)
 
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(Header | Account | ApiKey | User | Thread | Run | Wait | Segment | Blob | End)
+_decoder: Final = msgspec.json.Decoder(Header | Record | End)
 _LINE: Final = re.compile(rb'\{"crc":"([0-9a-f]{8})",(.*)\n', re.DOTALL)
 _ID: Final = re.compile(ID_PATTERN)
 _NAME: Final = re.compile(r"[\w.@+-]{1,128}")
 _PASSWORD_HASH: Final = re.compile(r"\$argon2id\$(?:v=\d+\$)?m=(\d{1,7}),t=(\d{1,3}),p=(\d{1,2})\$[!-~]{1,512}")
 _HASH_MEMORY_KIB: Final = 1_048_576  # who signs in spends what the hash says
-_ROLES: Final = 64
+_ROLES: Final = 64  # or scopes
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _LOST: Final = re.compile(r"([1-9]\d{0,17},)*")
 _PLACE: Final = {kind: place for place, kind in enumerate(KINDS)}
 
@@ -304,7 +336,7 @@ def _decoded(line: bytes, number: int) -> Header | Record | End:
 def _check(record: Header | Record | End, number: int) -> None:
     """Check what a type does not say; what it names is checked by who stores it."""
     if isinstance(record, Header):
-        if record.format != FORMAT:
+        if record.format not in _READABLE:
             raise Damaged(f"The export has format {record.format}; this release reads {FORMAT}: upgrade Runwire.")
         return
     for name in ("user", "key", "thread", "run", "message", "wait", "ref"):
@@ -326,7 +358,36 @@ def _fault_of_account(account: Account) -> str | None:
         found = _PASSWORD_HASH.fullmatch(account.password_hash)
         if found is None or int(found[1]) > _HASH_MEMORY_KIB or int(found[2]) > 100:
             return "`password_hash` is no argon2id hash, or costs too much to check"
+    if account.status == "deleted" and (account.roles or account.password_hash is not None):
+        return "a deleted user has neither roles nor a password"
     return None
+
+
+def _fault_of_key(key: ApiKey) -> str | None:
+    if len(key.scopes) > _ROLES or not all(_ID.fullmatch(scope) for scope in key.scopes):
+        return "`scopes` are none"
+    return None
+
+
+def _fault_of_external(external: External) -> str | None:
+    if _HASH.fullmatch(external.subject_hash) is None:
+        return "`subject_hash` is no hash"
+    if external.subject is None:
+        return None
+    is_of_it = subject_hash(external.issuer, external.subject).hex() == external.subject_hash
+    return None if is_of_it else "`subject_hash` is of another subject"
+
+
+def _fault_of_audit(line: AuditLine) -> str | None:
+    entry = AuditEntry(
+        actor=line.actor,
+        actor_kind=line.actor_kind,
+        action=line.action,
+        subject=line.subject,
+        address=line.address,
+        detail=line.detail,
+    )
+    return None if storable(entry) == entry else "it is longer than the audit allows, or has control characters"
 
 
 def _fault_of_run(run: Run) -> str | None:
@@ -370,6 +431,9 @@ def _fault_of_segment(segment: Segment) -> str | None:
 
 _FAULTS: Final[Mapping[type[Any], Callable[[Any], str | None]]] = {
     Account: _fault_of_account,
+    ApiKey: _fault_of_key,
+    External: _fault_of_external,
+    AuditLine: _fault_of_audit,
     Thread: lambda thread: None if thread.floor <= thread.head else "its floor lies above its head",
     Run: _fault_of_run,
     Wait: _fault_of_wait,

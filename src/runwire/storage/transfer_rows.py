@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -13,8 +13,10 @@ from runwire.storage.batches import FLAG_STARTED, FLAG_TERMINAL
 from runwire.storage.transfer import (
     Account,
     ApiKey,
+    AuditLine,
     Blob,
     Event,
+    External,
     Record,
     Run,
     Segment,
@@ -40,6 +42,8 @@ BLOCKS: Final[Mapping[type[Record], Blocks]] = MappingProxyType(
     {
         Account: Blocks("count_account", "account", "add_account"),
         ApiKey: Blocks("count_api_key", "api_key", "add_api_key"),
+        External: Blocks("count_external", "external", "add_external"),
+        AuditLine: Blocks("count_audit", "audit", "add_audit"),
         User: Blocks("count_user", "user", "add_user"),
         Thread: Blocks("count_thread", "thread", "add_thread"),
         Run: Blocks("count_run", "run", "add_run"),
@@ -58,11 +62,15 @@ def record_of(kind: type[Record], row: Row) -> Record:
 def row_of(record: Record) -> Row:
     """Return the row for a line; what it names is named by ids."""
     if isinstance(record, Account):
-        roles = msgspec.json.encode(sorted(record.roles)).decode()
-        return (*msgspec.structs.astuple(record)[:4], roles, record.password_hash, record.created_at)
+        user, name, status, epoch, _, *rest = msgspec.structs.astuple(record)
+        return (user, name, status, epoch, _listed(record.roles), *rest)
     if isinstance(record, ApiKey):
-        key, user, secret_hash, *rest = msgspec.structs.astuple(record)
-        return (key, user, bytes.fromhex(secret_hash), *rest)
+        key, user, secret_hash, *rest, _, last_used_at = msgspec.structs.astuple(record)
+        return (key, user, bytes.fromhex(secret_hash), *rest, _listed(record.scopes), last_used_at)
+    if isinstance(record, External):
+        return (bytes.fromhex(record.subject_hash), record.issuer, record.subject, record.user)
+    if isinstance(record, AuditLine):
+        return (*msgspec.structs.astuple(record)[:-1], msgspec.json.encode(record.detail).decode())
     if isinstance(record, Run):
         return (*msgspec.structs.astuple(record)[:-2], _encoded(record.closing))
     if isinstance(record, Wait):
@@ -80,17 +88,19 @@ def _named(kind: type[Record], row: Row) -> Record:
     return kind(**dict(zip(kind.__struct_fields__, row, strict=True)))
 
 
-def _account(row: Row) -> Account:
-    user, name, status, epoch, roles, password_hash, created_at = row
-    return Account(
-        user=user,
-        name=name,
-        status=status,
-        epoch=epoch,
-        roles=msgspec.json.decode(roles, type=list[str]),
-        password_hash=password_hash,
-        created_at=created_at,
-    )
+def _account(row: Row) -> Record:
+    user, name, status, epoch, roles, *rest = row
+    return _named(Account, (user, name, status, epoch, msgspec.json.decode(roles, type=list[str]), *rest))
+
+
+def _api_key(row: Row) -> Record:
+    key, user, secret_hash, *rest, scopes, last_used_at = row
+    words = msgspec.json.decode(scopes, type=list[str])
+    return _named(ApiKey, (key, user, secret_hash.hex(), *rest, words, last_used_at))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return msgspec.json.encode(sorted(words)).decode()
 
 
 def _segment(row: Row) -> Segment:
@@ -118,7 +128,9 @@ def _encoded(text: str | None) -> bytes | None:
 _RECORDS: Final[Mapping[type[Record], Callable[[Row], Record]]] = MappingProxyType(
     {
         Account: _account,
-        ApiKey: lambda row: _named(ApiKey, (*row[:2], row[2].hex(), *row[3:])),
+        ApiKey: _api_key,
+        External: lambda row: _named(External, (row[0].hex(), *row[1:])),
+        AuditLine: lambda row: _named(AuditLine, (*row[:-1], msgspec.json.decode(row[-1], type=dict[str, str]))),
         User: lambda row: _named(User, row),
         Thread: lambda row: _named(Thread, row),
         Run: lambda row: _named(Run, (*row[:-2], *map(_decoded, row[-2:]))),

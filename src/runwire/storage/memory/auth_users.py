@@ -8,6 +8,7 @@ from runwire.errors import Conflict, NotFound
 from runwire.protocol.ids import new_id
 from runwire.storage.base_audit import AuditEntry
 from runwire.storage.base_auth import AuthKind, SessionRow, UserRow
+from runwire.storage.external import is_reserved
 from runwire.storage.memory.auth_tables import AuthTables, changed_to
 
 __all__ = ["MemoryUsers"]
@@ -34,7 +35,7 @@ class MemoryUsers(AuthTables):
                 if invite is None or invite.ends_at <= self._clock():
                     raise NotFound("This invitation was used already or is too old.", field="invite")
                 roles = invite.roles
-            if name in self._names:
+            if name in self._names or is_reserved(name):
                 raise Conflict(f"There is a user {name} already.", field="name")
             self._invites.pop(invite_hash or b"", None)
             row = self._add_user(new_id("usr"), name, roles)

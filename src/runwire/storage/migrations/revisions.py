@@ -18,4 +18,5 @@ REVISIONS: Final = (
     "0006_postgres_auth",
     "0007_members",
     "0008_places",
+    "0009_identity",
 )

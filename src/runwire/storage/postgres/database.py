@@ -199,6 +199,18 @@ class PostgresDatabase:
         """Execute one statement whose rows, if any, do not matter; see `fetch`."""
         await self.fetch(sql, *values, timeout_s=timeout_s, is_urgent=is_urgent)
 
+    async def lend(self, work: Callable[[Connection[Record]], Awaitable[_T]], *, timeout_s: float) -> _T:
+        """Have several statements read on one connection, and return what came of it; not for writes.
+
+        Args:
+            work: may be called in another event loop. Each of its statements has the limit of `fetch`.
+            timeout_s: for all of it.
+
+        Raises:
+            Unavailable: it did not come to an end.
+        """
+        return await self._here(self._lent(work, timeout_s, is_urgent=False))
+
     @asynccontextmanager
     async def alone(self, *, statement_timeout_s: float) -> AsyncIterator[Connection[Record]]:
         """Open a connection beside the others: to listen, or for statements that take longer than a lease allows.

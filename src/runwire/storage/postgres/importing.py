@@ -20,7 +20,7 @@ import msgspec
 from runwire.errors import Conflict, ProtocolError, Unavailable
 from runwire.storage.postgres.transfer import Progress, beside, records_of
 from runwire.storage.sql import load
-from runwire.storage.transfer import KINDS, Account, Damaged, Header, Record, Run, kind_of, read_export
+from runwire.storage.transfer import KINDS, Account, ApiKey, Damaged, Header, Record, Run, kind_of, read_export
 from runwire.storage.transfer_rows import BLOCKS, Row, row_of
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class _Sum:
     def add(self, record: Record) -> None:
         if isinstance(record, Account):  # a set, which the database keeps in order
             record = msgspec.structs.replace(record, roles=sorted(record.roles))
+        if isinstance(record, ApiKey):
+            record = msgspec.structs.replace(record, scopes=sorted(record.scopes))
         self.counts[kind_of(record)] += 1
         self._sum += int.from_bytes(hashlib.sha256(msgspec.json.encode(record)).digest(), "big")
 
@@ -166,8 +168,8 @@ async def _begin(connection: Connection[PgRecord]) -> _Mark:
 async def _check_empty(connection: Connection[PgRecord]) -> None:
     row = await connection.fetchrow(_SQL["contents"])
     if row is not None and any(row):
-        accounts, threads, runs, people = row
-        has = f"{max(accounts, people)} users, {threads} threads and {runs} runs"
+        accounts, threads, runs, people, noted = row
+        has = f"{max(accounts, people)} users, {threads} threads, {runs} runs and {noted} lines of audit"
         raise Conflict(f"The database is not empty: it has {has}. An import needs an empty one: name another.")
 
 

@@ -10,6 +10,7 @@ from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.postgres.erasure import PostgresErasure
 from runwire.storage.postgres.log import PostgresEventLog
 from runwire.storage.postgres.members import PostgresMembers
+from runwire.storage.postgres.people import PostgresPeople
 from runwire.storage.postgres.runs import PostgresRuns
 from runwire.storage.postgres.threads import PostgresThreads
 from runwire.storage.postgres.upkeep import PostgresUpkeep
@@ -29,6 +30,7 @@ class PostgresStorage:
         self.runs: Final = PostgresRuns(database)
         self.threads: Final = PostgresThreads(database)
         self.auth: Final = PostgresAuthStore(database)
+        self.people: Final = PostgresPeople(database)
         self.members: Final = PostgresMembers(database)
         self.erasure: Final = PostgresErasure(database)
         self.upkeep: Final = PostgresUpkeep(database)

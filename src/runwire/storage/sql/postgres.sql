@@ -53,7 +53,9 @@ WITH begun AS (UPDATE meta SET log = $2 WHERE key = 1 AND log = $1 RETURNING key
   keys AS (DELETE FROM auth_signing_key WHERE EXISTS (SELECT 1 FROM begun)),
   sessions AS (DELETE FROM auth_session WHERE EXISTS (SELECT 1 FROM begun)),
   links AS (DELETE FROM auth_link WHERE EXISTS (SELECT 1 FROM begun)),
-  tickets AS (DELETE FROM auth_ticket WHERE EXISTS (SELECT 1 FROM begun))
+  tickets AS (DELETE FROM auth_ticket WHERE EXISTS (SELECT 1 FROM begun)),
+  invites AS (DELETE FROM auth_invite WHERE EXISTS (SELECT 1 FROM begun)),
+  resets AS (DELETE FROM auth_reset WHERE EXISTS (SELECT 1 FROM begun))
 SELECT count(*) FROM begun
 
 -- name: ping

@@ -14,20 +14,35 @@ SELECT id FROM auth_user WHERE name = $1
 SELECT count(*) FROM auth_user WHERE $1::text IS NULL OR id = $1
 
 -- name: account
-SELECT id, name, status, epoch, roles, password_hash, created_at FROM auth_user WHERE $1::text IS NULL OR id = $1 ORDER BY id
+SELECT id, name, status, epoch, roles, password_hash, created_at, valid_from FROM auth_user
+WHERE $1::text IS NULL OR id = $1 ORDER BY id
 
 -- name: count_api_key
 SELECT count(*) FROM auth_key WHERE $1::text IS NULL OR user_id = $1
 
 -- name: api_key
-SELECT id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason
+SELECT id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason, scopes,
+  last_used_at
 FROM auth_key WHERE $1::text IS NULL OR user_id = $1 ORDER BY id
+
+-- name: count_external
+SELECT count(*) FROM auth_external WHERE $1::text IS NULL OR user_id = $1
+
+-- name: external
+SELECT subject_hash, issuer, subject, user_id FROM auth_external WHERE $1::text IS NULL OR user_id = $1 ORDER BY subject_hash
+
+-- name: count_audit
+SELECT count(*) FROM auth_audit WHERE $1::text IS NULL OR actor = $1 OR subject = $1
+
+-- name: audit
+SELECT seq, at, actor, actor_kind, action, subject, address, detail
+FROM auth_audit WHERE $1::text IS NULL OR actor = $1 OR subject = $1 ORDER BY seq
 
 -- name: count_user
 SELECT count(*) FROM "user" WHERE $1::text IS NULL OR id = $1
 
 -- name: user
-SELECT id, iss, sub, created_at FROM "user" WHERE $1::text IS NULL OR id = $1 ORDER BY key
+SELECT id, iss, sub, created_at, quarantined_at FROM "user" WHERE $1::text IS NULL OR id = $1 ORDER BY key
 
 -- name: count_thread
 SELECT count(*) FROM thread t JOIN "user" u ON u.key = t.user_key
@@ -113,7 +128,7 @@ DROP TABLE unfinished_import
 
 -- What an import that cannot be finished has stored; it was empty before.
 -- name: forget_import
-TRUNCATE auth_user, auth_key, "user", thread, run, wait, pinned, segment, blob CASCADE
+TRUNCATE auth_user, auth_key, auth_external, auth_audit, "user", thread, run, wait, pinned, segment, blob CASCADE
 
 -- Connections of servers. The import's own has the advisory lock, and the one that opened the database is idle beside it.
 -- name: others
@@ -127,19 +142,29 @@ LOCK TABLE auth_counter, auth_user, "user", thread, run IN SHARE ROW EXCLUSIVE M
 -- What makes a database not empty.
 -- name: contents
 SELECT (SELECT count(*) FROM auth_user), (SELECT count(*) FROM thread WHERE deleted_at IS NULL),
-  (SELECT count(*) FROM run), (SELECT count(*) FROM "user")
+  (SELECT count(*) FROM run), (SELECT count(*) FROM "user"),
+  (SELECT count(*) FROM auth_audit)
 
 -- What a line names is found by a subquery: without it the row has a NULL where none may be, and is refused.
 
 -- name: add_account
-INSERT INTO auth_user (id, name, status, epoch, roles, password_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO auth_user (id, name, status, epoch, roles, password_hash, created_at, valid_from)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: add_api_key
-INSERT INTO auth_key (id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason)
-VALUES ($1, (SELECT id FROM auth_user WHERE id = $2), $3, $4, $5, $6, $7, $8)
+INSERT INTO auth_key (id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason, scopes, last_used_at)
+VALUES ($1, (SELECT id FROM auth_user WHERE id = $2), $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: add_external
+INSERT INTO auth_external (subject_hash, issuer, subject, user_id)
+VALUES ($1, $2, $3, (SELECT id FROM auth_user WHERE id = $4))
+
+-- name: add_audit
+INSERT INTO auth_audit (seq, at, actor, actor_kind, action, subject, address, detail)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: add_user
-INSERT INTO "user" (id, iss, sub, created_at) VALUES ($1, $2, $3, $4)
+INSERT INTO "user" (id, iss, sub, created_at, quarantined_at) VALUES ($1, $2, $3, $4, $5)
 
 -- name: add_thread
 INSERT INTO thread (id, user_key, title, head, floor, created_at, updated_at)

@@ -56,3 +56,10 @@ DELETE FROM auth_link
 
 -- name: forget_tickets
 DELETE FROM auth_ticket
+
+-- One that was used since would be good again.
+-- name: forget_invites
+DELETE FROM auth_invite
+
+-- name: forget_resets
+DELETE FROM auth_reset

@@ -10,20 +10,35 @@ SELECT id FROM auth_user WHERE name = ?1
 SELECT count(*) FROM auth_user WHERE ?1 IS NULL OR id = ?1
 
 -- name: account
-SELECT id, name, status, epoch, roles, password_hash, created_at FROM auth_user WHERE ?1 IS NULL OR id = ?1 ORDER BY id
+SELECT id, name, status, epoch, roles, password_hash, created_at, valid_from FROM auth_user
+WHERE ?1 IS NULL OR id = ?1 ORDER BY id
 
 -- name: count_api_key
 SELECT count(*) FROM auth_key WHERE ?1 IS NULL OR user_id = ?1
 
 -- name: api_key
-SELECT id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason
+SELECT id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason, scopes,
+  last_used_at
 FROM auth_key WHERE ?1 IS NULL OR user_id = ?1 ORDER BY id
+
+-- name: count_external
+SELECT count(*) FROM auth_external WHERE ?1 IS NULL OR user_id = ?1
+
+-- name: external
+SELECT subject_hash, issuer, subject, user_id FROM auth_external WHERE ?1 IS NULL OR user_id = ?1 ORDER BY subject_hash
+
+-- name: count_audit
+SELECT count(*) FROM auth_audit WHERE ?1 IS NULL OR actor = ?1 OR subject = ?1
+
+-- name: audit
+SELECT seq, at, actor, actor_kind, action, subject, address, detail
+FROM auth_audit WHERE ?1 IS NULL OR actor = ?1 OR subject = ?1 ORDER BY seq
 
 -- name: count_user
 SELECT count(*) FROM user WHERE ?1 IS NULL OR id = ?1
 
 -- name: user
-SELECT id, iss, sub, created_at FROM user WHERE ?1 IS NULL OR id = ?1 ORDER BY key
+SELECT id, iss, sub, created_at, quarantined_at FROM user WHERE ?1 IS NULL OR id = ?1 ORDER BY key
 
 -- name: count_thread
 SELECT count(*) FROM thread t JOIN user u ON u.key = t.user_key
@@ -86,14 +101,23 @@ SELECT (SELECT count(*) FROM auth_user), (SELECT count(*) FROM thread WHERE dele
   (SELECT count(*) FROM user)
 
 -- name: add_account
-INSERT INTO auth_user (id, name, status, epoch, roles, password_hash, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+INSERT INTO auth_user (id, name, status, epoch, roles, password_hash, created_at, valid_from)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 
 -- name: add_api_key
-INSERT INTO auth_key (id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason)
-SELECT ?1, id, ?3, ?4, ?5, ?6, ?7, ?8 FROM auth_user WHERE id = ?2
+INSERT INTO auth_key (id, user_id, secret_hash, label, created_at, expires_at, revoked_at, reason, scopes, last_used_at)
+SELECT ?1, id, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM auth_user WHERE id = ?2
+
+-- name: add_external
+INSERT INTO auth_external (subject_hash, issuer, subject, user_id)
+SELECT ?1, ?2, ?3, id FROM auth_user WHERE id = ?4
+
+-- name: add_audit
+INSERT INTO auth_audit (seq, at, actor, actor_kind, action, subject, address, detail)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 
 -- name: add_user
-INSERT INTO user (id, iss, sub, created_at) VALUES (?1, ?2, ?3, ?4)
+INSERT INTO user (id, iss, sub, created_at, quarantined_at) VALUES (?1, ?2, ?3, ?4, ?5)
 
 -- name: add_thread
 INSERT INTO thread (id, user_key, title, head, floor, created_at, updated_at)

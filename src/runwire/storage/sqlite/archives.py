@@ -151,13 +151,15 @@ def _check_empty(target: Path) -> None:
         try:
             tables = tables_of(connection)
             held = connection.execute(_TRANSFER_SQL["contents"]).fetchone() if "auth_user" in tables else None
+            has_audit = "auth_audit" in tables  # not in one of an older release
+            noted = connection.execute(_TRANSFER_SQL["count_audit"], (None,)).fetchone()[0] if has_audit else 0
         except sqlite3.Error as error:
             raise Conflict(f"{target} is there and cannot be read ({error}). {_MOVE_AWAY}") from error
         if tables and held is None:
             raise Conflict(f"{target} is there and has other tables. {_MOVE_AWAY}")
-        if held is not None and any(held):
+        if held is not None and any((*held, noted)):
             accounts, threads, runs, people = held
-            has = f"{max(accounts, people)} users, {threads} threads and {runs} runs"
+            has = f"{max(accounts, people)} users, {threads} threads, {runs} runs and {noted} lines of audit"
             raise Conflict(f"{target} is not empty: it has {has}. {_MOVE_AWAY}")
         connection.execute(_COPY_SQL["plain_journal"]).fetchall()  # so that nothing of it is left beside the file
 

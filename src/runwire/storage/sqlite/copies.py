@@ -40,6 +40,8 @@ _SECRETS: Final = {  # table to the block that empties it
     "auth_session": "forget_sessions",
     "auth_link": "forget_links",
     "auth_ticket": "forget_tickets",
+    "auth_invite": "forget_invites",
+    "auth_reset": "forget_resets",
 }
 
 _SQL: Final = load("sqlite.sql")

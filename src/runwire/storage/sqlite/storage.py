@@ -13,6 +13,7 @@ from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.erasure import SqliteErasure
 from runwire.storage.sqlite.log import SqliteEventLog
 from runwire.storage.sqlite.members import SqliteMembers
+from runwire.storage.sqlite.people import SqlitePeople
 from runwire.storage.sqlite.runs import SqliteRuns
 from runwire.storage.sqlite.threads import SqliteThreads
 from runwire.storage.sqlite.upkeep import SqliteUpkeep
@@ -33,6 +34,7 @@ class SqliteStorage:
         self.runs: Final = SqliteRuns(database)
         self.threads: Final = SqliteThreads(database)
         self.auth: Final = SqliteAuthStore(database)
+        self.people: Final = SqlitePeople(database)
         self.members: Final = SqliteMembers(database)
         self.erasure: Final = SqliteErasure(database)
         self.upkeep: Final = SqliteUpkeep(database)

@@ -24,7 +24,8 @@ def count(connection: sqlite3.Connection, user: str | None) -> dict[str, int]:
 def dump(connection: sqlite3.Connection, user: str | None) -> Iterator[Record]:
     """Yield everything that is exported, or what belongs to one user; holds one row at a time.
 
-    Not among it: deleted threads, sessions, links, tickets, signing keys, the log of auth changes, who holds a run.
+    Not among it: deleted threads, sessions, links, tickets, invitations, resets, signing keys, the log of auth changes,
+    who holds a run.
     """
     for kind in KINDS:
         for row in connection.execute(_SQL[BLOCKS[kind].reading], (user,)):
