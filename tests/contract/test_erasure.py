@@ -43,7 +43,8 @@ async def test_nothing_is_left_of_a_person_and_others_keep_all(storage: Storage)
     done = await erased(storage, "usr_ada")
     assert [thread for one in done for thread in one.threads] == [mine.thread]
     assert sum(one.runs for one in done) == 1
-    assert await storage.threads.list("usr_ada") == await storage.runs.list("usr_ada") == []
+    assert await storage.threads.list("usr_ada") == []
+    assert await storage.runs.list("usr_ada") == []
     with pytest.raises(NotFound):
         await storage.threads.get("usr_ada", mine.thread)
     assert await storage.runs.sent("usr_ada", "key of usr_ada", "any") is None, "the key is as good as new"
