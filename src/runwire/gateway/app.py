@@ -11,6 +11,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from runwire.errors import NotFound, ProtocolError
+from runwire.gateway.acquaintances import Acquaintances
 from runwire.gateway.admission import Admission
 from runwire.gateway.commands import Commands
 from runwire.gateway.cross_origin import CrossOrigin
@@ -117,6 +118,7 @@ class Gateway:
         self._is_running = False
         tail_settings = replace(settings.tail, node_bytes=settings.tail.node_bytes // len(places))
         replay_events = settings.connection.limits.replay_events
+        accounts = places.first.storage.auth
 
         def desk(place: Place) -> Desk:
             tail = Tail(place.storage, place.bus, tail_settings)
@@ -141,6 +143,7 @@ class Gateway:
                     admission=self.admission,
                     queue=queue,
                     metrics=self.metrics,
+                    acquaintances=Acquaintances(place.storage.people, accounts),
                 ),
                 subscriptions=Subscriptions(place.storage, tail, replay_events=replay_events),
             )

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from runwire.errors import Conflict, NotFound, ProtocolError, RunwireError, Unavailable
+from runwire.gateway.acquaintances import Acquaintances
 from runwire.gateway.admission import Admission, NotAdmitted
 from runwire.gateway.metrics import Metrics
 from runwire.gateway.offered import OfferedAgents
@@ -16,7 +17,7 @@ from runwire.gateway.tail import Tail
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
 from runwire.protocol.events import EventType, UserMessage, decode_data
-from runwire.storage.base import Bus, CancelRequest, Committed, IncomingMessage, RunRow, Sent, Storage, Wake
+from runwire.storage.base import Bus, CancelRequest, Committed, IncomingMessage, RunRow, Sent, Storage, ThreadRow, Wake
 
 __all__ = ["Commands"]
 
@@ -36,6 +37,7 @@ class Commands:
         admission: whether this node has room for one more run.
         queue: whether the workers have.
         metrics: count what is refused for want of room.
+        acquaintances: meet a person before anything of theirs is made.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Commands:
         admission: Admission,
         queue: Queue,
         metrics: Metrics,
+        acquaintances: Acquaintances,
     ) -> None:
         self._storage = storage
         self._bus = bus
@@ -56,6 +59,7 @@ class Commands:
         self._admission = admission
         self._queue = queue
         self._metrics = metrics
+        self._acquaintances = acquaintances
 
     async def send(self, user: str, body: frames.MessageBody, *, thread: str | None, key: str | None) -> Sent:
         """Store a message and its run; call `announce` once the reply is on its way.
@@ -92,7 +96,7 @@ class Commands:
             key=key,
             fingerprint=fingerprint,
         )
-        return await self._storage.runs.send(message)
+        return await self._store(message)
 
     def announce(self, sent: Sent) -> None:
         """Tell everybody what a send has stored."""
@@ -176,7 +180,7 @@ class Commands:
                 self._count(error)
                 raise
             return earlier
-        return await self._storage.runs.send(message)
+        return await self._store(message)
 
     async def _message_of(self, row: RunRow) -> UserMessage:
         """Read what a run was asked from its own event."""
@@ -187,6 +191,15 @@ class Commands:
                 assert isinstance(data, UserMessage), "of this type"
                 return data
         raise NotFound("The message of this run is no longer kept; send it anew.", field="run")
+
+    async def _store(self, message: IncomingMessage) -> Sent:
+        await self._acquaintances.meet(message.user)
+        return await self._storage.runs.send(message)
+
+    async def create_thread(self, user: str, *, title: str | None) -> ThreadRow:
+        """Make an empty thread. Raises Forbidden: the person is quarantined."""
+        await self._acquaintances.meet(user)
+        return await self._storage.threads.create(user, title=title)
 
     async def delete_thread(self, user: str, thread: str) -> None:
         """Delete a thread and cancel its runs. Raises NotFound."""

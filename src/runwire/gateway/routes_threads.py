@@ -69,7 +69,7 @@ class ThreadRoutes:
         identity = await self.callers.who(request)
         desk = self.desks.of(identity.user)
         body = decode_body(shapes.ThreadBody, await read_body(request, limit_bytes=self.body_bytes))
-        row = await desk.storage.threads.create(identity.user, title=body.title)
+        row = await desk.commands.create_thread(identity.user, title=body.title)
         return answer(shapes.thread_shape(row, log=desk.storage.log), status=201)
 
     async def list_threads(self, request: Request, cursor: str | None = None, limit: _Limit = 50) -> Response:
