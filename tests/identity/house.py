@@ -16,6 +16,8 @@ import asyncio
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -107,15 +109,23 @@ class House:
         )
         for process in cluster.processes:
             process.module = "tests.identity.server"
-            process.within = ("env", f"{FOLDER}={faults}", f"PYTHONPATH={_ROOT}")
+            process.within = ("env", f"{FOLDER}={faults}", f"PYTHONPATH={_ROOT}:{_ROOT / 'src'}")
         return cls(cluster, redis, faults)
 
     @classmethod
     async def start(cls, folder: Path, postgres: PostgresServer, **options: Any) -> House:
         """Make one on a database of its own, and start it."""
         house = cls.made(folder, await postgres.create_database(), **options)
-        await house.cluster.start()
+        await house.begin()
         return house
+
+    async def begin(self) -> None:
+        """Start all processes; whoever is not there in time takes the others with him."""
+        try:
+            await self.cluster.start()
+        except BaseException:
+            self.redis.remove()
+            raise
 
     async def end(self) -> None:
         """Kill everything, and see that nobody has logged what he should not."""
@@ -175,6 +185,19 @@ class House:
                 await process.kill9()  # what it left behind
                 await process.start()
 
+    async def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a verb of the command line on the database, whatever its status."""
+        command = [sys.executable, "-m", "runwire", *words]
+        return await asyncio.to_thread(
+            subprocess.run,
+            command,
+            cwd=self.cluster.marks,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+
     # ── people ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def person(self, prefix: str, *, roles: tuple[str, ...] = ("user",), password: str | None = None) -> Person:
@@ -199,6 +222,10 @@ class House:
         )
         person.sessions.append(session)
         return session
+
+    async def sign_in_refused(self, *, at: int = 0) -> Any:
+        """Try to sign in as nobody, to see what people are told."""
+        return await self.ask("POST", "/auth/sessions", at=at, user="nobody", password="no password")
 
     async def give_key(self, person: Person) -> str:
         """Make an API key of somebody."""

@@ -3,6 +3,7 @@
 `python -m tests.identity.server serve …`, with IDENTITY_FAULTS=/folder; what a file there says is done once, or for as
 long as it stands there:
 
+    expired_s   how long after the last read of the log of changes sockets go on: 30 s are long for a test
     publish     `lost`: no wake-up after a change of identity; `kill`: SIGKILL between the commit and the wake-up
     meet        `kill`: SIGKILL when the backend's row of a person is committed, and nothing that follows it is
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ def main() -> None:
 def install(folder: Path) -> None:
     """Put the faults in their places."""
     from runwire.app import parts
+    from runwire.auth.follower import FollowSettings
+    from runwire.storage.postgres.people import PostgresPeople
 
     room: Any = parts
     make_auth_app: Callable[..., Any] = room.make_auth_app
@@ -45,6 +49,17 @@ def install(folder: Path) -> None:
         return make_auth_app(*arguments, changed=change, **options)
 
     room.make_auth_app = make
+    if expired := _ordered(folder / "expired_s"):
+        room.Follower = partial(room.Follower, settings=FollowSettings(expired_s=float(expired)))
+    meet = PostgresPeople.meet
+
+    async def meet_and_maybe_die(self: PostgresPeople, user: str, issuer: str, subject: str) -> bool:
+        is_first = await meet(self, user, issuer, subject)
+        if _ordered(folder / "meet") == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return is_first
+
+    PostgresPeople.meet = meet_and_maybe_die  # type: ignore[method-assign]  # the same, and a place to die in
 
 
 def _ordered(path: Path) -> str:
