@@ -414,7 +414,9 @@ async def test_change_that_waited_sees_what_the_one_before_it_did(postgres_serve
         other = store._database.alone(statement_timeout_s=10)  # type: ignore[attr-defined]  # another process
         async with other as connection, asyncio.TaskGroup() as tasks:
             await connection.execute("BEGIN")
-            await connection.fetch("SELECT runwire_auth_change_user('user_disabled', $1, NULL, false, NULL, NULL)", ada.user)
+            await connection.fetch(
+                "SELECT runwire_auth_change_user('user_disabled', $1, NULL, false, NULL, NULL)", ada.user
+            )
             refused = tasks.create_task(refusal(session_of(store, ada)))
             await asyncio.sleep(0.2)  # so that it waits; too short, it comes later and the test sees less
             await connection.execute("COMMIT")

@@ -24,6 +24,8 @@ _CALL: Final = re.compile(r"\brunwire_\w+")
 UNREACHED: Final = {
     "postgres_auth.sql": "identity: in the first database only, never read beside rows of runs (a test of its own)",
     "postgres_auth_functions.sql": "identity, likewise",
+    "postgres_people.sql": "rows of single people, each found by its id; what relates them to others is `runwire_meet`",
+    "postgres_people_functions.sql": "refuses an identity that is another user here, and says no more",
     "postgres_bus.sql": "hints: no table at all",
     "postgres_transfer.sql": "export and import of a whole database, while nobody lives in it or as it is",
     "postgres_places.sql": "of the database itself; it asks whether anybody lives there, not who",

@@ -120,6 +120,11 @@ async def test_older_database_is_brought_to_the_newest_revision(empty: str, post
     columns = "key bigint, user_key bigint, agent text, status text, woken_at bigint"
     await postgres_server.execute(empty, f"CREATE TABLE run ({columns})")
     await postgres_server.execute(empty, "CREATE TABLE meta (key bigint PRIMARY KEY, log text)")
+    for table in ("auth_session", "auth_key", "auth_signing_key"):
+        await postgres_server.execute(empty, f"CREATE TABLE {table} (id text)")
+    await postgres_server.execute(empty, "CREATE TABLE auth_event (user_id text, holder text)")
+    status = "status text, CONSTRAINT auth_user_status CHECK (status IN ('active', 'disabled'))"
+    await postgres_server.execute(empty, f"CREATE TABLE auth_user (id text PRIMARY KEY, {status})")
     fkey = "CONSTRAINT segment_run_key_fkey CHECK (run_key > 0)"
     await postgres_server.execute(empty, f"CREATE TABLE segment (run_key bigint, {fkey})")
     done = await migrate(empty)
