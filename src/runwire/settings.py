@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from runwire.auth.issuers import Issuer, read_issuers
 from runwire.errors import ConfigurationError
 
 __all__ = ["ClientDefaults", "Loaded", "Settings", "client_defaults", "load", "no_color"]
@@ -144,6 +145,9 @@ class Settings(BaseSettings):
     service_secret_before: str | None = Field(
         None, min_length=32, description="The secret that the auth service takes too, while it is being changed."
     )
+    issuers: Annotated[tuple[Issuer, ...], NoDecode] = Field(
+        (), repr=False, description="Other issuers whose sign-ins are taken: tables `[[issuers]]`; see the how-to."
+    )
     compact_after_s: float = Field(
         60.0,
         ge=0,
@@ -169,6 +173,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("issuers", mode="before")
+    @classmethod
+    def _read_issuers(cls, value: object) -> object:
+        is_read = isinstance(value, tuple) and all(isinstance(one, Issuer) for one in value)
+        return value if is_read else read_issuers(value)
 
     @field_validator("database_url", mode="before")
     @classmethod
@@ -434,6 +444,10 @@ def _unfit(settings: Settings, sources: Mapping[str, str]) -> list[tuple[tuple[s
         if any(origin.startswith("http://") and urlsplit(origin).hostname != "localhost" for origin in origins):
             sentence = "allowed_origins: http origins are refused outside development; use https"
             faults.append((("allowed_origins",), sentence))
+        for issuer in settings.issuers:
+            if issuer.is_loopback:
+                sentence = f"issuers: {issuer.name}: issuer: http is refused outside development; use https"
+                faults.append((("issuers",), sentence))
     if len(roles) == len(_ROLES):
         return faults
     needed = {"database_url": settings.is_shared, "auth_url": True, "service_secret": True, "public_url": True}

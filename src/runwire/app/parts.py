@@ -103,6 +103,13 @@ class Ground:
         """Return who signs in here: the public URL, so that tokens of one deployment are nothing to another."""
         return self.settings.public_url or self.url
 
+    @property
+    def page_url(self) -> str:
+        """Return where people find the page."""
+        if self.settings.public_url is None:
+            return self.place
+        return self.settings.public_url.removesuffix(self.settings.path_prefix) + self.settings.path_prefix
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembled:
@@ -172,7 +179,9 @@ def _identity(follower: Follower) -> Part:
 
 def _auth_service(ground: Ground) -> Asgi:
     bus = ground.places.first.bus
-    settings = rooms.auth_settings(ground.settings, issuer=ground.issuer, secret=ground.secret)
+    settings = rooms.auth_settings(
+        ground.settings, issuer=ground.issuer, page_url=ground.page_url, secret=ground.secret
+    )
     app = make_auth_app(ground.storage.auth, settings, changed=lambda: bus.publish(Wake(topic="auth")))
     return Forwarded(app, secrets=settings.service_secrets)
 
@@ -185,7 +194,7 @@ def _way_to_auth(ground: Ground, follower: Follower, service: Asgi | None) -> tu
         http=http,
         store=ground.storage.auth,
         follower=follower,
-        settings=rooms.auth_client_settings(issuer=ground.issuer, secret=ground.secret),
+        settings=rooms.auth_client_settings(ground.settings, issuer=ground.issuer, secret=ground.secret),
     )
 
     clients, auth_app = [http], service

@@ -24,11 +24,13 @@ __all__ = [
 ]
 
 
-def auth_settings(settings: Settings, *, issuer: str, secret: str) -> AuthSettings:
-    """Return the auth service's."""
+def auth_settings(settings: Settings, *, issuer: str, page_url: str, secret: str) -> AuthSettings:
+    """Return the auth service's; `page_url` is where people find the page."""
     before = (settings.service_secret_before,) if settings.service_secret_before else ()
     return AuthSettings(
         issuer=issuer,
+        page_url=page_url,
+        issuers=settings.issuers,
         version=runwire.__version__,
         service_secrets=(secret, *before),
         access_ttl_s=settings.access_ttl_s,
@@ -36,9 +38,11 @@ def auth_settings(settings: Settings, *, issuer: str, secret: str) -> AuthSettin
     )
 
 
-def auth_client_settings(*, issuer: str, secret: str) -> AuthClientSettings:
+def auth_client_settings(settings: Settings, *, issuer: str, secret: str) -> AuthClientSettings:
     """Return those of its client."""
-    return AuthClientSettings(issuer=issuer, version=runwire.__version__, service_secret=secret)
+    return AuthClientSettings(
+        issuer=issuer, version=runwire.__version__, service_secret=secret, issuers=settings.issuers
+    )
 
 
 def worker_settings(settings: Settings) -> WorkerSettings:

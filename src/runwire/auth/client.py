@@ -18,8 +18,11 @@ import structlog
 from runwire.auth import clock, contract, tokens
 from runwire.auth.background import Background
 from runwire.auth.follower import Follower
+from runwire.auth.foreign import Foreign
+from runwire.auth.foreigners import Foreigners
 from runwire.auth.identity import Identity
 from runwire.auth.introspections import Introspections
+from runwire.auth.issuers import Issuer
 from runwire.auth.remote import Introspected, Jwks, Remote
 from runwire.auth.view import AuthView, Freshness
 from runwire.errors import ConfigurationError, RunwireError, Unauthenticated, Unavailable
@@ -57,6 +60,8 @@ class AuthClientSettings:
     key_cache_s: float = 60.0
     # how many API keys are remembered; about 1 KiB each; past it the one used longest ago is asked for again
     key_cache_size: int = 16_384
+    # others whose tokens are taken, too
+    issuers: tuple[Issuer, ...] = ()
 
 
 class AuthClient:
@@ -101,6 +106,12 @@ class AuthClient:
             refetch_s=settings.kid_refetch_s,
             monotonic_s=monotonic_s,
         )
+        self._foreigners = Foreigners(
+            Foreign(settings.issuers, wall_s=wall_s, monotonic_s=monotonic_s),
+            remote=self._remote,
+            follower=follower,
+            wall_s=wall_s,
+        )
         self._amiss: str | None = None  # what is wrong between the service and us
         self._is_skewed = False  # the alarm is given once
         self._asking: dict[bytes, asyncio.Future[Introspected]] = {}  # one request per key, however many wait
@@ -117,7 +128,7 @@ class AuthClient:
 
     async def run(self) -> None:
         """Carry requests to the service until cancelled. Everything else needs this, and the follower, to run."""
-        await self._background.run(self._watch())
+        await self._background.run(self._look_after())
 
     def unready(self) -> str | None:
         """Return why this backend should get no new clients, one word for `/health/ready`; None: nothing is wrong."""
@@ -167,6 +178,11 @@ class AuthClient:
             sentence = f"The clock of the auth service is {skew_s:+.0f} s off this one's; set both by NTP."
             raise Unavailable(sentence, retry_after_s=_AMISS_S)
 
+    async def _look_after(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._foreigners.run())
+
     async def _watch(self) -> None:
         """Look from time to time whether the service is still the right one: it may be replaced while this runs."""
         for turn in itertools.count(1):
@@ -191,6 +207,8 @@ class AuthClient:
         """
         if tokens.is_api_key(credential):
             return await self._of_key(credential)
+        if self._foreigners.is_one(credential):
+            return await self._standing(await self._foreigners.identity(credential))
         return await self._standing(await self._of_token(credential))
 
     async def issue_ticket(self, identity: Identity, origin: str | None) -> str:

@@ -32,7 +32,11 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 _SECRET: Final = "x-runwire-service"  # noqa: S105 - the header's name
 _ADDRESS: Final = "x-forwarded-for"
 _ASKED_WITH: Final = ("authorization", "content-type", "origin", "accept", "user-agent")
-_ANSWERED_WITH: Final = ("content-type", "cache-control", "retry-after", "www-authenticate", "allow")
+_ANSWERED_WITH: Final = (
+    "content-type", "cache-control", "retry-after", "www-authenticate", "allow",
+    "location", "set-cookie", "referrer-policy", "content-security-policy",
+)  # fmt: skip
+_COOKIE: Final = "runwire_sign_in"  # of a person on the way to another issuer and back; no other is the service's
 # Nothing that could mean another path at the other end: no escapes, and no dots alone (looked at apart).
 _PATH: Final = re.compile(r"/[A-Za-z0-9_.~-]+(?:/[A-Za-z0-9_.~-]+)*/?")
 # What only backends ask, with the service secret: they know the service's own address, and nobody tries secrets here.
@@ -101,6 +105,8 @@ class Forward:
         # As bytes, as they came: what is no ASCII would be refused here, with an error of ours.
         given = {name: request.headers[name].encode("latin-1") for name in _ASKED_WITH if name in request.headers}
         own = {"accept-encoding": b"identity", _SECRET: self._secret.encode()}
+        if cookie := request.cookies.get(_COOKIE, ""):
+            own["cookie"] = f"{_COOKIE}={cookie}".encode("latin-1", "replace")
         if request.client:
             own[_ADDRESS] = request.client.host.encode("latin-1", "replace")
         headers = {"user-agent": b"runwire", **given, **own}

@@ -50,6 +50,10 @@ class _Many(msgspec.Struct, frozen=True, kw_only=True):
     items: list[Introspected]
 
 
+class _Contact(msgspec.Struct, frozen=True, kw_only=True):
+    user: str | None
+
+
 class NoBatches(Unavailable):
     """This service answers one question at a time: ask so."""
 
@@ -160,6 +164,23 @@ class Remote:
         except msgspec.DecodeError:
             pass
         raise _no_answer()
+
+    async def contact(self, token: str) -> str | None:
+        """Ask whose a token of another issuer is; None: nobody's here. Raises as `introspect`."""
+        status, body = await self._proved("POST", "/internal/external", content=msgspec.json.encode({"token": token}))
+        try:
+            if status == 200:
+                return msgspec.json.decode(body, type=_Contact).user
+        except msgspec.DecodeError:
+            pass
+        raise _no_answer()
+
+    async def end_external(self, session: str, user: str) -> None:
+        """Have a session ended that its issuer has ended, for every gateway. Raises as `introspect`."""
+        content = msgspec.json.encode({"session": session, "user": user})
+        status, _ = await self._proved("POST", "/internal/external/ended", content=content)
+        if status != 204:
+            raise _no_answer()
 
     async def _proved(
         self, method: str, path: str, *, data: dict[str, str] | None = None, content: bytes | None = None

@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from runwire.auth import clock, tokens
 from runwire.auth.problem import problem
 from runwire.auth.service.about import about_routes
+from runwire.auth.service.external_routes import external_routes
 from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.passwords import Passwords
@@ -67,6 +68,17 @@ def make_auth_app(
     app.include_router(_sessions(grants, standing))
     app.include_router(_oauth(grants, standing))
     app.include_router(_well_known(keyring, settings))
+    if settings.issuers:
+        app.include_router(
+            external_routes(
+                store,
+                settings,
+                check_service=standing.check_service,
+                changed=changed,
+                wall_s=wall_s,
+                monotonic_s=monotonic_s,
+            )
+        )
     app.include_router(about_routes(settings, check_service=standing.check_service, wall_s=wall_s))
     return app
 

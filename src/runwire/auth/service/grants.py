@@ -108,7 +108,11 @@ class Grants:
         holder = None if user is None else await self._store.user_by_id(user)
         if holder is None:
             raise Unauthenticated("This sign-in link was used already or is too old; ask for a new one.")
-        granted = await self._sign_in(holder)
+        # That the link was ours as a whole is known now, so what it says of another issuer's session is true.
+        session = link.partition("~")[2]
+        granted = await self._sign_in(holder, client=session or CLIENT_ID)
+        if session:
+            await self._refuse_if_logged_out(session, granted.session)
         self._give_back("", address)
         return granted
 
@@ -144,13 +148,22 @@ class Grants:
         is_right = await self._passwords.verify(stored, password)
         return holder if is_right and holder is not None and holder.status == "active" else None
 
-    async def _sign_in(self, holder: UserRow) -> Granted:
+    async def _refuse_if_logged_out(self, external: str, session: str) -> None:
+        """End a sign-in whose session has ended at its issuer while it was under way. Raises Unauthenticated."""
+        # Looked at when the session is there: a log-out first says that it has ended, and then looks for sessions.
+        row = await self._store.session(external)
+        if row is not None and row.revoked_at is not None:
+            await self._store.revoke_session(session, reason="backchannel_logout")
+            self._changed()
+            raise Unauthenticated("You have logged out meanwhile; sign in again.")
+
+    async def _sign_in(self, holder: UserRow, *, client: str = CLIENT_ID) -> Granted:
         try:
             row = await self._store.create_session(
                 holder.user,
                 session=new_id("ses"),
                 epoch=holder.epoch,
-                client=CLIENT_ID,
+                client=client,
                 refresh_key=secrets.token_bytes(32),
                 ttl_s=self._settings.session_ttl_s,
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from runwire.auth.issuers import Issuer
+
 __all__ = ["ROLES", "AuthSettings"]
 
 ROLES: Final = ("user", "operator", "admin", "service")
@@ -20,6 +22,10 @@ class AuthSettings:
     audience: str = "runwire"
     # of Runwire, for backends: a pair too far apart is refused
     version: str = ""
+    # where people find the page, for the way back from other issuers; None: at the issuer's address
+    page_url: str | None = None
+    # others whose word is taken for who somebody is
+    issuers: tuple[Issuer, ...] = ()
     # one or two secrets of backends that may introspect (two: during a rotation); none: nobody may
     service_secrets: tuple[str, ...] = field(default=(), repr=False)
     # life of an access token, seconds; at most `tokens.MAX_LIFETIME_S`
