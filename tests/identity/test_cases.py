@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.timeout(90)
 
 WITHDRAWN_S: Final = 5.0  # promised is 1 s (DESIGN §7), kept by the campaign; here the machine may be busy
 POLLED_S: Final = 5.0  # the poll comes each 250 ms
+AWAY_S: Final = 5
 REVOKED: Final = 4507
 
 
@@ -257,6 +259,24 @@ async def test_a11_redis_killed_during_a_revocation_delays_neither_answer_nor_ef
         assert answer.status_code == 204
         assert clock() - began_s < 3.0, "nobody waits for a bus"
     await cut_off(sockets, at_s=change.at_s, within_s=POLLED_S)
+
+
+async def test_a13_auth_service_away_stops_no_live_work_and_says_when_to_come_back(house: House) -> None:
+    ada = await house.person("ada")
+    listener = Outside(house.gateways[0].url, await house.give_key(ada))
+    async with listener.connected():
+        sent = await listener.send("go on", agent="walk")
+        await house.auth.kill9()
+        back_ms = time.time_ns() // 1_000_000 + AWAY_S * 1000
+        answer = await house.sign_in_refused()
+        assert (answer.status_code, int(answer.headers["retry-after"]) >= 1) == (503, True)
+        await listener.until(lambda event: event["ts"] > back_ms and event["type"] == "tool_completed")
+        answer = await house.sign_in_refused(at=2)
+        assert answer.status_code == 503, "it was away all the time"
+        await house.mend()
+        assert (await house.sign_in_refused()).status_code == 401
+        await listener.command("cancel", run=sent["run"])
+        await listener.until_end(sent["run"])
 
 
 async def test_a15_first_contact_cut_off_between_its_writes_is_made_good_by_the_next(house: House) -> None:

@@ -181,7 +181,7 @@ async def _change_password(house: House, person: Person) -> Any:
 
 
 async def _revoke_key(house: House, person: Person) -> Any:
-    return await house.ask("DELETE", f"/auth/keys/{person.key_id}", person.sessions[0].access_token)
+    return await house.ask("POST", "/auth/revoke", data={"token": person.key})  # RFC 7009: whoever holds it may
 
 
 _ACTS: Final[dict[str, Act]] = {

@@ -46,10 +46,14 @@ UPDATE meta SET log = $2 WHERE key = 1 AND log = $1
 SELECT log FROM meta WHERE key = 1
 
 -- Begins another history, if it is still that one. Nobody's sign-in of the old one opens anything here, and every view of
--- users is read anew: what was withdrawn after the copy was made is not withdrawn in it.
+-- users is read anew: what was withdrawn after the copy was made is not withdrawn in it. Epochs move past all that the lost
+-- history can have reached, in which they went on one by one: gateways know the old signing keys, and would take its tokens.
 -- name: begin_history
 WITH begun AS (UPDATE meta SET log = $2 WHERE key = 1 AND log = $1 RETURNING key),
   counter AS (UPDATE auth_counter SET generation = $3 WHERE key IN (SELECT key FROM begun)),
+  users AS (
+    UPDATE auth_user SET epoch = greatest(epoch + 1, runwire_now() / 1000) WHERE EXISTS (SELECT 1 FROM begun)
+  ),
   keys AS (DELETE FROM auth_signing_key WHERE EXISTS (SELECT 1 FROM begun)),
   sessions AS (DELETE FROM auth_session WHERE EXISTS (SELECT 1 FROM begun)),
   links AS (DELETE FROM auth_link WHERE EXISTS (SELECT 1 FROM begun)),
