@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from runwire.app.auditing import audit_verbs
 from runwire.app.erasing import ErasureVerbs
 from runwire.app.portrait import PortraitVerbs
 from runwire.app.reconcile import ReconcileVerbs
@@ -185,6 +186,7 @@ class Verbs:
             "storage_trim": self.storage_trim,
             "member_list": self.member_list,
             "where": self.where,
+            **audit_verbs(self._storage),
             **ErasureVerbs(self._storages, self._bus).table(),
             **ReconcileVerbs(self._storages).table(),
             **PortraitVerbs(self._storages).table(),

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from runwire.cli import accounts, belongings, check, cluster, doctor, listen, members, migrate, project, serve, storage
+from runwire.cli import (
+    accounts,
+    audit,
+    belongings,
+    check,
+    cluster,
+    doctor,
+    listen,
+    members,
+    migrate,
+    project,
+    serve,
+    storage,
+)
 
 __all__ = ["app"]
 
@@ -26,6 +39,7 @@ app.command("answer")(listen.answer)
 app.command("retry")(listen.retry)
 app.command("check")(check.check)
 app.command("members")(members.members)
+app.command("audit")(audit.audit)
 app.command("migrate")(migrate.migrate)
 app.command("version")(project.version)
 accounts.user.command("export")(belongings.export)
