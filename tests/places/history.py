@@ -79,6 +79,8 @@ class History:
                 await self.look()
         await self.upkeep()
         await self.look()
+        await self.erase()
+        await self.look()
 
     # ── people ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,6 +133,20 @@ class History:
             f"{user} answers {wait} of {run}",
             lambda world: world.of(user).runs.answer(user, world.id(run), wait, value),
         )
+
+    async def erase(self) -> None:
+        """Have nothing left of one person, whose runs may still be held; last of all, or there would be little more."""
+        user = self._user()
+
+        async def act(world: World) -> tuple[int, list[str], list[int]]:
+            erasure = world.of(user).erasure
+            done = [await erasure.erase(user), await erasure.erase(user, is_forced=True)]
+            while done[-1].has_more:
+                done.append(await erasure.erase(user, is_forced=True))
+            threads = sorted(world.name(thread) for each in done for thread in each.threads)
+            return sum(each.runs for each in done), threads, [each.unfinished for each in done]
+
+        await self._worlds.do(f"nothing is left of {user}", act)
 
     async def thread(self) -> None:
         user, what = self._user(), self._dice.choice(("create", "rename", "rename", "delete", "get", "get"))

@@ -43,6 +43,7 @@ UNREACHED_STATEMENTS: Final = {
         ("identity", "begin_history", "name_history", "place", "log"), "which history a database is: the row of `meta`"
     ),
     **dict.fromkeys(("drop_claim", "drop_people", "drop_serve", "drop_run_of_segment"), "of a migration, once"),
+    **dict.fromkeys(("vacuum", "vacuum_thoroughly"), "how tables are kept"),
     "stats": "executed on a connection of its own; that its sums add up is compared",
 }
 
