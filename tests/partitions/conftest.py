@@ -74,8 +74,10 @@ def _started(folder: Path, network: Network) -> Iterator[Apart]:
 
 
 async def _begin(cluster: Cluster) -> str:
-    await cluster.start()
-    return await cluster.key("ada")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(cluster.start())
+        key = tasks.create_task(cluster.key("ada"))  # meanwhile: it asks nobody but the database
+    return key.result()
 
 
 def _settle(process: RoleProcess, network: Network, auth_port: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -68,14 +69,23 @@ class Scene:
         async with person.connected():
             self.sents = [await person.send(f"message {n}", agent="walk") for n in range(count)]
 
-    async def cut(self, *ways: tuple[str, str], for_s: float, lost: float = 1.0, delay_s: float = 0.0) -> None:
-        """Have a network fail for a while, and see that all goes on when it is back."""
+    async def cut(
+        self,
+        *ways: tuple[str, str],
+        for_s: float,
+        lost: float = 1.0,
+        delay_s: float = 0.0,
+        until: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Have a network fail for a while, and until something has happened; see that all goes on when it is back."""
         network = self.apart.network
         began_s = time.monotonic()
         for source, target in ways:
             network.rule(source, target, lost=lost, delay_s=delay_s)
         try:
             await asyncio.sleep(for_s)
+            if until is not None:
+                await until()
         finally:
             for source, target in ways:
                 network.rule(source, target)
@@ -126,16 +136,20 @@ async def _cut_a_worker_off(scene: Scene, for_s: float) -> None:
     """Whoever cannot reach the database loses its runs to the others, while it is away and not when it is back."""
     worker, runs = scene.holder()
     before = {run: max(scene.screens[0].attempts[run]) for run in runs}
+    screen = scene.screens[0]
     began_s = time.monotonic()
-    await scene.cut(*both(worker.name, "database"), for_s=for_s)
-    late_s = []
-    for run in runs:
-        after = [seen_s for number, seen_s in scene.screens[0].attempts[run].items() if number > before[run]]
-        assert after, f"nobody took {run} over"
-        late_s.append(min(after) - began_s)
+
+    def after(run: str) -> list[float]:
+        return [seen_s for number, seen_s in screen.attempts[run].items() if number > before[run]]
+
+    async def taken_over() -> None:
+        left_s = began_s + (LEASE_S + 2) * BUSY - time.monotonic()
+        await screen.until_shown(lambda: all(map(after, runs)), "others have its runs", timeout_s=max(left_s, 0.1))
+
+    # However long that takes: were it cut for a fixed time, a slow machine would be taken for runs that wait for it.
+    await scene.cut(*both(worker.name, "database"), for_s=for_s, until=taken_over)
+    late_s = [min(after(run)) - began_s for run in runs]
     scene.said.append(f"{len(runs)} runs of it taken over within {max(late_s):.1f} s (lease {LEASE_S:g} s)")
-    assert max(late_s) <= (LEASE_S + 2) * BUSY
-    assert max(late_s) < for_s or for_s < LEASE_S + 2, "they waited for the network"
 
 
 async def _cut_a_gateway_off(scene: Scene, for_s: float) -> None:
@@ -160,7 +174,7 @@ async def test_who_is_cut_off_loses_its_runs_and_its_people_and_nothing_else(
     await scene.send(3)
     async with scene.screens[0].following(scene.sents), scene.screens[1].following(scene.sents):
         await _begun(scene)
-        await _cut_a_worker_off(scene, LEASE_S + 3)
+        await _cut_a_worker_off(scene, LEASE_S)
         await scene.end()
     await scene.judge()
     request.node.user_properties.append(("fleet", f"partitions: {'; '.join(scene.said)}"))
