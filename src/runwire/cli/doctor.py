@@ -43,6 +43,34 @@ def auth_sync(
         raise typer.Exit(1)
 
 
+@doctor.command("issuers")
+def issuers(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
+    """Ask each configured issuer for its keys, and say how soon a withdrawal there is known here; status 1: a fault."""
+    found = asyncio.run(app.examine_issuers(load(serves=False).settings))
+    if as_json:
+        typer.echo(json.dumps(found))
+    elif not found:
+        typer.echo("no other issuers are configured; people sign in here")
+    else:
+        for one in found:
+            _show_issuer(one)
+    if any(one["fault"] for one in found):
+        raise typer.Exit(1)
+
+
+def _show_issuer(found: dict[str, Any]) -> None:
+    typer.echo(f"{found['name']}\t{found['issuer']}")
+    if found["fault"]:
+        typer.echo(f"\tfault\t{found['fault']}")
+    if found["keys"] is not None:
+        skew = "unknown" if found["skew_s"] is None else f"{found['skew_s']:+.0f} s"
+        typer.echo(f"\tkeys\t{found['keys']} for {', '.join(found['algorithms'])}; clock {skew}")
+    for what, bound in found["withdrawn_within"].items():
+        typer.echo(f"\t{what}\twithdrawals known {bound}")
+
+
 def _show(found: dict[str, Any]) -> None:
     for difference in found["differences"]:
         what, done = _WORDS[difference["kind"]]

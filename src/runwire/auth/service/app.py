@@ -68,17 +68,16 @@ def make_auth_app(
     app.include_router(_sessions(grants, standing))
     app.include_router(_oauth(grants, standing))
     app.include_router(_well_known(keyring, settings))
-    if settings.issuers:
-        app.include_router(
-            external_routes(
-                store,
-                settings,
-                check_service=standing.check_service,
-                changed=changed,
-                wall_s=wall_s,
-                monotonic_s=monotonic_s,
-            )
+    app.include_router(
+        external_routes(
+            store,
+            settings,
+            check_service=standing.check_service,
+            changed=changed,
+            wall_s=wall_s,
+            monotonic_s=monotonic_s,
         )
+    )
     app.include_router(about_routes(settings, check_service=standing.check_service, wall_s=wall_s))
     return app
 

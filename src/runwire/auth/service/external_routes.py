@@ -67,6 +67,12 @@ def external_routes(
     router = APIRouter()
     _for_gateways(router, external, check_service)
     _for_issuers(router, foreign, external)
+
+    @router.get("/auth/external", response_class=Response)
+    async def offered() -> Response:
+        """List the issuers that people can sign in by; the page shows a button for each."""
+        return _json({"issuers": [{"name": one.name} for one in settings.issuers if one.client_id]})
+
     if any(one.client_id for one in settings.issuers):
         try:
             from runwire.auth.service.external_sign_in import ExternalSignIn  # brings Authlib, an extra
@@ -113,12 +119,6 @@ def _for_issuers(router: APIRouter, foreign: Foreign, external: External) -> Non
 
 
 def _for_people(router: APIRouter, foreign: Foreign, sign_in: ExternalSignIn) -> None:
-    @router.get("/auth/external", response_class=Response)
-    async def offered() -> Response:
-        """List the issuers that people can sign in by."""
-        names = [name for name, provider in foreign.providers.items() if provider.issuer.client_id]
-        return _json({"issuers": [{"name": name} for name in names]})
-
     @router.get("/auth/external/{name}/start", response_class=Response)
     async def start(name: str, request: Request) -> Response:
         """Send a person to the issuer."""

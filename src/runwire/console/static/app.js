@@ -80,6 +80,16 @@ class Page {
     at("sign-out").hidden = true;
     this.#status(...(this.lastUser ? ["expired", "Session expired: sign in"] : ["signed-out", "Signed out"]));
     at("user").focus();
+    this.#offerIssuers();
+  }
+
+  async #offerIssuers() {
+    const names = await this.session.issuers();
+    const links = names.map((name) =>
+      make("a", { class: "quiet", text: `Sign in with ${name}`, href: new URL(`auth/external/${name}/start`, root).href }),
+    );
+    at("issuers").replaceChildren(...links);
+    at("issuers").hidden = links.length === 0;
   }
 
   #signedIn() {

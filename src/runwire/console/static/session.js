@@ -43,6 +43,13 @@ export class Session {
     this.#hold(await answer.json());
   }
 
+  /** Return the names of the other issuers that people can sign in by. */
+  async issuers() {
+    const answer = await fetch(new URL("auth/external", this.root), { signal: AbortSignal.timeout(ANSWER_MS) }).catch(() => null);
+    const found = answer?.ok ? await answer.json().catch(() => null) : null;
+    return (found?.issuers ?? []).map((issuer) => issuer.name).filter((name) => /^[a-z0-9-]{1,32}$/.test(name));
+  }
+
   /** End this session on the server, and forget it here whatever the server says. */
   async signOut() {
     const token = this.held?.access;
@@ -116,8 +123,11 @@ export class Session {
 /** Take the link out of the address before anything else can see it, and return it. */
 export function takeLink() {
   const url = new URL(location.href);
-  const link = url.searchParams.get("link");
+  // In the fragment it comes back from another issuer: no server gets to see that.
+  const inFragment = /^#link=([A-Za-z0-9_~]{1,128})$/.exec(url.hash)?.[1] ?? null;
+  const link = inFragment ?? url.searchParams.get("link");
   if (link === null) return null;
+  if (inFragment !== null) url.hash = "";
   url.searchParams.delete("link");
   history.replaceState(null, "", url);
   return link;
