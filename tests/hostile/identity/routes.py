@@ -37,9 +37,9 @@ PUBLIC: Final = {
     "GET /health/ready": "for what looks after the process",
     "GET /metrics": "for what looks after the process; the proxies of deploy/ keep it from the internet",
     "GET /auth/external": "which issuers people may sign in with",
-    "GET /auth/external/{issuer}/start": "leads to the issuer",
-    "GET /auth/external/{issuer}/callback": "the code is the credential",
-    "POST /auth/external/{issuer}/logout": "the issuer's logout token is the credential (back channel)",
+    "GET /auth/external/{name}/start": "leads to the issuer",
+    "GET /auth/external/{name}/callback": "the code is the credential",
+    "POST /auth/external/{name}/backchannel": "the issuer's logout token is the credential (back channel)",
 }
 SERVICE: Final = re.compile(r"/auth/introspect|/internal/.*")  # with the service secret and nothing else
 ADMIN: Final = re.compile(r"/auth/(users|invites|signing-keys|audit)(/.*)?|/admin/.*")  # no ordinary user
