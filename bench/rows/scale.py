@@ -66,6 +66,7 @@ def measure(stand: Stand) -> Section:
 class _Scale:
     def __init__(self, stand: Stand, cache: RedisServer) -> None:
         self._stand, self._cache = stand, cache
+        self._conditions = page.conditions(stand)  # here, where no loop runs yet: it asks the server
         quick = stand.is_quick
         self._sockets: Sizes = (10, 20, 40) if quick else (100, 500, 2_000)
         self._runs: Sizes = (2, 5, 10) if quick else (10, 50, 200)
@@ -267,7 +268,7 @@ class _Scale:
             for (name, per, unit), line in self._found.items()
         }
         plain = {name: round(statistics.median(values), 3) for name, values in sorted(self._plain.items())}
-        return fit.Run(conditions=page.conditions(self._stand), measured=measured, plain=plain)
+        return fit.Run(conditions=self._conditions, measured=measured, plain=plain)
 
 
 def _medians(line: dict[float, list[float]]) -> list[float]:
