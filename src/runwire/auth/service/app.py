@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -14,7 +14,7 @@ from runwire.auth.problem import problem
 from runwire.auth.service.about import about_routes
 from runwire.auth.service.external_routes import external_routes
 from runwire.auth.service.grants import Granted, Grants
-from runwire.auth.service.keyring import Keyring
+from runwire.auth.service.keyring import JWKS_MAX_AGE_S, Keyring
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.problems import add_problems
 from runwire.auth.service.requests import bearer, form_of, read_keys, read_sign_in
@@ -25,8 +25,6 @@ from runwire.protocol.codes import ErrorCode
 from runwire.storage.base import AuthStore
 
 __all__ = ["make_auth_app"]
-
-_JWKS_MAX_AGE_S: Final = 300
 
 
 def make_auth_app(
@@ -46,7 +44,8 @@ def make_auth_app(
         wall_s: clock of tokens.
         monotonic_s: clock of limits.
     """
-    keyring, passwords = Keyring(store), Passwords(settings)
+    keyring = Keyring(store, access_ttl_s=settings.access_ttl_s, wall_s=wall_s, monotonic_s=monotonic_s)
+    passwords = Passwords(settings)
     grants = Grants(
         store,
         settings,
@@ -160,8 +159,8 @@ def _well_known(keyring: Keyring, settings: AuthSettings) -> APIRouter:
     @router.get("/.well-known/jwks.json", response_class=Response)
     async def jwks() -> Response:
         """Show the public keys of access tokens (RFC 7517)."""
-        keys = [tokens.public_jwk(kid, key) for kid, key in (await keyring.keys()).items()]
-        return _json({"keys": keys}, cache=f"public, max-age={_JWKS_MAX_AGE_S}")
+        keys = [tokens.public_jwk(kid, key) for kid, key in (await keyring.published()).items()]
+        return _json({"keys": keys}, cache=f"public, max-age={JWKS_MAX_AGE_S}")
 
     @router.get("/.well-known/oauth-authorization-server", response_class=Response)
     async def metadata() -> Response:

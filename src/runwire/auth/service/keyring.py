@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
 from joserfc.jwk import ECKey
 
 from runwire.auth import clock, tokens
@@ -26,8 +25,6 @@ SKEW_S: Final = 2 * tokens.LEEWAY_S  # between two clocks that are each within w
 _GOOD_S: Final = 1.0  # how long a read is believed: other processes revoke keys, too
 _RETRY_S: Final = 1.0  # after a failed read, while there are keys to go on with
 _READ_DEADLINE_S: Final = 2.0  # less than a backend waits for the JWKS
-
-_log = structlog.get_logger("runwire.auth")
 
 
 class Keyring:
@@ -81,7 +78,7 @@ class Keyring:
     async def newest(self) -> tuple[str, ECKey]:
         """Return the key that signs: the newest of those that do by now. Raises Unavailable."""
         await self._refresh(since_s=self._monotonic_s() - _GOOD_S)
-        row = self._signer() or self._rows[0]  # by the store's clock, the first one does: see `_read`
+        row = self._signer() or self._rows[-1]  # the store is away for so long that the last one ends, too
         return row.kid, self._keys[row.kid]
 
     def forget(self) -> None:
@@ -91,7 +88,7 @@ class Keyring:
 
     async def _refresh(self, *, since_s: float) -> None:
         async with self._reading:
-            if self._read_s is not None and self._read_s >= since_s:
+            if self._read_s is not None and self._read_s > since_s:
                 return  # read by another one since this call began
             began_s = self._monotonic_s()
             if self._keys and self._failed_s is not None and began_s - self._failed_s < _RETRY_S:
@@ -109,19 +106,14 @@ class Keyring:
 
     async def _read(self) -> None:
         self._take(await self._store.signing_keys())
-        if self._signer() is not None:
-            return
-        kid = secrets.token_hex(8)
-        # Of any number of services that find none at once one is the maker; all go on with its key.
-        rows = await self._store.create_signing_key(kid, tokens.new_signing_key(kid))
-        if all(self._ends_early(row) for row in rows if row.activates_at <= rows[0].activates_at):
-            # Those that sign leave before their tokens would: their follower was revoked. This one follows at once.
-            rows = await self._store.add_signing_key(
-                kid, tokens.new_signing_key(kid), activate_in_s=0, retire_others_in_s=None
-            )
-        if any(row.kid == kid for row in rows):
-            _log.info("signing_key_created", kid=kid)
-        self._take(rows)
+        if self._signer() is None:
+            # Of any number of services that find none at once one is the maker; all go on with its key.
+            self._take(await self._store.create_signing_key(*new_signing_key()))
+        if self._signer() is None:
+            # There is one, but it leaves before its tokens would: what should have followed it was revoked.
+            kid, private_jwk = new_signing_key()
+            rows = await self._store.add_signing_key(kid, private_jwk, activate_in_s=0, retire_others_in_s=None)
+            self._take(rows)
 
     def _take(self, rows: Sequence[SigningKeyRow]) -> None:
         known = self._keys
@@ -129,9 +121,11 @@ class Keyring:
         self._keys = {row.kid: known.get(row.kid) or tokens.read_signing_key(row.private_jwk) for row in rows}
 
     def _signer(self) -> SigningKeyRow | None:
+        """Return the newest key that signs by now; if none does, the next one: it is shown already."""
         now = int(self._wall_s() * 1000)
-        good = [row for row in self._rows if row.activates_at <= now and not self._ends_early(row)]
-        return good[-1] if good else None
+        good = [row for row in self._rows if not self._ends_early(row)]
+        active = [row for row in good if row.activates_at <= now]
+        return active[-1] if active else next(iter(good), None)
 
     def _ends_early(self, row: SigningKeyRow) -> bool:
         """Return whether a key leaves the JWKS before a token that it signed now is over."""
