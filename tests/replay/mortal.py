@@ -189,7 +189,7 @@ class MortalStorage:
         self.events: Any = _Log(self)
         self.runs: Any = _Runs(self)
         self.threads, self.auth, self.upkeep = inner.threads, inner.auth, inner.upkeep
-        self.members = inner.members
+        self.members, self.people, self.erasure = inner.members, inner.people, inner.erasure
         self._is_dead = False
 
     @property

@@ -74,6 +74,7 @@ class FaultyStorage:
         self.threads = self._inner.threads
         self.auth = self._inner.auth
         self.members = self._inner.members
+        self.people, self.erasure = self._inner.people, self._inner.erasure
         self.upkeep = self._inner.upkeep
 
     @property

@@ -42,6 +42,7 @@ class HookedStorage:
         self.runs: Any = _Port(self._inner.runs)
         self.threads = self._inner.threads
         self.auth = self._inner.auth
+        self.people, self.erasure = self._inner.people, self._inner.erasure
         self.members: Any = _Port(self._inner.members)
         self.upkeep = self._inner.upkeep
         self.lease_s = inner.lease_s if inner else lease_s
