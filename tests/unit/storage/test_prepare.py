@@ -20,6 +20,7 @@ import runwire.storage.schema_auth  # noqa: F401  # its tables join the same met
 from runwire.errors import ConfigurationError
 from runwire.protocol.events import MessageCompleted, TextDelta, emitted, pack
 from runwire.storage import migrations
+from runwire.storage.base import UserRow
 from runwire.storage.migrations import REVISIONS
 from runwire.storage.migrations.upgrade import upgrade
 from runwire.storage.schema import metadata
@@ -112,6 +113,27 @@ async def test_older_file_is_copied_then_migrated(tmp_path: Path, survived: str)
         assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == (survived,)
         # Without its log: what is put back later goes on as another history.
         assert copy.execute("SELECT log, incarnation FROM meta").fetchone() == ("", 7)
+
+
+async def test_accounts_of_an_older_file_stay_what_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "runwire.db"
+    upgrade(path, revision="0008_places")
+    user = ("usr_1", "ada", "disabled", 3, '["admin"]', "hash", 7)
+    change(path, "INSERT INTO meta (key, log) VALUES (1, 'k3x9')")
+    change(path, f"INSERT INTO auth_user VALUES {user}")
+    change(path, "INSERT INTO auth_key VALUES ('key_1', 'usr_1', x'01', 'ci', 5, NULL, NULL, NULL)")
+    change(path, "INSERT INTO auth_signing_key VALUES ('k1', x'02', 6)")
+    storage = await SqliteStorage.open(path)
+    row = await storage.auth.user_by_name("ada")
+    assert row == UserRow(user="usr_1", name="ada", status="disabled", epoch=3, roles=("admin",), created_at=7)
+    assert await storage.auth.password_hash("usr_1") == "hash"
+    key = await storage.auth.key("key_1")
+    assert key is not None
+    assert (key.scopes, key.last_used_at, key.holder) == (("runwire",), None, row)
+    (signing,) = await storage.auth.signing_keys()
+    assert (signing.kid, signing.activates_at, signing.retires_at) == ("k1", 0, None)
+    assert (await storage.auth.delete_user("usr_1")).status == "deleted"  # which the old table did not allow
+    await storage.close()
 
 
 async def test_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:

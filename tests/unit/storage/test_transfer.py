@@ -19,7 +19,7 @@ from typing_extensions import Buffer
 import runwire.storage.schema_auth  # noqa: F401  # its tables join the same metadata
 from runwire.errors import ConfigurationError, Conflict, NotFound, ProtocolError, Unavailable
 from runwire.protocol.events import AgentCompleted, AgentResumed, AgentStarted, AgentThinking, AgentWaiting, emitted
-from runwire.storage.base import Batch, CancelRequest, IncomingMessage, OpenedWait, RunEnd
+from runwire.storage.base import AuditEntry, Batch, CancelRequest, IncomingMessage, OpenedWait, RunEnd
 from runwire.storage.schema import metadata
 from runwire.storage.sqlite.archives import export_file, import_file
 from runwire.storage.sqlite.backup import back_up_file
@@ -45,7 +45,15 @@ async def source(tmp_path: Path) -> Path:
     await storage.auth.create_session(
         ann.user, session="ses_1", epoch=1, client="c", refresh_key=b"refresh-me", ttl_s=60
     )
-    await storage.auth.disable_user(bob.user)
+    by_ann = AuditEntry(actor=ann.user, actor_kind="user", action="user.disable", address="::1", detail={"why": "ä"})
+    await storage.auth.disable_user(bob.user, audit=by_ann)
+    for subject, name in (("42", "cas"), ("43", "dan")):
+        await storage.auth.link_external("https://idp.example", subject, name=name, roles=["user"])
+    dan = await storage.auth.user_by_name("dan")
+    assert dan is not None
+    await storage.auth.delete_user(dan.user, audit=AuditEntry(actor=None, actor_kind="operator", action="user.delete"))
+    await storage.people.meet(dan.user, "https://idp.example", "43")
+    await storage.people.quarantine(dan.user)
     for user, word in ((ann.user, "ann"), (bob.user, "bob")):
         message = IncomingMessage(user=user, thread=None, agent="a", content=f"first of {word} ä\u2028", key=word)
         thread = (await storage.runs.send(message)).thread
@@ -73,7 +81,9 @@ async def source(tmp_path: Path) -> Path:
             await storage.runs.send(IncomingMessage(user=user, thread=thread, agent="a", content=f"{n} of {word}"))
         await storage.runs.claim("w", agents=["a"], limit=1, user_limit=9)
         await park(storage, user, word)
-    gone = (await storage.runs.send(IncomingMessage(user=ann.user, thread=None, agent="a", content="deleted"))).thread
+    gone = (
+        await storage.runs.send(IncomingMessage(user=ann.user, thread=None, agent="a", content="thrown away"))
+    ).thread
     await storage.threads.delete(ann.user, gone)
     await storage.close()
     return path
@@ -131,8 +141,11 @@ async def test_what_goes_round_is_the_same(source: Path, tmp_path: Path) -> None
     target = imported(tmp_path, text)
     assert content(exported(target)) == content(text)
     kinds = [json.loads(line)["kind"] for line in text.splitlines()]
-    assert set(kinds) == {"export", "account", "api_key", "user", "thread", "run", "wait", "segment", "blob", "end"}
-    for word in (b"deleted", b"refresh-me", b"ses_1", b"BEGIN PRIVATE", b'"d":'):
+    assert set(kinds) == {"export", "account", "api_key", "user", "thread", "run", "wait", "segment", "blob", "end"} | {
+        "external",
+        "audit",
+    }
+    for word in (b"thrown away", b"refresh-me", b"ses_1", b"BEGIN PRIVATE", b'"d":'):
         assert word not in text, word
     assert flags(target) == flags(source)
     before, after = await SqliteStorage.open(source), await SqliteStorage.open(target)
@@ -440,7 +453,7 @@ async def test_import_refuses_what_is_not_empty_and_takes_what_was_never_used(so
     unused = tmp_path / "unused" / "runwire.db"
     await (await SqliteStorage.open(unused)).close()
     imported(tmp_path, text, "unused")
-    with pytest.raises(Conflict, match=r"not empty: it has 2 users, 4 threads and 8 runs"):
+    with pytest.raises(Conflict, match=r"not empty: it has 4 users, 4 threads and 8 runs"):
         imported(tmp_path, text, "unused")
     foreign = tmp_path / "foreign" / "runwire.db"
     foreign.parent.mkdir()

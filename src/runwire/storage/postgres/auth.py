@@ -246,6 +246,8 @@ class PostgresAuthStore(PostgresUsers):
 
         async def work(connection: Connection[Record]) -> AuthSnapshot:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
+                # Between two pages this process may be busy; the transaction holds nothing that others need.
+                await connection.fetch(SQL["be_patient"], f"{_SNAPSHOT_S:.0f}s")
                 (head,) = await connection.fetch(SQL["head"], self._clock())
                 since = head["read_at"] - revoked_within_s * 1000
                 return AuthSnapshot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -181,5 +182,6 @@ def event(row: Record) -> AuthEvent:
     )
 
 
+@functools.lru_cache(maxsize=1_024)  # there are few, and a snapshot reads them for each user
 def _words(text: str) -> tuple[str, ...]:
     return msgspec.json.decode(text, type=tuple[str, ...])

@@ -169,7 +169,7 @@ async def _check_empty(connection: Connection[PgRecord]) -> None:
     row = await connection.fetchrow(_SQL["contents"])
     if row is not None and any(row):
         accounts, threads, runs, people, noted = row
-        has = f"{max(accounts, people)} users, {threads} threads, {runs} runs and {noted} lines of audit"
+        has = f"{max(accounts, people)} users, {threads} threads and {runs} runs, and {noted} lines of audit"
         raise Conflict(f"The database is not empty: it has {has}. An import needs an empty one: name another.")
 
 

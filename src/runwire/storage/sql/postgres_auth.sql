@@ -15,6 +15,9 @@ WHERE c.key = 1
 ORDER BY e.seq
 
 -- The state of all, in one transaction that sees one instant; see `PostgresAuthStore.snapshot`.
+-- name: be_patient
+SELECT set_config('idle_in_transaction_session_timeout', $1, true)
+
 -- name: head
 SELECT generation, seq, coalesce($1::bigint, runwire_now()) AS read_at FROM auth_counter WHERE key = 1
 

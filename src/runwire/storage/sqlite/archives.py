@@ -159,7 +159,7 @@ def _check_empty(target: Path) -> None:
             raise Conflict(f"{target} is there and has other tables. {_MOVE_AWAY}")
         if held is not None and any((*held, noted)):
             accounts, threads, runs, people = held
-            has = f"{max(accounts, people)} users, {threads} threads, {runs} runs and {noted} lines of audit"
+            has = f"{max(accounts, people)} users, {threads} threads and {runs} runs, and {noted} lines of audit"
             raise Conflict(f"{target} is not empty: it has {has}. {_MOVE_AWAY}")
         connection.execute(_COPY_SQL["plain_journal"]).fetchall()  # so that nothing of it is left beside the file
 

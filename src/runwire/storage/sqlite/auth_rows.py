@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -220,5 +221,6 @@ def event(row: Row) -> AuthEvent:
     )
 
 
+@functools.lru_cache(maxsize=1_024)  # there are few, and a snapshot reads them for each user
 def _words(text: str) -> tuple[str, ...]:
     return msgspec.json.decode(text, type=tuple[str, ...])
