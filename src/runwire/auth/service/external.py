@@ -31,7 +31,6 @@ class External:
     Args:
         store: the auth tables.
         foreign: proves tokens of other issuers.
-        monotonic_s: clock of what is remembered.
         changed: called after each change that views must learn.
     """
 
@@ -40,12 +39,10 @@ class External:
         store: AuthStore,
         foreign: Foreign,
         *,
-        monotonic_s: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._foreign = foreign
-        self._monotonic_s = monotonic_s
         self._changed = changed
         self._newest: OrderedDict[str, int] = OrderedDict()  # user -> `iat` of the newest token, ms
         self._logouts: OrderedDict[tuple[str, str], None] = OrderedDict()  # (issuer, jti) of those carried out

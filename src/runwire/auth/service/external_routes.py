@@ -63,7 +63,7 @@ def external_routes(
         ConfigurationError: an issuer is for the page, and what that needs is not installed.
     """
     foreign = Foreign(settings.issuers, wall_s=wall_s, monotonic_s=monotonic_s)
-    external = External(store, foreign, monotonic_s=monotonic_s, changed=changed)
+    external = External(store, foreign, changed=changed)
     router = APIRouter()
     _for_gateways(router, external, check_service)
     _for_issuers(router, foreign, external)
