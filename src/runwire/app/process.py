@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from runwire.agents.load import Agents
 from runwire.app.local import sign_in_link
 from runwire.app.logs import configure_logging
+from runwire.app.memory import give_back_early, spare_collector
 from runwire.app.parts import Announce, Ground, Part, assemble
 from runwire.app.prepare import prepare, raise_file_limit
 from runwire.app.rooms import server_settings
@@ -29,7 +29,6 @@ __all__ = ["running", "serve"]
 
 Ready = Callable[[str, str | None], None]
 
-_COLLECTED_AFTER: Final = 20_000  # objects more than at the last collection: a few megabytes
 _NO_PUBLIC_URL: Final = (
     "public_url is not set: who signs in here is unknown to every other server on this database, and after a restart on"
     " another port. Give all of them the same public_url."
@@ -57,14 +56,16 @@ async def _serve(loaded: Loaded, ready: Ready, announce: Announce, *, takes_sign
     settings = loaded.settings
     configure_logging(settings)
     raise_file_limit()
+    if takes_signals:  # the process is the server's own
+        give_back_early()
     announce("settings", f"{settings.environment} ({_sources(loaded)})")
     async with contextlib.AsyncExitStack() as stack:
         places, agents, listener = await prepare(settings, stack)
         for place in places:
             announce("database", await _greeted(place, is_first=place is places.first))
         process = _Process(settings, places, agents, listener, takes_signals=takes_signals)
-        if takes_signals:  # the process is the server's own
-            _spare_collector()
+        if takes_signals:
+            spare_collector()
         await process.run(ready=ready, announce=announce)
 
 
@@ -77,17 +78,6 @@ async def _greeted(place: Place, *, is_first: bool) -> str:
             raise
         return f"{place.shown} does not answer: whoever lives there is told to come back"
     return f"{place.shown} (log {place.storage.log})"
-
-
-def _spare_collector() -> None:
-    """Have the garbage collector look at less, and more rarely: it took a third of a burst's CPU (measured).
-
-    What the start has made stays, so it is not looked at again. Python's own threshold of 700 objects is passed by
-    every second commit; cycles, which are all it is for, come with connections and runs.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER, *gc.get_threshold()[1:])
 
 
 class _Process:
