@@ -62,6 +62,7 @@ CATEGORIES = (
     Category("chaos", "crashes, full disks, clocks that jump: the short ones", ("tests/chaos",), never_skips=True),
     Category("fleet", "fifty faults on processes of every role", ("tests/fleet",), never_skips=True),
     Category("e2e", "started servers, real browser", ("tests/e2e",)),
+    Category("oidc", "sign-in by another issuer, with a real one", ("tests/oidc",)),
     Category("deploy", "deploy/ against schemas, and behind real proxies", ("tests/deploy",)),
     Category("deploy_files", "deploy/ against schemas and settings", ("tests/deploy/files",)),
     Category("architecture", "rooms, names, one birthplace of seq", ("tests/test_architecture.py",)),
