@@ -186,7 +186,7 @@ async def test_interrupting_a_run_with_its_own_server_ends_at_once(tmp_path: Pat
         process.send_signal(signal.SIGINT)
         _, complaints = await process.communicate()
     assert process.returncode == 130
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # 0.5 s on a quiet machine; the run would go on for 20, and a drain takes 30
     assert b"Traceback" not in complaints, complaints.decode()
 
 
