@@ -84,6 +84,7 @@ class _Scale:
         url = await self._stand.new_database("PostgreSQL")
         self._keys = await _make_keys(url, max(*self._sockets, *self._runs) + _BYSTANDERS)
         settings: dict[str, Any] = {"lease_s": 6.0, "user_run_limit": 1_000, "max_runs": 4_000, "log_level": "warning"}
+        settings["compact_after_s"] = 86_400  # upkeep is not what an idle process costs
         agents = self._stand.folder / "scale_agents.py"
         agents.write_text(_AGENTS.format(root=str(ROOT)), encoding="utf-8")
         folder = self._stand.folder / "scale"
