@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +77,7 @@ def on_store(request: pytest.FixtureRequest, tmp_path: Path) -> Suite:
     return lambda check: asyncio.run(run(check))
 
 
-async def all_at_once(calls: list[Awaitable[T]]) -> list[T]:
+async def all_at_once(calls: Sequence[Awaitable[T]]) -> list[T]:
     async def one(call: Awaitable[T]) -> T:
         return await call
 
