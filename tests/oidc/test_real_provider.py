@@ -177,6 +177,10 @@ async def test_a_token_of_the_issuer_opens_the_api_and_a_socket_until_it_is_over
         assert took_s < CLOSED_S * MARGIN
         assert await scene.status(token) == 401
 
+        (found,) = json.loads(await scene.server.cli("doctor", "issuers", "--json"))
+        assert (found["fault"], found["keys"]) == (None, 1)
+        assert "back-channel" in found["withdrawn_within"]["its signed tokens"]
+
         # The issuer changes its keys, and is away then: the last good ones go on.
         scene.provider.keys.insert(0, signing_key("second"))
         await scene.provider.restart()

@@ -16,6 +16,7 @@ __all__ = ["examine_issuers"]
 
 _PUSHED: Final = "within a second of its back-channel logout, if it is told our address for that"
 _LIFETIME: Final = f"when the token ends, {MAX_LIFETIME_S} s after it was issued at most"
+_UNKNOWN: Final = "nobody knows how soon: it does not say"
 _SESSION: Final = "not at all: sign people out here, or use an issuer with back-channel logout"
 
 
@@ -67,7 +68,7 @@ def _bounds(issuer: Issuer, document: Discovered | None) -> dict[str, str]:
     is_pushed = issuer.client_id is not None and document is not None and document.backchannel_logout_supported
     bounds: dict[str, str] = {}
     if issuer.client_id is not None:
-        bounds["sign-in by the page"] = _PUSHED if is_pushed else _SESSION
+        bounds["sign-in by the page"] = _PUSHED if is_pushed else _SESSION if document else _UNKNOWN
     if issuer.audience is not None:
         has_sessions = is_pushed and document is not None and document.backchannel_logout_session_supported
         bounds["its signed tokens"] = f"{_PUSHED}, and {_LIFETIME}" if has_sessions else _LIFETIME

@@ -45,10 +45,11 @@ def auth_sync(
 
 @doctor.command("issuers")
 def issuers(
+    data_dir: DataDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
     """Ask each configured issuer for its keys, and say how soon a withdrawal there is known here; status 1: a fault."""
-    found = asyncio.run(app.examine_issuers(load(serves=False).settings))
+    found = asyncio.run(app.examine_issuers(load({"data_dir": data_dir}, serves=False).settings))
     if as_json:
         typer.echo(json.dumps(found))
     elif not found:
