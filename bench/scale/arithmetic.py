@@ -33,7 +33,7 @@ class Assumed:
     process_connections: int = 10  # of one process to each database, at most
     accounts_each: float = 3.0  # for each connected person
     accounts_bytes: float = 4e9  # that a process may spend on them
-    load_s: float = 2.0  # in which a process must have read them, as one statement: a third of `lease_s`
+    load_s: float = 10.0  # in which a process must have read them, page by page in one transaction
     back_s: float = 60.0  # in which half of all people come back after a region failed
 
     @property

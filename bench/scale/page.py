@@ -100,8 +100,8 @@ _THEN: Final = {
     "message goes to each gateway.",
     _READING: "Deployments that share nothing: more gateways do not help, each reads everything.",
     "accounts: memory of each process": "Deployments with accounts of their own: every gateway and worker holds all accounts.",
-    "accounts: reading them at a start": "Deployments with accounts of their own: a process reads all accounts with one statement at its start, within a third of `lease_s`, or does "
-    "not start.",
+    "accounts: reading them at a start": "Deployments with accounts of their own: a process reads all accounts at its start, within ten seconds, "
+    "or does not start.",
 }
 
 
@@ -189,8 +189,8 @@ def _walls(run: Run) -> str:
     lines = (
         f"**Every process holds every account**, from one table in the first database: {cost.account_bytes:,.0f} bytes each, so "
         f"{TARGET * a.accounts_each * cost.account_bytes / 1e9:,.1f} GB in each gateway and worker at ten million connected people; "
-        f"{cost.account_load:,.1f} µs to read one, and all must be read by one statement within {a.load_s:.0f} s, a third of `lease_s`: "
-        f"{a.load_s * 1e6 / cost.account_load:,.0f} accounts, beyond which no gateway or worker starts. On a busy machine 100,000 were too many already.",
+        f"{cost.account_load:,.1f} µs to read one, and all must be read in one transaction within {a.load_s:.0f} s: "
+        f"{a.load_s * 1e6 / cost.account_load:,.0f} accounts, beyond which no gateway or worker starts.",
         f"**Every process follows all changes of accounts**: it asks the first database four times in a second, and once more for each change. A "
         f"process that does nothing costs PostgreSQL {cost.idle_database:,.0f} µs per second; the {processes:,.0f} processes of one deployment of "
         f"ten million would cost it {processes * cost.idle_database / 1e6:,.1f} cores for that alone.",
