@@ -11,14 +11,14 @@ from urllib.parse import unquote
 
 import msgspec
 
+from runwire.app.accounts import AccountVerbs
 from runwire.app.auditing import audit_verbs
 from runwire.app.erasing import ErasureVerbs
 from runwire.app.portrait import PortraitVerbs
 from runwire.app.reconcile import ReconcileVerbs
-from runwire.auth.service import users
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Settings
-from runwire.storage.base import Bus, BusMessage, CancelRequest, Storage, Wake
+from runwire.storage.base import Bus, Storage
 from runwire.storage.open import migrate_storage, open_placed
 from runwire.storage.placed import Placed
 from runwire.storage.sqlite.control import Absent, Verb, ask
@@ -175,63 +175,17 @@ class Verbs:
     def table(self) -> dict[str, Verb]:
         """Return verb → what does it."""
         return {
-            "user_add": self.user_add,
-            "user_password": self.user_password,
-            "user_disable": self.user_disable,
-            "user_enable": self.user_enable,
-            "user_list": self.user_list,
-            "token_create": self.token_create,
             "storage_stats": self.storage_stats,
             "storage_compact": self.storage_compact,
             "storage_trim": self.storage_trim,
             "member_list": self.member_list,
             "where": self.where,
+            **AccountVerbs(self._storages, self._bus).table(),
             **audit_verbs(self._storage),
             **ErasureVerbs(self._storages, self._bus).table(),
             **ReconcileVerbs(self._storages).table(),
             **PortraitVerbs(self._storages).table(),
         }
-
-    async def user_add(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Add a user."""
-        row = await users.add_user(
-            self._storage.auth, arguments["name"], password=arguments.get("password"), roles=tuple(arguments["roles"])
-        )
-        self._tell(Wake(topic="auth"))
-        return {"user": row.user, "name": row.name}
-
-    async def user_password(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Give a user another password."""
-        row = await users.set_password(self._storage.auth, arguments["name"], arguments["password"])
-        self._tell(Wake(topic="auth"))
-        return {"user": row.user}
-
-    async def user_disable(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Withdraw a user's access and end what runs for them."""
-        row = await users.disable_user(self._storage.auth, arguments["name"])
-        self._tell(Wake(topic="auth"))
-        # After the change, so that no new run of theirs can slip in between.
-        request = CancelRequest(by="revoked", reason="access was withdrawn")
-        cancelled = await self._storages.of(row.user).runs.cancel_user(row.user, request)
-        self._tell(*(committed for run in cancelled for committed in run.committed), Wake(topic="signals"))
-        return {"user": row.user}
-
-    async def user_enable(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Let a user sign in again."""
-        row = await users.enable_user(self._storage.auth, arguments["name"])
-        self._tell(Wake(topic="auth"))
-        return {"user": row.user}
-
-    async def user_list(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        """List everybody."""
-        rows = [row async for row in _all_users(self._storage)]
-        return {"users": [{"name": r.name, "status": r.status, "roles": list(r.roles), "user": r.user} for r in rows]}
-
-    async def token_create(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Make an API key."""
-        key = await users.create_api_key(self._storage.auth, arguments["name"], ttl_s=arguments.get("ttl_s"))
-        self._tell(Wake(topic="auth"))
-        return {"key": key}
 
     async def storage_stats(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Give the figures of a database."""
@@ -273,19 +227,6 @@ class Verbs:
         """Return the database that the caller means, the first if none is named."""
         place: int = arguments.get("place", 0)
         return tuple(self._storages)[place]
-
-    def _tell(self, *messages: BusMessage) -> None:
-        if self._bus is not None:
-            for message in messages:
-                self._bus.publish(message)
-
-
-async def _all_users(storage: Storage) -> AsyncIterator[Any]:
-    after: str | None = None
-    while rows := await storage.auth.list_users(after=after):
-        for row in rows:
-            yield row
-        after = rows[-1].name
 
 
 @contextlib.asynccontextmanager

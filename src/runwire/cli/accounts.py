@@ -1,49 +1,17 @@
-"""`runwire user …` and `runwire token …`: beside a running server or alone on the data folder."""
+"""`runwire user …`: who there is and what they may, beside a running server or alone on the data folder."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shlex
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from runwire import app
-from runwire.errors import NotFound
-from runwire.settings import load
+from runwire.cli.operating import AsJson, DataDir, Name, ask, moment, read_password, same_folder
 
-__all__ = ["DataDir", "token", "user"]
+__all__ = ["DataDir", "user"]
 
 user = typer.Typer(no_args_is_help=True)
-token = typer.Typer(no_args_is_help=True)
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The server's data folder (default ./.runwire).")]
-
-
-def _administer(data_dir: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
-    settings = load({"data_dir": data_dir}, serves=False).settings
-    try:
-        return asyncio.run(app.administer(settings, verb, **arguments))
-    except NotFound as error:
-        # Its last line is a command to copy: it must work on the same folder.
-        raise NotFound(error.message + _same_folder(data_dir), field=error.field) from error
-
-
-def _same_folder(data_dir: Path | None) -> str:
-    return "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
-
-
-def _password() -> str:
-    """Read a password: its line from standard input, or what is typed unseen at a terminal."""
-    if sys.stdin.isatty():
-        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
-    line = sys.stdin.readline().rstrip("\r\n")
-    if not line:
-        raise typer.BadParameter("standard input was empty; write the password on one line", param_hint="password")
-    return line
 
 
 @user.command("add")
@@ -58,11 +26,11 @@ def add(
     ] = False,
 ) -> None:
     """Add a user; an existing one is an error."""
-    password = _password() if password_stdin else None
-    made = _administer(data_dir, "user_add", name=name, password=password, roles=role or ["user"])
+    password = read_password() if password_stdin else None
+    made = ask(data_dir, "user_add", name=name, password=password, roles=role or ["user"])
     typer.echo(f"added {name} ({made['user']})")
     if password is None:
-        folder = _same_folder(data_dir)
+        folder = same_folder(data_dir)
         typer.echo(
             f"Without a password: set one with `runwire user password {name}{folder}`,"
             f" or make an API key with `runwire token create --user {name}{folder}`.",
@@ -73,31 +41,54 @@ def add(
 @user.command("password")
 def password(name: Annotated[str, typer.Argument(help="The user's name.")], data_dir: DataDir = None) -> None:
     """Set a user's password, read from standard input; they are signed out everywhere."""
-    _administer(data_dir, "user_password", name=name, password=_password())
+    ask(data_dir, "user_password", name=name, password=read_password())
     typer.echo(f"changed the password of {name}")
 
 
 @user.command("disable")
 def disable(name: Annotated[str, typer.Argument(help="The user's name.")], data_dir: DataDir = None) -> None:
     """Withdraw a user's access: sockets close, runs are cancelled, tokens and keys die."""
-    _administer(data_dir, "user_disable", name=name)
+    ask(data_dir, "user_disable", name=name)
     typer.echo(f"disabled {name}")
 
 
 @user.command("enable")
 def enable(name: Annotated[str, typer.Argument(help="The user's name.")], data_dir: DataDir = None) -> None:
     """Give access back; sessions and API keys from before stay dead."""
-    _administer(data_dir, "user_enable", name=name)
+    ask(data_dir, "user_enable", name=name)
     typer.echo(f"enabled {name}")
 
 
-@user.command("list")
-def list_users(
+@user.command("delete")
+def delete(
+    name: Name,
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
+    """Delete an account for good: access is withdrawn, an id remains. The last administrator's is refused."""
+    if not yes:
+        typer.confirm(f"Delete the account {name}? There is no way back", abort=True)
+    gone = ask(data_dir, "user_delete", name=name)["user"]
+    typer.echo(f"deleted {name} ({gone})")
+    line = f"Their conversations are still there; to take them away: runwire user erase {gone}{same_folder(data_dir)}"
+    typer.echo(line, err=True)
+
+
+@user.command("roles")
+def roles(
+    name: Name,
+    role: Annotated[list[str], typer.Argument(metavar="ROLE...", help="All that they shall have.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Replace a user's roles; the last administrator stays one."""
+    given = ask(data_dir, "user_roles", name=name, roles=role)["roles"]
+    typer.echo(f"{name} has {','.join(given)}")
+
+
+@user.command("list")
+def list_users(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List users: name, status, roles."""
-    rows = _administer(data_dir, "user_list")["users"]
+    rows = ask(data_dir, "user_list")["users"]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -105,13 +96,27 @@ def list_users(
         typer.echo(f"{row['name']}\t{row['status']}\t{','.join(row['roles'])}")
 
 
-@token.command("create")
-def create(
-    user: Annotated[str, typer.Option("--user", help="Whose key it will be.")],
+@user.command("show")
+def show(
+    name: Name,
     data_dir: DataDir = None,
-    ttl: Annotated[
-        int | None, typer.Option("--ttl", min=1, help="Life in seconds; without it the key has no end.")
-    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Print a new API key, and nothing else. It is shown this once."""
-    typer.echo(_administer(data_dir, "token_create", name=user, ttl_s=ttl)["key"])
+    """Show an account: id, status, roles, how they sign in, and how many sessions and API keys are live."""
+    told = ask(data_dir, "user_show", name=name)
+    if as_json:
+        typer.echo(json.dumps(told))
+        return
+    issuer = f"{told['issuer']} as {told['subject']}" if told["issuer"] else ""
+    lines = {
+        "name": told["name"],
+        "id": told["user"],
+        "status": told["status"],
+        "roles": ",".join(told["roles"]) or "none",
+        "created": f"{moment(told['created_at'])} UTC",
+        "signs in": issuer or ("by password" if told["has_password"] else "by link or API key"),
+        "sessions": told["sessions"],
+        "API keys": told["api_keys"],
+    }
+    for word, value in lines.items():
+        typer.echo(f"{word:<10}{value}")

@@ -11,11 +11,13 @@ from runwire.cli import (
     check,
     cluster,
     doctor,
+    keys,
     listen,
     members,
     migrate,
     project,
     serve,
+    sign_ins,
     storage,
 )
 
@@ -42,9 +44,14 @@ app.command("members")(members.members)
 app.command("audit")(audit.audit)
 app.command("migrate")(migrate.migrate)
 app.command("version")(project.version)
+accounts.user.command("sessions")(sign_ins.sessions)
+accounts.user.command("sign-out")(sign_ins.sign_out)
+accounts.user.command("invite")(sign_ins.invite)
+accounts.user.command("reset")(sign_ins.reset)
 accounts.user.command("export")(belongings.export)
 accounts.user.command("erase")(belongings.erase)
-app.add_typer(accounts.user, name="user", help="Add, list and disable users.")
-app.add_typer(accounts.token, name="token", help="Create API keys.")
+app.add_typer(accounts.user, name="user", help="Who there is, what they may, and how they come in.")
+app.add_typer(keys.token, name="token", help="API keys.")
+app.add_typer(keys.signing_key, name="signing-key", help="The keys that sign access tokens.")
 app.add_typer(doctor.doctor, name="doctor", help="Whether what should agree does.")
 app.add_typer(storage.storage, name="storage", help="Figures, compaction, backup, export and import of the database.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import typer
 
 from runwire import app
 from runwire.cli.accounts import DataDir
+from runwire.cli.ages import age_s
 from runwire.settings import Settings, load
 
 __all__ = ["storage"]
@@ -30,8 +30,6 @@ _Place = Annotated[
 ]
 _OnePlace = Annotated[int | None, typer.Option("--place", min=1, metavar="N", help="Of several databases the Nth.")]
 
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_AGE: Final = re.compile(r"(\d{1,9})([smhd])")
 _EVERY_S: Final = 0.5  # progress at a terminal
 _SELDOM_S: Final = 10.0  # progress in a log
 _SECRETS: Final = "It holds conversations, password hashes and API-key hashes: keep it where only you can read it."
@@ -66,8 +64,8 @@ def compact(
     settings = _settings(data_dir)
     days = settings.retention_days
     ages = app.Ages(
-        deltas_s=settings.compact_after_s if older_than is None else _age_s(older_than),
-        runs_s=None if days is None else days * _UNITS_S["d"],
+        deltas_s=settings.compact_after_s if older_than is None else age_s(older_than),
+        runs_s=None if days is None else days * 86_400,
         deleted_threads_s=settings.purge_deleted_s,
     )
     for number in _numbers(settings, place):
@@ -157,13 +155,6 @@ def _head(settings: Settings, number: int, *, is_shown: bool = True) -> None:
     """Say which of several databases the next lines are about."""
     if is_shown and len(settings.storage_urls) > 1:
         typer.echo(f"{number + 1}. {settings.shown_urls[number]}")
-
-
-def _age_s(text: str) -> int:
-    found = _AGE.fullmatch(text)
-    if found is None:
-        raise typer.BadParameter(f"{text}: write a number and s, m, h or d, e.g. 7d", param_hint="--older-than")
-    return int(found[1]) * _UNITS_S[found[2]]
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.settings import ROLES, AuthSettings
 from runwire.errors import Conflict, NotFound, ProtocolError
 from runwire.protocol.ids import new_id
-from runwire.storage.base import AuthStore, UserRow
+from runwire.storage.base import AuditEntry, AuthStore, UserRow
 
 __all__ = [
     "add_user",
+    "checked_roles",
     "create_api_key",
     "create_sign_in_link",
     "disable_user",
@@ -55,6 +56,7 @@ async def add_user(
     password: str | None = None,
     roles: Sequence[str] = ("user",),
     settings: AuthSettings | None = None,
+    audit: AuditEntry | None = None,
 ) -> UserRow:
     """Create a user.
 
@@ -64,23 +66,37 @@ async def add_user(
         password: None: they sign in by link, or their programs by API key.
         roles: of `user`, `operator`, `admin`, `service`.
         settings: how passwords are hashed; None: the defaults.
+        audit: who did it.
 
     Raises:
         Conflict: the name is taken.
         ProtocolError: a bad name, password or role.
     """
-    unknown = sorted(set(roles) - set(ROLES))
-    if unknown:
-        raise ProtocolError(f"Unknown role {', '.join(unknown)}; there are {', '.join(ROLES)}.", field="role")
+    checked_roles(roles)
     normal = normal_name(name)
     hashed = None
     if password is not None:
         with closing(Passwords(settings or AuthSettings())) as passwords:
             hashed = await passwords.hash(password)
-    return await store.create_user(normal, roles=roles, password_hash=hashed)
+    return await store.create_user(normal, roles=roles, password_hash=hashed, audit=audit)
 
 
-async def set_password(store: AuthStore, name: str, password: str, *, settings: AuthSettings | None = None) -> UserRow:
+def checked_roles(roles: Sequence[str]) -> tuple[str, ...]:
+    """Return roles that there are. Raises ProtocolError."""
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise ProtocolError(f"Unknown role {', '.join(unknown)}; there are {', '.join(ROLES)}.", field="role")
+    return tuple(roles)
+
+
+async def set_password(
+    store: AuthStore,
+    name: str,
+    password: str,
+    *,
+    settings: AuthSettings | None = None,
+    audit: AuditEntry | None = None,
+) -> UserRow:
     """Give a user another password; every session of theirs ends.
 
     Raises:
@@ -90,7 +106,7 @@ async def set_password(store: AuthStore, name: str, password: str, *, settings: 
     holder = await find_user(store, name)
     with closing(Passwords(settings or AuthSettings())) as passwords:
         hashed = await passwords.hash(password)
-    return await store.set_password(holder.user, hashed)
+    return await store.set_password(holder.user, hashed, audit=audit)
 
 
 async def find_user(store: AuthStore, name: str) -> UserRow:
@@ -108,17 +124,25 @@ async def find_user(store: AuthStore, name: str) -> UserRow:
     return row
 
 
-async def disable_user(store: AuthStore, name: str) -> UserRow:
+async def disable_user(store: AuthStore, name: str, *, audit: AuditEntry | None = None) -> UserRow:
     """Withdraw all access of a user; live sockets end within a second. Idempotent. Raises NotFound."""
-    return await store.disable_user((await find_user(store, name)).user)
+    return await store.disable_user((await find_user(store, name)).user, audit=audit)
 
 
-async def enable_user(store: AuthStore, name: str) -> UserRow:
+async def enable_user(store: AuthStore, name: str, *, audit: AuditEntry | None = None) -> UserRow:
     """Let a disabled user sign in again; old tokens and API keys stay dead. Idempotent. Raises NotFound."""
-    return await store.enable_user((await find_user(store, name)).user)
+    return await store.enable_user((await find_user(store, name)).user, audit=audit)
 
 
-async def create_api_key(store: AuthStore, name: str, *, ttl_s: int | None = None, label: str = "") -> str:
+async def create_api_key(
+    store: AuthStore,
+    name: str,
+    *,
+    ttl_s: int | None = None,
+    label: str = "",
+    scopes: Sequence[str] = ("runwire",),
+    audit: AuditEntry | None = None,
+) -> str:
     """Create an API key of a user and return its text: the only time it is to be had.
 
     Raises:
@@ -128,7 +152,9 @@ async def create_api_key(store: AuthStore, name: str, *, ttl_s: int | None = Non
     holder = await find_user(store, name)
     key = new_id("key")
     text, secret_hash = tokens.mint_api_key(key, entropy=secrets.token_bytes(32))
-    await store.create_key(holder.user, key=key, secret_hash=secret_hash, label=label, ttl_s=ttl_s)
+    await store.create_key(
+        holder.user, key=key, secret_hash=secret_hash, label=label, ttl_s=ttl_s, scopes=scopes, audit=audit
+    )
     return text
 
 

@@ -1,0 +1,322 @@
+"""What an operator does to accounts: users, their sessions and API keys, invitations, resets, signing keys."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from runwire.auth import tokens
+from runwire.auth.service import keyring, users
+from runwire.errors import NotFound, ProtocolError
+from runwire.storage.base import AuditEntry, Bus, BusMessage, CancelRequest, Storage, UserRow, Wake
+from runwire.storage.placed import Placed
+from runwire.storage.sqlite.control import Verb
+
+__all__ = ["AccountVerbs"]
+
+_SCOPE: Final = re.compile(r"[!#-\[\]-~]{1,64}")  # RFC 6749 §3.3
+_SCOPES: Final = 16
+_LABEL: Final = 128  # characters
+
+Arguments = dict[str, Any]
+
+
+class AccountVerbs:
+    """What whoever owns the databases does about accounts. Each is one write, with its line in the audit.
+
+    Args:
+        storages: the databases; accounts are in the first one.
+        bus: wakes the parts of the running server; None: this process serves nobody.
+    """
+
+    def __init__(self, storages: Placed[Storage], bus: Bus | None) -> None:
+        self._storages = storages
+        self._auth = storages.first.auth
+        self._bus = bus
+
+    def table(self) -> dict[str, Verb]:
+        """Return verb → what does it."""
+        return {
+            "user_add": self.user_add,
+            "user_password": self.user_password,
+            "user_disable": self.user_disable,
+            "user_enable": self.user_enable,
+            "user_delete": self.user_delete,
+            "user_roles": self.user_roles,
+            "user_list": self.user_list,
+            "user_show": self.user_show,
+            "user_sessions": self.user_sessions,
+            "user_sign_out": self.user_sign_out,
+            "user_sign_out_all": self.user_sign_out_all,
+            "session_revoke": self.session_revoke,
+            "user_reset": self.user_reset,
+            "invite_create": self.invite_create,
+            "invite_list": self.invite_list,
+            "invite_revoke": self.invite_revoke,
+            "token_create": self.token_create,
+            "token_list": self.token_list,
+            "token_revoke": self.token_revoke,
+            "signing_key_list": self.signing_key_list,
+            "signing_key_rotate": self.signing_key_rotate,
+            "signing_key_revoke": self.signing_key_revoke,
+        }
+
+    # Users
+
+    async def user_add(self, arguments: Arguments) -> dict[str, Any]:
+        """Add a user."""
+        roles = tuple(arguments["roles"])
+        entry = _entry(arguments, "user.create", roles=",".join(roles))
+        password = arguments.get("password")
+        row = await users.add_user(self._auth, arguments["name"], password=password, roles=roles, audit=entry)
+        self._wake()
+        return {"user": row.user, "name": row.name}
+
+    async def user_password(self, arguments: Arguments) -> dict[str, Any]:
+        """Give a user another password."""
+        entry = _entry(arguments, "user.password")
+        row = await users.set_password(self._auth, arguments["name"], arguments["password"], audit=entry)
+        self._wake()
+        return {"user": row.user}
+
+    async def user_disable(self, arguments: Arguments) -> dict[str, Any]:
+        """Withdraw a user's access and end what runs for them."""
+        # The last administrator, too: whose account was stolen must be stopped, and who stops it is at the machine.
+        row = await users.disable_user(self._auth, arguments["name"], audit=_entry(arguments, "user.disable"))
+        await self._end_runs(row.user)
+        return {"user": row.user}
+
+    async def user_enable(self, arguments: Arguments) -> dict[str, Any]:
+        """Let a user sign in again."""
+        row = await users.enable_user(self._auth, arguments["name"], audit=_entry(arguments, "user.enable"))
+        self._wake()
+        return {"user": row.user}
+
+    async def user_delete(self, arguments: Arguments) -> dict[str, Any]:
+        """Withdraw a user's access for good and end what runs for them; a tombstone stays."""
+        holder = await self._found(arguments["name"])
+        await self._auth.delete_user(holder.user, keep_admin=True, audit=_entry(arguments, "user.delete"))
+        await self._end_runs(holder.user)
+        return {"user": holder.user}
+
+    async def user_roles(self, arguments: Arguments) -> dict[str, Any]:
+        """Replace a user's roles, but never the last administrator's."""
+        roles = users.checked_roles(arguments["roles"])
+        holder = await self._found(arguments["name"])
+        entry = _entry(arguments, "user.roles", roles=",".join(sorted(roles)), before=",".join(holder.roles))
+        row = await self._auth.set_roles(holder.user, roles, keep_admin=True, audit=entry)
+        self._wake()
+        return {"user": row.user, "roles": list(row.roles)}
+
+    async def user_list(self, _arguments: Arguments) -> dict[str, Any]:
+        """List everybody."""
+        rows = [row async for row in self._everybody()]
+        return {"users": [{"name": r.name, "status": r.status, "roles": list(r.roles), "user": r.user} for r in rows]}
+
+    async def user_show(self, arguments: Arguments) -> dict[str, Any]:
+        """Tell what is known of an account, a deleted one too."""
+        row = await self._found(arguments["name"])
+        external = await self._auth.external_of(row.user)
+        keys = await self._auth.list_keys(row.user)
+        return {
+            "user": row.user,
+            "name": row.name,
+            "status": row.status,
+            "roles": list(row.roles),
+            "created_at": row.created_at,
+            "has_password": await self._auth.password_hash(row.user) is not None,
+            "issuer": external and external[0],
+            "subject": external and external[1],
+            "sessions": len(await self._auth.list_sessions(row.user)),
+            "api_keys": sum(_key_state(key) == "active" for key in keys),
+        }
+
+    # Sessions
+
+    async def user_sessions(self, arguments: Arguments) -> dict[str, Any]:
+        """List a user's live sessions."""
+        rows = await self._auth.list_sessions((await self._found(arguments["name"])).user)
+        names = ("session", "client", "address", "created_at", "rotated_at", "expires_at")
+        return {"sessions": [{name: getattr(row, name) for name in names} for row in rows]}
+
+    async def user_sign_out(self, arguments: Arguments) -> dict[str, Any]:
+        """End a user's sessions; with `with_keys` their API keys, too."""
+        holder = await self._found(arguments["name"])
+        ended = await self._auth.sign_out_everywhere(
+            holder.user,
+            with_keys=arguments.get("with_keys", False),
+            before=arguments.get("before"),
+            reason="operator",
+            audit=_entry(arguments, "user.sign_out"),
+        )
+        self._wake()
+        return {"user": holder.user, "sessions": ended}
+
+    async def user_sign_out_all(self, arguments: Arguments) -> dict[str, Any]:
+        """End everybody's sessions that were made before a time."""
+        entry = _entry(arguments, "session.revoke_all")
+        before = arguments.get("before")
+        if before is None:
+            before = await self._now() + 1  # those of this very millisecond, too
+        ended = await self._auth.sign_out_before(before, reason="operator", audit=entry)
+        self._wake()
+        return {"sessions": ended}
+
+    async def session_revoke(self, arguments: Arguments) -> dict[str, Any]:
+        """End one session of a user."""
+        holder, session = await self._found(arguments["name"]), arguments["session"]
+        row = await self._auth.session(session)
+        if row is None or row.holder.user != holder.user:
+            sentence = f"{holder.name} has no session {session}; `runwire user sessions {holder.name}` shows them."
+            raise NotFound(sentence, field="session")
+        entry = _entry(arguments, "session.revoke", subject=session)
+        ended = await self._auth.revoke_session(session, reason="operator", audit=entry)
+        self._wake()
+        return {"user": holder.user, "sessions": int(ended)}
+
+    # One-time secrets
+
+    async def user_reset(self, arguments: Arguments) -> dict[str, Any]:
+        """Make a one-time secret by which a person sets a new password."""
+        holder = await users.find_user(self._auth, arguments["name"])
+        secret = tokens.mint_secret(secrets.token_bytes(32))
+        entry = _entry(arguments, "user.reset")
+        hashed = tokens.secret_hash(secret)
+        await self._auth.create_reset(holder.user, secret_hash=hashed, ttl_s=arguments["ttl_s"], audit=entry)
+        return {"secret": secret}
+
+    async def invite_create(self, arguments: Arguments) -> dict[str, Any]:
+        """Make an invitation."""
+        roles = users.checked_roles(arguments["roles"])
+        secret = tokens.mint_secret(secrets.token_bytes(32))
+        row = await self._auth.create_invite(
+            secret_hash=tokens.secret_hash(secret),
+            roles=roles,
+            ttl_s=arguments["ttl_s"],
+            created_by=None,
+            audit=_entry(arguments, "invite.create", roles=",".join(sorted(roles))),
+        )
+        return {"secret": secret, "invite": row.invite}
+
+    async def invite_list(self, _arguments: Arguments) -> dict[str, Any]:
+        """List invitations that are still good."""
+        names = ("invite", "roles", "created_by", "created_at", "ends_at")
+        return {"invites": [{name: getattr(row, name) for name in names} for row in await self._auth.list_invites()]}
+
+    async def invite_revoke(self, arguments: Arguments) -> dict[str, Any]:
+        """Take an invitation back."""
+        invite = arguments["invite"]
+        if not await self._auth.revoke_invite(invite, audit=_entry(arguments, "invite.revoke", subject=invite)):
+            sentence = f"There is no invitation {invite}; `runwire user invite --list` shows those that are good."
+            raise NotFound(sentence, field="invite")
+        return {}
+
+    # API keys
+
+    async def token_create(self, arguments: Arguments) -> dict[str, Any]:
+        """Make an API key."""
+        scopes, label = arguments.get("scopes") or ["runwire"], arguments.get("label", "")
+        if len(scopes) > _SCOPES or not all(_SCOPE.fullmatch(scope) for scope in scopes):
+            raise ProtocolError('A scope has 1 to 64 visible ASCII characters, no " and no \\.', field="scope")
+        if len(label) > _LABEL:
+            raise ProtocolError(f"A label has at most {_LABEL} characters.", field="label")
+        key = await users.create_api_key(
+            self._auth,
+            arguments["name"],
+            ttl_s=arguments.get("ttl_s"),
+            label=label,
+            scopes=scopes,
+            audit=_entry(arguments, "key.create", scopes=" ".join(sorted(set(scopes)))),
+        )
+        self._wake()
+        return {"key": key}
+
+    async def token_list(self, arguments: Arguments) -> dict[str, Any]:
+        """List a user's API keys, without what they are proved by."""
+        holder = await self._found(arguments["name"])
+        names = ("key", "label", "scopes", "created_at", "last_used_at", "expires_at")
+        rows = await self._auth.list_keys(holder.user)
+        return {"keys": [{name: getattr(row, name) for name in names} | {"state": _key_state(row)} for row in rows]}
+
+    async def token_revoke(self, arguments: Arguments) -> dict[str, Any]:
+        """End an API key."""
+        key = arguments["key"]
+        row = await self._auth.key(key)
+        if row is None:
+            sentence = f"There is no API key {key}; `runwire token list --user NAME` shows those of a user."
+            raise NotFound(sentence, field="key")
+        entry = _entry(arguments, "key.revoke", subject=key)
+        is_done = await self._auth.revoke_key(key, reason="operator", audit=entry)
+        self._wake()
+        return {"name": row.holder.name, "is_done": is_done}
+
+    # Signing keys
+
+    async def signing_key_list(self, _arguments: Arguments) -> dict[str, Any]:
+        """List the signing keys, without what they sign with."""
+        names = ("kid", "created_at", "activates_at", "retires_at", "revoked_at")
+        now = await self._now()
+        rows = await self._auth.signing_keys(with_ended=True)
+        shown = [{name: getattr(r, name) for name in names} | {"state": keyring.key_state(r, now=now)} for r in rows]
+        return {"keys": shown}
+
+    async def signing_key_rotate(self, arguments: Arguments) -> dict[str, Any]:
+        """Have a new signing key follow."""
+        entry = _entry(arguments, "signing_key.create")
+        row = await keyring.rotate(self._auth, access_ttl_s=arguments["access_ttl_s"], audit=entry)
+        self._wake()
+        return {"kid": row.kid, "activates_at": row.activates_at}
+
+    async def signing_key_revoke(self, arguments: Arguments) -> dict[str, Any]:
+        """End a signing key and all it has signed."""
+        kid = arguments["kid"]
+        try:
+            await keyring.revoke(self._auth, kid, audit=_entry(arguments, "signing_key.revoke"))
+        except NotFound as error:
+            sentence = f"{error.message} `runwire signing-key list` shows which there are."
+            raise NotFound(sentence, field="kid") from error
+        self._wake()
+        return {}
+
+    async def _found(self, name: str) -> UserRow:
+        """Return an account by its name, or its id. Raises NotFound."""
+        return await self._auth.user_by_id(name) or await users.find_user(self._auth, name)
+
+    async def _now(self) -> int:
+        """Return the time by the database's clock, which rows have theirs from."""
+        return (await self._auth.events_after(2**53, limit=1)).read_at
+
+    async def _everybody(self) -> AsyncIterator[UserRow]:
+        after: str | None = None
+        while rows := await self._auth.list_users(after=after):
+            for row in rows:
+                yield row
+            after = rows[-1].name
+
+    async def _end_runs(self, user: str) -> None:
+        self._wake()
+        # After the change, so that no new run of theirs can slip in between.
+        request = CancelRequest(by="revoked", reason="access was withdrawn")
+        cancelled = await self._storages.of(user).runs.cancel_user(user, request)
+        self._tell(*(committed for run in cancelled for committed in run.committed), Wake(topic="signals"))
+
+    def _wake(self) -> None:
+        self._tell(Wake(topic="auth"))
+
+    def _tell(self, *messages: BusMessage) -> None:
+        if self._bus is not None:
+            for message in messages:
+                self._bus.publish(message)
+
+
+def _key_state(row: Any) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    return "expired" if row.expires_at is not None and row.expires_at <= row.read_at else "active"
+
+
+def _entry(arguments: Arguments, action: str, *, subject: str | None = None, **detail: str) -> AuditEntry:
+    """Return a line of the audit: who did it is whom the machine knows as the one who called the verb."""
+    return AuditEntry(actor=arguments.get("by"), actor_kind="operator", action=action, subject=subject, detail=detail)
