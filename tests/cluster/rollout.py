@@ -33,7 +33,7 @@ CODE = "{code}"
 
 async def work(run: str, n: int) -> str:
     """Do something that must not be done twice."""
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
     with open(f"worked-{{run}}", "a", encoding="utf-8") as file:
         file.write(f"{{n}}\\n")
     return f"result {{n}}"
@@ -46,7 +46,8 @@ async def walk(ctx, message):
         await ctx.tool(work, run=ctx.run, n=n)
         for word in range(4):
             yield f"[{{n}}.{{word}}]"
-        await ctx.sleep(0.1)
+        if n % 4 == 1:  # rarely: a drain puts aside what waits, and only what works is handed over
+            await ctx.sleep(0.1)
         if n == 4:
             yield "yes " if await ctx.approve("go on?") else "no "
 

@@ -23,7 +23,7 @@ GAP_S = 20.0  # the spread of a drain (5 s) and what a busy machine adds; p99 is
 class Rollout:
     """A deployment behind two doors, its people, and how it is deployed anew."""
 
-    def __init__(self, folder: Path, url: str, *, workers: int) -> None:
+    def __init__(self, folder: Path, url: str, *, people: int, workers: int) -> None:
         self.before = folder / "before.py"
         self.after = folder / "after.py"
         self.before.write_text(AGENTS_FILE.format(code="1", names=["walk", "old"]), encoding="utf-8")
@@ -32,12 +32,14 @@ class Rollout:
         self.after.write_text(AGENTS_FILE.format(code="2", names=names), encoding="utf-8")
         # Deltas stay, so that all can be compared.
         self.cluster = Cluster(folder, url, workers=workers, auths=2, agents=self.before, compact_after_s=100_000.0)
+        self.keys: list[str] = []
         self.people, self.service = Door(), Door()
         self.notes = Notes()
         self.over = asyncio.Event()
         self.names = ["walk", "old"]
         self.signed_in: Counter[int] = Counter()
         self.took: dict[str, float] = {}  # from SIGTERM to the end
+        self._count = people
         self._turn = 0
 
     @asynccontextmanager
@@ -57,7 +59,14 @@ class Rollout:
             asks = f"http://127.0.0.1:{cluster.auths[n].port}"
             assert asks in text
             gateway.config.write_text(text.replace(asks, self.service.url), encoding="utf-8")
-        await cluster.start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(cluster.start())
+            tasks.create_task(self._enrol())  # meanwhile: it asks nobody but the database
+
+    async def _enrol(self) -> None:
+        """Make people. Few: each verb of the command line is a process, which a busy machine feels."""
+        await self.cluster.cli("user", "add", "ann", "--password-stdin", stdin=PASSWORD)
+        self.keys = [await self.cluster.key(f"person{n}") for n in range(self._count)]
 
     def agent(self) -> str:
         self._turn += 1
@@ -106,16 +115,14 @@ async def _migrate(folder: Path) -> None:
         assert await process.wait() == 0
 
 
-async def _roll(folder: Path, url: str, *, people: int, workers: int, rounds: int) -> Rollout:
-    rollout = Rollout(folder, url, workers=workers)
+async def _roll(rollout: Rollout, *, rounds: int, screens: int) -> None:
+    """Deploy so many times under load; each person has so many screens."""
     async with rollout.opened():
-        await rollout.cluster.cli("user", "add", "ann", "--password-stdin", stdin=PASSWORD)
-        # Few, with two screens each: each verb of the command line is a process, which a busy machine feels.
-        keys = [await rollout.cluster.key(f"person{n}") for n in range(people)]
+        keys = rollout.keys
         tabs = [
             Tab(rollout.people, key, rollout.notes, over=rollout.over, agent=rollout.agent)
             for key in keys
-            for _ in range(2)
+            for _ in range(screens)
         ]
         async with asyncio.TaskGroup() as tasks:
             for tab in tabs:
@@ -131,7 +138,6 @@ async def _roll(folder: Path, url: str, *, people: int, workers: int, rounds: in
             rollout.over.set()
         for tab in tabs:
             await tab.check()
-    return rollout
 
 
 def _judge(rollout: Rollout) -> str:
@@ -162,7 +168,9 @@ def _judge(rollout: Rollout) -> str:
 async def test_each_process_is_replaced_under_load_and_people_notice_a_resume_and_nothing_else(
     postgres_server: PostgresServer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    rollout = await _roll(tmp_path, await postgres_server.create_database(), people=2, workers=2, rounds=1)
+    url = await postgres_server.create_database()
+    rollout = Rollout(tmp_path, url, people=1, workers=2)
+    await _roll(rollout, rounds=1, screens=4)
     request.node.user_properties.append(("fleet", f"rolling deploy: {_judge(rollout)}"))
 
 
@@ -172,7 +180,8 @@ async def test_ten_deploys_in_a_row_under_load(
     postgres_server: PostgresServer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     began_s = time.monotonic()
-    rollout = await _roll(tmp_path, await postgres_server.create_database(), people=12, workers=3, rounds=10)
+    rollout = Rollout(tmp_path, await postgres_server.create_database(), people=12, workers=3)
+    await _roll(rollout, rounds=10, screens=2)
     request.node.user_properties.append(
         ("fleet", f"ten rolling deploys in {time.monotonic() - began_s:.0f} s: {_judge(rollout)}")
     )
