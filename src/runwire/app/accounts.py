@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final
 
-from runwire.auth import tokens
-from runwire.auth.service import keyring, users
+import msgspec
+
+from runwire.auth.service import users
+from runwire.auth.service.accounts import Accounts, Entry, key_state
 from runwire.errors import NotFound, ProtocolError
 from runwire.storage.base import AuditEntry, Bus, BusMessage, CancelRequest, Storage, UserRow, Wake
 from runwire.storage.placed import Placed
@@ -35,6 +37,7 @@ class AccountVerbs:
         self._storages = storages
         self._auth = storages.first.auth
         self._bus = bus
+        self._accounts = Accounts(self._auth, self._wake)
 
     def table(self) -> dict[str, Verb]:
         """Return verb → what does it."""
@@ -67,11 +70,9 @@ class AccountVerbs:
 
     async def user_add(self, arguments: Arguments) -> dict[str, Any]:
         """Add a user."""
-        roles = tuple(arguments["roles"])
-        entry = _entry(arguments, "user.create", roles=",".join(roles))
-        password = arguments.get("password")
-        row = await users.add_user(self._auth, arguments["name"], password=password, roles=roles, audit=entry)
-        self._wake()
+        row = await self._accounts.add(
+            arguments["name"], arguments["roles"], _entries(arguments), password=arguments.get("password")
+        )
         return {"user": row.user, "name": row.name}
 
     async def user_password(self, arguments: Arguments) -> dict[str, Any]:
@@ -83,31 +84,29 @@ class AccountVerbs:
 
     async def user_disable(self, arguments: Arguments) -> dict[str, Any]:
         """Withdraw a user's access and end what runs for them."""
+        holder = await self._found(arguments["name"])
         # The last administrator, too: whose account was stolen must be stopped, and who stops it is at the machine.
-        row = await users.disable_user(self._auth, arguments["name"], audit=_entry(arguments, "user.disable"))
-        await self._end_runs(row.user)
-        return {"user": row.user}
+        await self._accounts.disable(holder.user, _entries(arguments), keep_admin=False)
+        await self._end_runs(holder.user)
+        return {"user": holder.user}
 
     async def user_enable(self, arguments: Arguments) -> dict[str, Any]:
         """Let a user sign in again."""
-        row = await users.enable_user(self._auth, arguments["name"], audit=_entry(arguments, "user.enable"))
-        self._wake()
-        return {"user": row.user}
+        holder = await self._found(arguments["name"])
+        await self._accounts.enable(holder.user, _entries(arguments))
+        return {"user": holder.user}
 
     async def user_delete(self, arguments: Arguments) -> dict[str, Any]:
         """Withdraw a user's access for good and end what runs for them; a tombstone stays."""
         holder = await self._found(arguments["name"])
-        await self._auth.delete_user(holder.user, keep_admin=True, audit=_entry(arguments, "user.delete"))
+        await self._accounts.delete(holder.user, _entries(arguments))
         await self._end_runs(holder.user)
         return {"user": holder.user}
 
     async def user_roles(self, arguments: Arguments) -> dict[str, Any]:
         """Replace a user's roles, but never the last administrator's."""
-        roles = users.checked_roles(arguments["roles"])
         holder = await self._found(arguments["name"])
-        entry = _entry(arguments, "user.roles", roles=",".join(sorted(roles)), before=",".join(holder.roles))
-        row = await self._auth.set_roles(holder.user, roles, keep_admin=True, audit=entry)
-        self._wake()
+        row = await self._accounts.set_roles(holder, arguments["roles"], _entries(arguments))
         return {"user": row.user, "roles": list(row.roles)}
 
     async def user_list(self, _arguments: Arguments) -> dict[str, Any]:
@@ -117,41 +116,25 @@ class AccountVerbs:
 
     async def user_show(self, arguments: Arguments) -> dict[str, Any]:
         """Tell what is known of an account, a deleted one too."""
-        row = await self._found(arguments["name"])
-        external = await self._auth.external_of(row.user)
-        keys = await self._auth.list_keys(row.user)
-        return {
-            "user": row.user,
-            "name": row.name,
-            "status": row.status,
-            "roles": list(row.roles),
-            "created_at": row.created_at,
-            "has_password": await self._auth.password_hash(row.user) is not None,
-            "issuer": external and external[0],
-            "subject": external and external[1],
-            "sessions": len(await self._auth.list_sessions(row.user)),
-            "api_keys": sum(_key_state(key) == "active" for key in keys),
-        }
+        return msgspec.structs.asdict(await self._accounts.profile(await self._found(arguments["name"])))
 
     # Sessions
 
     async def user_sessions(self, arguments: Arguments) -> dict[str, Any]:
         """List a user's live sessions."""
-        rows = await self._auth.list_sessions((await self._found(arguments["name"])).user)
+        rows = await self._accounts.sessions((await self._found(arguments["name"])).user)
         names = ("session", "client", "address", "created_at", "rotated_at", "expires_at")
         return {"sessions": [{name: getattr(row, name) for name in names} for row in rows]}
 
     async def user_sign_out(self, arguments: Arguments) -> dict[str, Any]:
         """End a user's sessions; with `with_keys` their API keys, too."""
         holder = await self._found(arguments["name"])
-        ended = await self._auth.sign_out_everywhere(
+        ended = await self._accounts.sign_out(
             holder.user,
+            _entries(arguments),
             with_keys=arguments.get("with_keys", False),
             before=arguments.get("before"),
-            reason="operator",
-            audit=_entry(arguments, "user.sign_out"),
         )
-        self._wake()
         return {"user": holder.user, "sessions": ended}
 
     async def user_sign_out_all(self, arguments: Arguments) -> dict[str, Any]:
@@ -159,7 +142,7 @@ class AccountVerbs:
         entry = _entry(arguments, "session.revoke_all")
         before = arguments.get("before")
         if before is None:
-            before = await self._now() + 1  # those of this very millisecond, too
+            before = await self._accounts.now() + 1  # those of this very millisecond, too
         ended = await self._auth.sign_out_before(before, reason="operator", audit=entry)
         self._wake()
         return {"sessions": ended}
@@ -171,7 +154,7 @@ class AccountVerbs:
         if row is None or row.holder.user != holder.user:
             sentence = f"{holder.name} has no session {session}; `runwire user sessions {holder.name}` shows them."
             raise NotFound(sentence, field="session")
-        entry = _entry(arguments, "session.revoke", subject=session)
+        entry = _entry(arguments, "session.revoke", session)
         ended = await self._auth.revoke_session(session, reason="operator", audit=entry)
         self._wake()
         return {"user": holder.user, "sessions": int(ended)}
@@ -181,23 +164,11 @@ class AccountVerbs:
     async def user_reset(self, arguments: Arguments) -> dict[str, Any]:
         """Make a one-time secret by which a person sets a new password."""
         holder = await users.find_user(self._auth, arguments["name"])
-        secret = tokens.mint_secret(secrets.token_bytes(32))
-        entry = _entry(arguments, "user.reset")
-        hashed = tokens.secret_hash(secret)
-        await self._auth.create_reset(holder.user, secret_hash=hashed, ttl_s=arguments["ttl_s"], audit=entry)
-        return {"secret": secret}
+        return {"secret": await self._accounts.reset(holder.user, arguments["ttl_s"], _entries(arguments))}
 
     async def invite_create(self, arguments: Arguments) -> dict[str, Any]:
         """Make an invitation."""
-        roles = users.checked_roles(arguments["roles"])
-        secret = tokens.mint_secret(secrets.token_bytes(32))
-        row = await self._auth.create_invite(
-            secret_hash=tokens.secret_hash(secret),
-            roles=roles,
-            ttl_s=arguments["ttl_s"],
-            created_by=None,
-            audit=_entry(arguments, "invite.create", roles=",".join(sorted(roles))),
-        )
+        secret, row = await self._accounts.invite(arguments["roles"], arguments["ttl_s"], _entries(arguments))
         return {"secret": secret, "invite": row.invite}
 
     async def invite_list(self, _arguments: Arguments) -> dict[str, Any]:
@@ -207,10 +178,11 @@ class AccountVerbs:
 
     async def invite_revoke(self, arguments: Arguments) -> dict[str, Any]:
         """Take an invitation back."""
-        invite = arguments["invite"]
-        if not await self._auth.revoke_invite(invite, audit=_entry(arguments, "invite.revoke", subject=invite)):
-            sentence = f"There is no invitation {invite}; `runwire user invite --list` shows those that are good."
-            raise NotFound(sentence, field="invite")
+        try:
+            await self._accounts.revoke_invite(arguments["invite"], _entries(arguments))
+        except NotFound as error:
+            sentence = f"{error.message} `runwire user invite --list` shows those that are good."
+            raise NotFound(sentence, field="invite") from error
         return {}
 
     # API keys
@@ -238,7 +210,7 @@ class AccountVerbs:
         holder = await self._found(arguments["name"])
         names = ("key", "label", "scopes", "created_at", "last_used_at", "expires_at")
         rows = await self._auth.list_keys(holder.user)
-        return {"keys": [{name: getattr(row, name) for name in names} | {"state": _key_state(row)} for row in rows]}
+        return {"keys": [{name: getattr(row, name) for name in names} | {"state": key_state(row)} for row in rows]}
 
     async def token_revoke(self, arguments: Arguments) -> dict[str, Any]:
         """End an API key."""
@@ -247,7 +219,7 @@ class AccountVerbs:
         if row is None:
             sentence = f"There is no API key {key}; `runwire token list --user NAME` shows those of a user."
             raise NotFound(sentence, field="key")
-        entry = _entry(arguments, "key.revoke", subject=key)
+        entry = _entry(arguments, "key.revoke", key)
         is_done = await self._auth.revoke_key(key, reason="operator", audit=entry)
         self._wake()
         return {"name": row.holder.name, "is_done": is_done}
@@ -256,37 +228,25 @@ class AccountVerbs:
 
     async def signing_key_list(self, _arguments: Arguments) -> dict[str, Any]:
         """List the signing keys, without what they sign with."""
-        names = ("kid", "created_at", "activates_at", "retires_at", "revoked_at")
-        now = await self._now()
-        rows = await self._auth.signing_keys(with_ended=True)
-        shown = [{name: getattr(r, name) for name in names} | {"state": keyring.key_state(r, now=now)} for r in rows]
-        return {"keys": shown}
+        return {"keys": [msgspec.structs.asdict(key) for key in await self._accounts.signing_keys()]}
 
     async def signing_key_rotate(self, arguments: Arguments) -> dict[str, Any]:
         """Have a new signing key follow."""
-        entry = _entry(arguments, "signing_key.create")
-        row = await keyring.rotate(self._auth, access_ttl_s=arguments["access_ttl_s"], audit=entry)
-        self._wake()
-        return {"kid": row.kid, "activates_at": row.activates_at}
+        key = await self._accounts.rotate_signing_key(arguments["access_ttl_s"], _entries(arguments))
+        return {"kid": key.kid, "activates_at": key.activates_at}
 
     async def signing_key_revoke(self, arguments: Arguments) -> dict[str, Any]:
         """End a signing key and all it has signed."""
-        kid = arguments["kid"]
         try:
-            await keyring.revoke(self._auth, kid, audit=_entry(arguments, "signing_key.revoke"))
+            await self._accounts.revoke_signing_key(arguments["kid"], _entries(arguments))
         except NotFound as error:
             sentence = f"{error.message} `runwire signing-key list` shows which there are."
             raise NotFound(sentence, field="kid") from error
-        self._wake()
         return {}
 
     async def _found(self, name: str) -> UserRow:
         """Return an account by its name, or its id. Raises NotFound."""
-        return await self._auth.user_by_id(name) or await users.find_user(self._auth, name)
-
-    async def _now(self) -> int:
-        """Return the time by the database's clock, which rows have theirs from."""
-        return (await self._auth.events_after(2**53, limit=1)).read_at
+        return await self._accounts.found(name)
 
     async def _everybody(self) -> AsyncIterator[UserRow]:
         after: str | None = None
@@ -296,7 +256,6 @@ class AccountVerbs:
             after = rows[-1].name
 
     async def _end_runs(self, user: str) -> None:
-        self._wake()
         # After the change, so that no new run of theirs can slip in between.
         request = CancelRequest(by="revoked", reason="access was withdrawn")
         cancelled = await self._storages.of(user).runs.cancel_user(user, request)
@@ -311,12 +270,10 @@ class AccountVerbs:
                 self._bus.publish(message)
 
 
-def _key_state(row: Any) -> str:
-    if row.revoked_at is not None:
-        return "revoked"
-    return "expired" if row.expires_at is not None and row.expires_at <= row.read_at else "active"
+def _entries(arguments: Arguments) -> Entry:
+    """Return what makes lines of the audit: who did it is whom the machine knows as the one who called the verb."""
+    return partial(_entry, arguments)
 
 
-def _entry(arguments: Arguments, action: str, *, subject: str | None = None, **detail: str) -> AuditEntry:
-    """Return a line of the audit: who did it is whom the machine knows as the one who called the verb."""
+def _entry(arguments: Arguments, action: str, subject: str | None = None, **detail: str) -> AuditEntry:
     return AuditEntry(actor=arguments.get("by"), actor_kind="operator", action=action, subject=subject, detail=detail)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from joserfc.jwk import ECKey
 
@@ -176,7 +176,7 @@ async def revoke(store: AuthStore, kid: str, *, audit: AuditEntry | None = None)
         raise NotFound("There is no signing key of this kid that could be revoked.", field="kid")
 
 
-def key_state(row: SigningKeyRow, *, now: int) -> str:
+def key_state(row: SigningKeyRow, *, now: int) -> Literal["pending", "active", "retired", "revoked"]:
     """Return `pending`, `active`, `retired` or `revoked`; `now` in ms."""
     if row.revoked_at is not None:
         return "revoked"
