@@ -40,6 +40,7 @@ async def storm(cluster: Cluster, count: int, *, people: int, with_keys: bool = 
     return figures
 
 
+@pytest.mark.timeout(180)
 async def test_a_crowd_that_lost_its_gateway_is_back_soon_and_costs_two_reads_each(cluster: Cluster) -> None:
     figures = await storm(cluster, 200, people=20)
     assert figures["last_s"] <= BACK_S

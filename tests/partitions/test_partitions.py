@@ -130,6 +130,10 @@ def both(one: str, other: str) -> tuple[tuple[str, str], tuple[str, str]]:
 async def _begun(scene: Scene) -> None:
     for screen in scene.screens:
         await screen.until_more()
+        await screen.until_shown(
+            lambda s=screen: all(any(e["type"] == "tool_completed" for e in s.of(sent["run"])) for sent in scene.sents),
+            "a step of each run, so that it is known who works on it",
+        )
 
 
 async def _cut_a_worker_off(scene: Scene, for_s: float) -> None:

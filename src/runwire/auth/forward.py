@@ -34,9 +34,11 @@ _ADDRESS: Final = "x-forwarded-for"
 _ASKED_WITH: Final = ("authorization", "content-type", "origin", "accept", "user-agent")
 _ANSWERED_WITH: Final = (
     "content-type", "cache-control", "retry-after", "www-authenticate", "allow",
-    "location", "set-cookie", "referrer-policy", "content-security-policy",
+    "referrer-policy", "content-security-policy",
 )  # fmt: skip
-_COOKIE: Final = "runwire_sign_in"  # of a person on the way to another issuer and back; no other is the service's
+# Where people leave for another issuer and come back, and what they carry on the way.
+_AWAY: Final = "/auth/external/"
+_COOKIE: Final = "runwire_sign_in"  # no other is the service's
 # Nothing that could mean another path at the other end: no escapes, and no dots alone (looked at apart).
 _PATH: Final = re.compile(r"/[A-Za-z0-9_.~-]+(?:/[A-Za-z0-9_.~-]+)*/?")
 # What only backends ask, with the service secret: they know the service's own address, and nobody tries secrets here.
@@ -126,7 +128,19 @@ class Forward:
                 if len(received) > _ANSWER_BYTES:
                     raise Unavailable("The auth service answers too much.")
             kept = {name: response.headers[name] for name in _ANSWERED_WITH if name in response.headers}
-            return Response(bytes(received), response.status_code, headers=kept)
+            answer = Response(bytes(received), response.status_code, headers=kept)
+        if path.startswith(_AWAY):
+            _let_go(response, answer)
+        return answer
+
+
+def _let_go(response: httpx2.Response, answer: Response) -> None:
+    """Let a person go where the service sends them, with its cookie."""
+    if "location" in response.headers:
+        answer.headers["location"] = response.headers["location"]
+    for cookie in response.headers.get_list("set-cookie"):
+        if cookie.startswith(f"{_COOKIE}="):
+            answer.headers.append("set-cookie", cookie)
 
 
 async def _read(request: Request) -> bytes:

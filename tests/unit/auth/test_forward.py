@@ -104,13 +104,17 @@ async def test_a_service_that_fails_is_a_problem_that_says_when_to_come_back(ans
         assert got.headers["retry-after"] == "1"
 
 
-async def test_redirect_is_not_followed_nor_shown() -> None:
+async def test_redirect_is_not_followed_and_shown_only_on_the_way_to_another_issuer() -> None:
     def answer(_request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(302, headers={"location": "https://elsewhere"})
+        cookies = [("set-cookie", "runwire_sign_in=a; HttpOnly"), ("set-cookie", "b=c")]
+        return httpx2.Response(302, headers=[("location", "https://elsewhere"), *cookies])
 
     async with gateway(answer) as people:
         got = await people.get("/.well-known/jwks.json")
-    assert (got.status_code, got.headers.get("location")) == (302, None)
+        to_issuer = await people.get("/auth/external/example")
+    assert (got.status_code, got.headers.get("location"), got.headers.get("set-cookie")) == (302, None, None)
+    assert (to_issuer.status_code, to_issuer.headers["location"]) == (302, "https://elsewhere")
+    assert to_issuer.headers.get_list("set-cookie") == ["runwire_sign_in=a; HttpOnly"]
 
 
 @pytest.mark.parametrize("path", ["/auth/../admin", "/auth/%2e%2e/admin", "/auth//x", "/auth/a%20b", "/auth/\\x"])

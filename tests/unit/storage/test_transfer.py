@@ -480,5 +480,5 @@ async def test_import_is_not_mixed_with_what_a_moved_database_left_behind(source
     assert (killed / "runwire.db-wal").read_bytes() == left, "it has the last writes of the old one"
     (killed / "runwire.db-wal").rename(tmp_path / "old.db-wal")
     restored = await SqliteStorage.open(imported(tmp_path, text))
-    assert [user.name for user in await restored.auth.list_users()] == ["ann", "bob"]
+    assert [user.name for user in await restored.auth.list_users()] == ["ann", "bob", "cas"]
     await restored.close()
