@@ -21,7 +21,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx2
@@ -39,6 +39,7 @@ from runwire.auth.client import AuthClient
 from runwire.auth.follower import Follower
 from runwire.auth.forward import Forward, Forwarded
 from runwire.auth.service.app import make_auth_app
+from runwire.auth.service.settings import AuthSettings
 from runwire.console.app import make_console_app
 from runwire.errors import Unavailable
 from runwire.gateway.app import Gateway, make_gateway
@@ -177,11 +178,19 @@ def _identity(follower: Follower) -> Part:
     return Part(run=follower.run, check=check)
 
 
+def _auth_settings(ground: Ground) -> AuthSettings:
+    return rooms.auth_settings(ground.settings, issuer=ground.issuer, page_url=ground.page_url, secret=ground.secret)
+
+
+def _auth_document(ground: Ground) -> dict[str, Any]:
+    """Return what the auth service says of its routes, elsewhere or here: it is a matter of the version alone."""
+    # Without the way of a browser to other issuers: what that needs may be installed at the service only.
+    settings = replace(_auth_settings(ground), issuers=())
+    return make_auth_app(ground.storage.auth, settings).openapi()
+
+
 def _auth_service(ground: Ground) -> Asgi:
-    bus = ground.places.first.bus
-    settings = rooms.auth_settings(
-        ground.settings, issuer=ground.issuer, page_url=ground.page_url, secret=ground.secret
-    )
+    bus, settings = ground.places.first.bus, _auth_settings(ground)
     app = make_auth_app(ground.storage.auth, settings, changed=lambda: bus.publish(Wake(topic="auth")))
     return Forwarded(app, secrets=settings.service_secrets)
 
@@ -278,6 +287,7 @@ def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway
         agents=lambda: _own(ground.agents),
         settings=rooms.gateway_settings(ground.settings, ground.url),
         auth_app=auth_app,
+        auth_document=lambda: _auth_document(ground),
         console_app=make_console_app(docs_root()),
         unready=client.unready,
         registry=ground.registry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -86,6 +86,7 @@ class Gateway:
         agents: gives those of this process, known here at once; others are learned from the members of each database.
         settings: how to listen.
         auth_app: the auth service, or the way to it, served below `/auth` and `/.well-known`.
+        auth_document: gives the OpenAPI document of that, which is made part of the one served here.
         console_app: the page, served for every other path.
         unready: a reason of another room not to be ready.
         registry: gets the figures; None: one of its own.
@@ -99,6 +100,7 @@ class Gateway:
         agents: Callable[[], Offered],
         settings: GatewaySettings,
         auth_app: Asgi | None,
+        auth_document: Callable[[], Mapping[str, Any]] | None,
         console_app: Asgi | None,
         unready: Callable[[], str | None],
         registry: CollectorRegistry | None,
@@ -181,7 +183,7 @@ class Gateway:
             figures=self._figures,
         )
         version = settings.server.rpartition("/")[2]
-        routes = make_http([threads.router(), runs.router()], version=version)
+        routes = make_http([threads.router(), runs.router()], version=version, described_too=auth_document)
         self._http: Asgi = Deadline(routes, answer_s=settings.answer_s)
         self._auth_app = Deadline(auth_app, answer_s=settings.answer_s) if auth_app else None
         self.management: Asgi = make_http([health.router()], version=version)
@@ -300,6 +302,7 @@ def make_gateway(
     agents: Callable[[], Offered] = Offered,
     settings: GatewaySettings | None = None,
     auth_app: Asgi | None = None,
+    auth_document: Callable[[], Mapping[str, Any]] | None = None,
     console_app: Asgi | None = None,
     unready: Callable[[], str | None] = lambda: None,
     registry: CollectorRegistry | None = None,
@@ -311,6 +314,7 @@ def make_gateway(
         agents=agents,
         settings=settings or GatewaySettings(),
         auth_app=auth_app,
+        auth_document=auth_document,
         console_app=console_app,
         unready=unready,
         registry=registry,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -25,8 +25,10 @@ _log: Final = structlog.get_logger(__name__)
 _METHOD_NOT_ALLOWED: Final = 405
 
 
-def make_http(routers: Sequence[APIRouter], *, version: str) -> FastAPI:
-    """Make the app of these routes."""
+def make_http(
+    routers: Sequence[APIRouter], *, version: str, described_too: Callable[[], Mapping[str, Any]] | None = None
+) -> FastAPI:
+    """Make the app of these routes; its OpenAPI document says what `described_too` does, too."""
     app = FastAPI(
         title="Runwire",
         version=version,
@@ -40,7 +42,7 @@ def make_http(routers: Sequence[APIRouter], *, version: str) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _misused)
     app.add_exception_handler(HTTPException, partial(_no_route, [route for each in routers for route in each.routes]))
     app.add_exception_handler(Exception, _failed)
-    app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.openapi = partial(describe, app, described_too)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 
 

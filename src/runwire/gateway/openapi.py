@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from http import HTTPStatus
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import msgspec
 from fastapi import FastAPI
 
 from runwire.gateway import shapes
 from runwire.protocol import frames
+from runwire.protocol.openapi import Problem, documented, joined, schemas
 
 __all__ = ["describe", "documented"]
 
-_REF: Final = "#/components/schemas/{name}"
 _TYPES: Final = (
     shapes.Accepted,
     shapes.AgentPage,
@@ -22,7 +20,6 @@ _TYPES: Final = (
     shapes.Me,
     shapes.MessagePage,
     shapes.NoBody,
-    shapes.Problem,
     shapes.RunDetail,
     shapes.RunPage,
     shapes.RunShape,
@@ -37,47 +34,12 @@ _TYPES: Final = (
     frames.CancelData,
     frames.MessageBody,
     frames.RetryBody,
+    Problem,
 )
-_EVERYWHERE: Final = (400, 401, 408, 429, 431, 500, 503)  # the head, who asks, and whether there is room and a database
 
 
-def documented(
-    *,
-    returns: type[Any] | None,
-    body: type[Any] | None = None,
-    status: int = 200,
-    also: Sequence[int] = (),
-    is_stream: bool = False,
-) -> dict[str, Any]:
-    """Return what `add_api_route(openapi_extra=…)` takes to describe a route's body and answers.
-
-    Args:
-        returns: the answer; None: it has no body.
-        body: of the request.
-        status: of the answer.
-        also: statuses of refusals besides those that every route has.
-        is_stream: the answer may also be `text/event-stream`.
-    """
-    done: dict[str, Any] = _refusal(status) if status >= HTTPStatus.BAD_REQUEST else {"description": "Done."}
-    if returns:
-        done["content"] = {"application/json": {"schema": _reference(returns)}}
-    if is_stream:
-        done["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    refused = sorted({*_EVERYWHERE, *also, *((413,) if body else ())})
-    extra: dict[str, Any] = {"responses": {str(status): done} | {str(each): _refusal(each) for each in refused}}
-    if is_stream:
-        extra["responses"]["204"] = {"description": "The run of `until` has ended, and its end was seen."}
-    if body:
-        is_required = any(field.required for field in msgspec.structs.fields(body))
-        extra["requestBody"] = {
-            "required": is_required,
-            "content": {"application/json": {"schema": _reference(body)}},
-        }
-    return extra
-
-
-def describe(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document of an app."""
+def describe(app: FastAPI, other: Callable[[], Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Return the OpenAPI document of an app, joined with that of what is served beside it."""
     if app.openapi_schema:
         return app.openapi_schema
     document = FastAPI.openapi(app)
@@ -86,19 +48,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
             # FastAPI's own shape of a refusal, which nothing here answers with; ours stand beside it.
             operation["responses"].pop("422", None)
     components = document.setdefault("components", {})
-    _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REF)
-    components["schemas"] = schemas
+    components["schemas"] = schemas(_TYPES)
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"bearer": []}]
-    return document
-
-
-def _refusal(status: int) -> dict[str, Any]:
-    return {
-        "description": HTTPStatus(status).phrase,
-        "content": {"application/problem+json": {"schema": _reference(shapes.Problem)}},
-    }
-
-
-def _reference(kind: type[Any]) -> dict[str, str]:
-    return {"$ref": _REF.format(name=kind.__name__)}
+    app.openapi_schema = joined(document, [other()] if other else [])
+    return app.openapi_schema

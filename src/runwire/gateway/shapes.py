@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from runwire.protocol.codes import ErrorCode
 from runwire.protocol.shown import Run
 from runwire.protocol.strict_json import Inbound
 from runwire.storage.base import RunRow, RunStatus, ThreadRow, WaitKind
@@ -18,7 +17,6 @@ __all__ = [
     "Me",
     "MessagePage",
     "NoBody",
-    "Problem",
     "RunDetail",
     "RunPage",
     "RunShape",
@@ -217,18 +215,6 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 
     ticket: str
     expires_in: int  # s
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a request was refused (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: ErrorCode
-    field: str | None
-    retry_after_s: float | None
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from runwire.auth.service.about import about_routes
 from runwire.auth.service.external_routes import external_routes
 from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import JWKS_MAX_AGE_S, Keyring
+from runwire.auth.service.openapi import describe
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.problems import add_problems
 from runwire.auth.service.requests import bearer, form_of, read_keys, read_sign_in
@@ -62,7 +64,15 @@ def make_auth_app(
         yield
         passwords.close()
 
-    app = FastAPI(title="Runwire auth", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Runwire auth",
+        version=settings.version or "0",
+        lifespan=lifespan,
+        openapi_url="/auth/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     add_problems(app)
     app.include_router(_sessions(grants, standing))
     app.include_router(_oauth(grants, standing))

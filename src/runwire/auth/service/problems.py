@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +40,7 @@ async def body_of(request: Request) -> bytes:
 def add_problems(app: FastAPI) -> None:
     """Make every error of an app a problem; nothing of an unexpected one is shown but its id."""
     app.add_exception_handler(RunwireError, _ours)
+    app.add_exception_handler(RequestValidationError, _misused)
     app.add_exception_handler(HTTPException, _http)
     app.add_middleware(_Contained)
 
@@ -46,6 +48,13 @@ def add_problems(app: FastAPI) -> None:
 async def _ours(_: Request, error: Exception) -> Response:
     assert isinstance(error, RunwireError)
     return problem(error)
+
+
+async def _misused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]  # it names the parameter; its value, which pydantic gives too, is not quoted back
+    field = str(fault["loc"][-1])
+    return problem(ProtocolError(f"{field}: {fault['msg']}.", field=field))
 
 
 async def _http(_: Request, error: Exception) -> Response:
