@@ -95,7 +95,7 @@ async def test_sign_up_whose_process_is_killed_between_the_writes_is_whole_at_th
     async with house.ordered("meet", "kill"):
         with pytest.raises(httpx2.TransportError):
             await house.ask("POST", "/v1/threads", session.access_token, title="first")
-    assert not house.gateways[0].is_running, "killed after it has committed the person and before the thread"
+    await house.until_dead(house.gateways[0])  # after it has committed the person and before the thread
     assert await house.storage.people.get(ada.user) is not None
     assert await house.storage.threads.list(ada.user) == []
     assert await differences(house) == []
@@ -132,7 +132,7 @@ async def test_revocation_reaches_every_instance_though_nobody_is_told(house: Ho
     sockets, others = await everywhere(house, ada), await everywhere(house, bob)
     async with house.ordered("publish", "kill"), house.changing(ada) as change:
         await house.ask("DELETE", "/auth/sessions/current", session.access_token)
-    assert not house.auth.is_running, "killed after the commit and before anybody heard of it"
+    await house.until_dead(house.auth)  # after the commit and before anybody heard of it
     assert await codes(sockets, within_s=BUSY_S) == {REVOKED}
     assert max(socket.ended_at_s for socket in sockets) - change.at_s < BUSY_S
     for at in range(3):

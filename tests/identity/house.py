@@ -42,6 +42,7 @@ __all__ = ["Change", "House", "Person", "Session"]
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _COMMITTED_S: Final = 5.0
 _ADMIN_S: Final = 60.0
+_DEATH_S: Final = 20.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,6 +176,12 @@ class House:
             yield
         finally:
             path.unlink()
+
+    async def until_dead(self, process: RoleProcess) -> None:
+        """Wait until a process that was ordered to die has: its sockets end a moment before it does."""
+        async with asyncio.timeout(_DEATH_S):
+            while process.is_running:  # noqa: ASYNC110 - the system tells nobody
+                await asyncio.sleep(0.01)
 
     async def mend(self) -> None:
         """Start whoever is dead."""

@@ -409,7 +409,7 @@ async def test_an_export_of_one_user_has_nothing_of_another(used: Used, tmp_path
     ann = (await _done("export", "-", "--user", "ann", "--data-dir", data)).stdout
     assert "canary-of-ann" in ann
     kinds = {line["kind"] for line in map(json.loads, ann.splitlines())}
-    assert kinds == {"export", "account", "api_key", "user", "thread", "run", "segment", "end"}
+    assert kinds == {"export", "account", "api_key", "user", "thread", "run", "segment", "audit", "end"}
     with closing(sqlite3.connect(data / "runwire.db")) as connection:
         others = {value for row in connection.execute(_IDS_OF_OTHERS) for value in row if value}
     assert len(others) > 5

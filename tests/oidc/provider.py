@@ -51,7 +51,9 @@ def installed() -> Path:
         npm = NODE_HOME / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         words = [str(NODE_HOME / "bin" / "node"), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         try:
-            subprocess.run(words, cwd=CACHE, capture_output=True, timeout=INSTALL_S, check=True)
+            # What the machine trusts, as pip and uv do here: some networks have a certificate of their own.
+            env = {**os.environ, "NODE_USE_SYSTEM_CA": "1"}  # noqa: TID251 - npm's own environment
+            subprocess.run(words, cwd=CACHE, capture_output=True, timeout=INSTALL_S, check=True, env=env)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             if os.environ.get("CI"):  # noqa: TID251 - CI promises the registry
                 pytest.fail("CI could not install oidc-provider by npm")

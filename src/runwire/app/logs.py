@@ -26,8 +26,13 @@ class _Stderr:
             sys.stderr.flush()
 
 
-def configure_logging(settings: Settings) -> None:
-    """Set structlog and the standard library up, once per process."""
+def configure_logging(settings: Settings, *, is_for_good: bool) -> None:
+    """Set structlog and the standard library up.
+
+    Args:
+        settings: format and level.
+        is_for_good: whether the process is the server's own, so that loggers may keep this from their first line on.
+    """
     stderr: Any = _Stderr()
     level = getattr(logging, settings.log_level.upper())
     renderer: Any = (
@@ -46,6 +51,6 @@ def configure_logging(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # Standard output belongs to the two lines that programs read (PROTOCOL §6).
         logger_factory=structlog.WriteLoggerFactory(file=stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=is_for_good,
     )
     logging.basicConfig(stream=stderr, level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s")

@@ -54,7 +54,7 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce, takes_signa
 
 async def _serve(loaded: Loaded, ready: Ready, announce: Announce, *, takes_signals: bool) -> None:
     settings = loaded.settings
-    configure_logging(settings)
+    configure_logging(settings, is_for_good=takes_signals)
     raise_file_limit()
     if takes_signals:  # the process is the server's own
         give_back_early()
