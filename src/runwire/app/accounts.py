@@ -12,7 +12,8 @@ import msgspec
 from runwire.auth.service import users
 from runwire.auth.service.accounts import Accounts, Entry, key_state
 from runwire.errors import NotFound, ProtocolError
-from runwire.storage.base import AuditEntry, Bus, BusMessage, CancelRequest, Storage, UserRow, Wake
+from runwire.runtime.withdrawal import REVOKED
+from runwire.storage.base import AuditEntry, Bus, BusMessage, Storage, UserRow, Wake
 from runwire.storage.placed import Placed
 from runwire.storage.sqlite.control import Verb
 
@@ -257,8 +258,7 @@ class AccountVerbs:
 
     async def _end_runs(self, user: str) -> None:
         # After the change, so that no new run of theirs can slip in between.
-        request = CancelRequest(by="revoked", reason="access was withdrawn")
-        cancelled = await self._storages.of(user).runs.cancel_user(user, request)
+        cancelled = await self._storages.of(user).runs.cancel_user(user, REVOKED)
         self._tell(*(committed for run in cancelled for committed in run.committed), Wake(topic="signals"))
 
     def _wake(self) -> None:

@@ -47,6 +47,7 @@ from runwire.gateway.health import HealthRoutes
 from runwire.guide import docs_root
 from runwire.runtime.membership import Membership
 from runwire.runtime.upkeep import Caretaker
+from runwire.runtime.withdrawal import Withdrawals
 from runwire.runtime.worker import Worker
 from runwire.runtime.workshop import Workshop
 from runwire.settings import Settings
@@ -334,6 +335,8 @@ def _worker(
         membership=membership,
     )
     follower.on_change(worker.recheck)
+    withdrawals = Withdrawals(place.storage.runs, place.bus)
+    follower.on_left(lambda users: withdrawals.note(user for user in users if ground.places.of(user) is place))
 
     async def check(announce: Announce) -> None:
         default = f" (default {agents.default})" if len(agents.names) > 1 and agents.default else ""
@@ -345,4 +348,4 @@ def _worker(
             announce("agents", ", ".join(agents.names) + default)
 
     caretaker = Caretaker(place.storage.upkeep, rooms.upkeep_settings(ground.settings), registry=registry)
-    return [Part(run=worker.run, check=check, drain=worker.drain), Part(run=caretaker.run)]
+    return [Part(run=worker.run, check=check, drain=worker.drain), Part(run=caretaker.run), Part(run=withdrawals.run)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -70,6 +70,7 @@ class Follower:
         self._reading = Shared(self._background, self._read)
         self._wake = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
+        self._left_callbacks: list[Callable[[Sequence[str]], None]] = []
         self._reported: Freshness = "expired"
 
     @property
@@ -85,6 +86,10 @@ class Follower:
         """Call back after something was withdrawn or re-scoped; returns the way to stop."""
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
+
+    def on_left(self, callback: Callable[[Sequence[str]], None]) -> None:
+        """Call back with those whose access was withdrawn altogether; after a snapshot with all such, once more."""
+        self._left_callbacks.append(callback)
 
     async def run(self) -> None:
         """Follow until cancelled. Everything else needs this to run."""
@@ -171,6 +176,9 @@ class Follower:
         if withdraws:
             for callback in list(self._callbacks):
                 callback()
+        if left := self._view.take_left():
+            for tell in self._left_callbacks:
+                tell(left)
 
     def _report(self) -> None:
         freshness = self.freshness()

@@ -23,6 +23,8 @@ Freshness = Literal["fresh", "stale", "expired"]
 
 _TIMED_S: Final = 60.0  # how long it is known when a user's access last changed: to measure who was told when
 
+_ENDING: Final = frozenset({AuthKind.USER_DISABLED, AuthKind.USER_DELETED})
+
 # Kinds that withdraw or re-scope; the others make something new, which nobody can be using yet.
 _WITHDRAWING: Final = frozenset(
     {
@@ -52,6 +54,7 @@ class AuthView:
         self._sessions: dict[str, int] = {}  # revoked: session -> when, oldest first; bounded by RETAIN_S
         self._keys: dict[str, int] = {}  # revoked: key -> when, likewise
         self._kids: set[str] = set()  # revoked signing keys, all that ever were: a person revokes them one by one
+        self._left: dict[str, None] = {}  # users whose access was withdrawn altogether and nobody has taken yet
         self._changed: dict[str, float] = {}  # user -> monotonic time of the last change, oldest first; _TIMED_S long
         self._generation: str | None = None
         self._cursor = 0
@@ -91,6 +94,14 @@ class AuthView:
         """
         return self._changed.get(user)
 
+    def take_left(self) -> list[str]:
+        """Return, once, the users whose access was withdrawn altogether, of longest ago first.
+
+        After `load` all there are; after `apply` those of the page, also if they were let in again since.
+        """
+        left, self._left = list(self._left), {}
+        return left
+
     def is_current(self, identity: Identity) -> bool:
         """Return whether nothing has withdrawn this identity; its `expires_at` is the caller's to watch.
 
@@ -126,6 +137,8 @@ class AuthView:
             True: anything may have been withdrawn; ask again about every identity.
         """
         self._users = {row.user: row for row in snapshot.users}
+        gone = (row for row in snapshot.users if row.status != "active")
+        self._left = dict.fromkeys(row.user for row in sorted(gone, key=lambda row: row.valid_from))
         self._sessions = dict(snapshot.revoked_sessions)
         self._keys = dict(snapshot.revoked_keys)
         self._kids = set(snapshot.revoked_kids)
@@ -165,6 +178,8 @@ class AuthView:
         self._cursor = event.seq
         if event.holder is not None:
             self._users[event.holder.user] = event.holder
+            if event.kind in _ENDING:
+                self._left[event.holder.user] = None
         if event.kind is AuthKind.SESSION_REVOKED and event.session is not None:
             self._sessions[event.session] = event.at
         elif event.kind is AuthKind.KEY_REVOKED and event.key is not None:

@@ -34,14 +34,13 @@ from runwire.runtime.renewal import Renewal
 from runwire.runtime.run import Run
 from runwire.runtime.speech import HandOver
 from runwire.runtime.timers import Timers
+from runwire.runtime.withdrawal import REVOKED
 from runwire.runtime.workshop import Workshop
-from runwire.storage.base import Bus, BusMessage, CancelRequest, Claim, Signal, Storage, Wake
+from runwire.storage.base import Bus, BusMessage, Claim, Signal, Storage, Wake
 
 __all__ = ["Worker", "WorkerSettings"]
 
 _AFTER_ERROR_S: Final = 1.0  # a loop whose round failed is tried again after this
-
-_REVOKED: Final = CancelRequest(by="revoked", reason="access was withdrawn")
 
 _log = structlog.get_logger(__name__)
 
@@ -249,7 +248,7 @@ class Worker:
     def _take(self, claim: Claim, sent_s: float, agents: Agents) -> Run:
         if claim.cancel is None and not self._is_allowed(claim.user):
             # Sent in the moment in which access was withdrawn, or left behind by a kill just after it.
-            claim = msgspec.structs.replace(claim, cancel=_REVOKED)
+            claim = msgspec.structs.replace(claim, cancel=REVOKED)
         run = Run(
             claim,
             agents=agents,
@@ -320,7 +319,7 @@ class Worker:
         """End every run whose user is not allowed any more; call it on the control loop when that may have changed."""
         for run in self._runs:
             if not self._is_allowed(run.claim.user):
-                run.stop(_REVOKED)
+                run.stop(REVOKED)
 
 
 def _why(claim: Claim) -> str:

@@ -13,6 +13,9 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from runwire.auth import clock, tokens
 from runwire.auth.problem import problem
 from runwire.auth.service.about import about_routes
+from runwire.auth.service.accounts import Accounts
+from runwire.auth.service.admin_routes import admin_routes
+from runwire.auth.service.callers import Callers
 from runwire.auth.service.external_routes import external_routes
 from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import JWKS_MAX_AGE_S, Keyring
@@ -87,6 +90,8 @@ def make_auth_app(
             monotonic_s=monotonic_s,
         )
     )
+    accounts = Accounts(store, changed)
+    app.include_router(admin_routes(accounts, Callers(standing), access_ttl_s=settings.access_ttl_s))
     app.include_router(about_routes(settings, check_service=standing.check_service, wall_s=wall_s))
     return app
 

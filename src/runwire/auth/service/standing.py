@@ -58,8 +58,8 @@ class Standing:
         """Describe an access token or an API key; `{"active": false}` for everything that does not stand."""
         try:
             if tokens.is_api_key(token):
-                return _key_members(await self._live_key(token))
-            claims, row = await self._live_session(token)
+                return _key_members(await self.live_key(token))
+            claims, row = await self.live_session(token)
         except Unauthenticated:
             return {"active": False}
         return {
@@ -87,7 +87,7 @@ class Standing:
 
     async def sign_out(self, access_token: str) -> None:
         """End the session of an access token. Raises Unauthenticated if it does not stand."""
-        _, row = await self._live_session(access_token)
+        _, row = await self.live_session(access_token)
         await self._revoke_session(row, reason="signed_out")
 
     async def revoke(self, token: str) -> None:
@@ -97,7 +97,7 @@ class Standing:
         """
         try:
             if tokens.is_api_key(token):
-                row = await self._live_key(token)
+                row = await self.live_key(token)
                 if await self._store.revoke_key(row.key, reason="revoked"):
                     _log.info("key_revoked", user=row.holder.user, key=row.key)
                     self._changed()
@@ -108,14 +108,15 @@ class Standing:
 
     async def _session_of(self, token: str) -> SessionRow:
         if not token.startswith("rwr_"):
-            return (await self._live_session(token))[1]
+            return (await self.live_session(token))[1]
         refresh = tokens.read_refresh_token(token)
         row = await self._store.session(refresh.session)
         if row is None or not refresh.is_genuine(row.refresh_key):
             raise _refused()
         return row
 
-    async def _live_session(self, token: str) -> tuple[tokens.AccessToken, SessionRow]:
+    async def live_session(self, token: str) -> tuple[tokens.AccessToken, SessionRow]:
+        """Return what an access token says, and its session. Raises Unauthenticated if it does not stand."""
         claims = tokens.verify(
             token,
             await self._keyring.keys(),
@@ -128,7 +129,8 @@ class Standing:
             raise _refused()
         return claims, row
 
-    async def _live_key(self, token: str) -> KeyRow:
+    async def live_key(self, token: str) -> KeyRow:
+        """Return an API key. Raises Unauthenticated if it does not stand."""
         presented = tokens.read_api_key(token)
         return _proved(presented, await self._store.key(presented.key))
 
