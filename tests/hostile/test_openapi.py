@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.mission_critical.deployment import Deployment
 
+PASSWORD = "correct horse battery staple"
 EXAMPLES = 8  # of each route and credential in `make test`, always the same ones
 CAMPAIGN = 20  # times as many in `make chaos`, new ones each time
 CONFORM = [
@@ -44,7 +45,7 @@ class Served:
         self.server = server
         self.document = document
         self.keys = keys
-        self.ids = ids  # of a thread, a run and a blob that belong to `owner`
+        self.ids = ids  # of `owner`, and of what belongs to them
         self.schema = schemathesis.openapi.from_dict(document)
         self.schema.config.update(base_url=server.url)
         self.session = requests.Session()
@@ -69,14 +70,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         thread = session.post(f"{server.url}/v1/threads", timeout=10).json()["thread"]
         path = f"{server.url}/v1/threads/{thread}/messages"
         run = session.post(path, json={"content": "hello", "agent": "golden"}, timeout=10).json()["run"]
-        ids = {"thread": thread, "run": run, "ref": "blob_" + "0" * 32}
-        return Served(server, document, keys, ids)
+        owner = session.get(f"{server.url}/v1/me", timeout=10).json()["user"]
+        (key,) = session.get(f"{server.url}/.well-known/jwks.json", timeout=10).json()["keys"]
+        ids = {"thread": thread, "run": run, "ref": "blob_" + "0" * 32, "user": owner, "kid": key["kid"]}
+        ids |= {"invite": "0" * 16, "name": "example", "session": "ses_" + "0" * 32, "key": "key_" + "0" * 32}
+        await server.process.cli("user", "add", "root", "--role", "admin", "--password-stdin", stdin=PASSWORD)
+        signed = session.post(f"{server.url}/auth/sessions", json={"user": "root", "password": PASSWORD}, timeout=10)
+        return Served(server, document, keys | {"admin": signed.json()["access_token"]}, ids)
 
     yield asyncio.run(prepare())
     asyncio.run(server.kill9())
 
 
-CREDENTIALS = ("none", "wrong scheme", "expired", "foreign", "valid")
+CREDENTIALS = ("none", "wrong scheme", "expired", "foreign", "valid", "admin")
 
 
 def _headers(served: Served, credential: str) -> dict[str, str]:
@@ -89,13 +95,19 @@ def _headers(served: Served, credential: str) -> dict[str, str]:
             return {"Authorization": f"Bearer {EXPIRED}"}
         case "foreign":
             return {"Authorization": f"Bearer {served.keys['stranger']}"}
+        case "admin":
+            return {"Authorization": f"Bearer {served.keys['admin']}"}
         case _:
             return {"Authorization": f"Bearer {served.keys['owner']}"}
 
 
 def _sweep(served: Served, credential: str, *, examples: int, is_fixed: bool) -> None:
     for operation in served.operations():
-        ask = _asking(served, credential, is_safe=operation.method.upper() != "DELETE")
+        # What takes away is not tried on what the other tests need, by those who may.
+        is_safe = operation.method.upper() == "GET" or (credential == "valid" and operation.method.upper() != "DELETE")
+        if credential == "admin" and operation.path == "/auth/sessions/current":
+            continue
+        ask = _asking(served, credential, is_safe=is_safe)
         configured = settings(
             max_examples=examples,
             deadline=None,
@@ -115,8 +127,9 @@ def _asking(served: Served, credential: str, *, is_safe: bool) -> Callable[[Any,
 
 
 def _ask(served: Served, credential: str, case: Any, *, is_real: bool, is_safe: bool) -> None:
-    if is_real and (is_safe or credential != "valid") and case.path_parameters:
-        case.path_parameters = {**case.path_parameters, **served.ids}  # ids that exist, and are the owner's
+    if is_real and (is_safe or credential not in ("valid", "admin")) and case.path_parameters:
+        # Ids that exist, and are the owner's.
+        case.path_parameters = {name: served.ids[name] for name in case.path_parameters}
     if case.query and "wait" in case.query:
         case.query = {**case.query, "wait": 0}
     headers = {"Accept": "application/json", "Connection": "keep-alive", **_headers(served, credential)}
@@ -133,8 +146,12 @@ def _ask(served: Served, credential: str, case: Any, *, is_real: bool, is_safe: 
         assert shown["status"] == response.status_code
         assert shown["code"]
         assert response.headers["cache-control"] == ["no-store"]
-    if credential in ("none", "wrong scheme", "expired"):
+    if credential in ("none", "wrong scheme", "expired") and not _is_public(case.operation.definition.raw):
         assert response.status_code in (400, 401), response.status_code
+
+
+def _is_public(operation: dict[str, Any]) -> bool:
+    return operation.get("security") == []
 
 
 @pytest.mark.timeout(120)
@@ -156,15 +173,34 @@ def test_every_route_keeps_its_document_in_the_long_run(served: Served, credenti
     assert "Traceback" not in served.server.process.logs(lines=10_000)
 
 
+# What asks for no credential, and why (tests/hostile/identity/routes.py has the reasons): nothing else may.
+PUBLIC = {
+    ("POST", "/auth/sessions"),
+    ("POST", "/auth/token"),
+    ("POST", "/auth/revoke"),
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", "/.well-known/oauth-authorization-server"),
+    ("GET", "/auth/external"),
+    ("POST", "/auth/external/{name}/backchannel"),
+}
+
+
 def _templates(served: Served) -> Iterator[tuple[str, str]]:
+    """Give each route that asks for a credential."""
     for path, operations in served.document["paths"].items():
-        for method in operations:
-            yield method.upper(), path
+        for method, operation in operations.items():
+            if not _is_public(operation):
+                yield method.upper(), path
+
+
+def test_only_these_routes_ask_for_no_credential(served: Served) -> None:
+    every = {(method.upper(), path) for path, each in served.document["paths"].items() for method in each}
+    assert every - set(_templates(served)) == PUBLIC
 
 
 def test_all_refusals_of_a_credential_are_the_same(served: Served) -> None:
-    """No route tells more than another about who asks, or about whether something exists."""
-    said: dict[str, set[bytes]] = {}
+    """No route tells more than another of its service about who asks, or about whether something exists."""
+    said: dict[tuple[str, str], set[bytes]] = {}
     for credential in ("none", "wrong scheme", "expired"):
         for method, path in _templates(served):
             for ids in (served.ids, dict.fromkeys(served.ids, "x_0")):
@@ -172,8 +208,9 @@ def test_all_refusals_of_a_credential_are_the_same(served: Served) -> None:
                 answer = served.session.request(method, url, headers=_headers(served, credential), timeout=20)
                 assert answer.status_code == 401, (method, path)
                 assert answer.headers["www-authenticate"] == "Bearer"
-                said.setdefault(credential, set()).add(answer.content)
-    assert {credential: len(bodies) for credential, bodies in said.items()} == dict.fromkeys(said, 1)
+                service = "a backend's" if path == "/auth/introspect" else path.split("/")[1]
+                said.setdefault((credential, service), set()).add(answer.content)
+    assert {asked: len(bodies) for asked, bodies in said.items()} == dict.fromkeys(said, 1)
 
 
 def test_on_every_route_a_foreign_id_is_answered_as_an_unknown_one(served: Served) -> None:
@@ -196,7 +233,9 @@ def test_on_every_route_a_foreign_id_is_answered_as_an_unknown_one(served: Serve
             )
             for ids in (served.ids, unknown)
         ]
-        assert answers[0].status_code == 404, (method, path, answers[0].content)
+        # What is for administrators is refused before anybody looks whether it exists.
+        wanted = 403 if path.startswith("/auth/") else 404
+        assert answers[0].status_code == wanted, (method, path, answers[0].content)
         assert answers[0].content == answers[1].content, (method, path)
         kept = [{name: value for name, value in each.headers.items() if name != "date"} for each in answers]
         assert kept[0] == kept[1], (method, path)
