@@ -19,7 +19,7 @@ from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 from runwire.storage.placed import alone
 
-__all__ = ["ADMIN", "PUBLIC", "SERVICE", "Route", "all_routes"]
+__all__ = ["ADMIN", "PERSONS", "PUBLIC", "SERVICE", "Route", "all_routes"]
 
 # Everything that may be asked without a credential, and why. Nothing else may; a line more needs a reason, too.
 PUBLIC: Final = {
@@ -43,6 +43,8 @@ PUBLIC: Final = {
 }
 SERVICE: Final = re.compile(r"/auth/introspect|/internal/.*")  # with the service secret and nothing else
 ADMIN: Final = re.compile(r"/auth/(users|invites|signing-keys|audit)(/.*)?|/admin/.*")  # no ordinary user
+# With a session of a person, and never with an API key: what changes who may do what.
+PERSONS: Final = re.compile(ADMIN.pattern.removesuffix("|/admin/.*") + r"|/auth/(sessions|password|keys)(/.*)?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,6 +68,12 @@ class Route:
     @property
     def is_for_admins(self) -> bool:
         return ADMIN.fullmatch(self.path) is not None
+
+    @property
+    def is_for_persons(self) -> bool:
+        # Who ends "the current session" of an API key is told that it has none.
+        is_so = PERSONS.fullmatch(self.path) is not None and not self.path.endswith("/current")
+        return is_so and not self.is_public
 
     def url(self, **values: str) -> str:
         """Return the path with values in the places of its names."""

@@ -111,6 +111,17 @@ async def test_an_ordinary_user_is_forbidden_what_is_for_administrators(
         assert (await http.get("/v1/me", headers={"authorization": f"Bearer {token}"})).status_code == 200
 
 
+async def test_an_api_key_is_forbidden_what_only_its_owner_may_do(household: Household, routes: list[Route]) -> None:
+    """Of an administrator's key, too: whoever finds one makes nothing more of it, and signs nobody out."""
+    key = await household.api_key("root")
+    asked_for = [route for route in routes if route.is_for_persons]
+    assert {"DELETE /auth/sessions", "GET /auth/users"} <= {str(route) for route in asked_for}
+    async with household.http() as http:
+        for route in asked_for:
+            answer = await asked(http, route, key)
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), str(route)
+
+
 async def test_with_a_good_token_no_route_answers_with_a_fault_or_an_undocumented_status(
     household: Household, routes: list[Route]
 ) -> None:
@@ -122,7 +133,7 @@ async def test_with_a_good_token_no_route_answers_with_a_fault_or_an_undocumente
             documents |= answer.json()["paths"] if answer.status_code == 200 else {}
         for name in ("bob", "root"):
             token = (await household.sign_in(name))["access_token"]
-            for route in sorted(routes, key=lambda route: route.path.endswith("/current")):
+            for route in sorted(routes, key=_signs_out):
                 answer = await asked(http, route, token)
                 assert answer.status_code < 500 or answer.status_code == 501, (str(route), answer.text)
                 described = documents.get(route.path, {}).get(route.method.lower())
@@ -135,6 +146,10 @@ async def test_a_socket_refuses_each_wrong_credential_alike(household: Household
 
     ends = {name: await ending(household, token) for name, token in wrong.items() if token is not None}
     assert {code for code, _ in ends.values()} == {4501}, ends
+
+
+def _signs_out(route: Route) -> bool:
+    return route.method == "DELETE" and route.path in ("/auth/sessions", "/auth/sessions/current")
 
 
 def test_both_documents_describe_every_route(routes: list[Route], household: Household) -> None:

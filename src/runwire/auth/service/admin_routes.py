@@ -7,8 +7,7 @@ this: whoever finds one must not become an administrator by it. Each change is a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
@@ -17,6 +16,7 @@ from runwire.auth.service import admin_shapes as shapes
 from runwire.auth.service.accounts import Accounts
 from runwire.auth.service.bodies import read_json
 from runwire.auth.service.callers import Caller, Callers, require
+from runwire.auth.service.pages import PAGE, PAGE_LIMIT, Limit, json_answer, no_cursor, page_of
 from runwire.auth.service.users import normal_name
 from runwire.errors import Forbidden, NotFound, ProtocolError
 from runwire.protocol.ids import is_own_id
@@ -24,17 +24,12 @@ from runwire.storage.base import UserRow
 
 __all__ = ["admin_routes"]
 
-_PAGE: Final = 50
-_PAGE_LIMIT: Final = 200
 _AUDIT_LIMIT: Final = 1_000
 _INVITE: Final = re.compile(r"[0-9a-f]{16}")
 _KID: Final = re.compile(r"[A-Za-z0-9_.~-]{1,128}")
-_CURSOR: Final = re.compile(r"(\d{1,15})\.([A-Za-z0-9_]{1,64})")
 
-_Limit = Annotated[int, Query(ge=1, le=_PAGE_LIMIT)]
 _AuditLimit = Annotated[int, Query(ge=1, le=_AUDIT_LIMIT)]
 _After = Annotated[int, Query(ge=0, le=2**53)]
-T = TypeVar("T")
 
 
 def admin_routes(accounts: Accounts, callers: Callers, *, access_ttl_s: int) -> APIRouter:
@@ -55,13 +50,13 @@ def admin_routes(accounts: Accounts, callers: Callers, *, access_ttl_s: int) -> 
 def _users(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
     @router.get("/auth/users")
     async def list_users(
-        request: Request, cursor: str | None = None, limit: _Limit = _PAGE, with_deleted: bool = False
+        request: Request, cursor: str | None = None, limit: Limit = PAGE, with_deleted: bool = False
     ) -> Response:
         """List users by name; with `with_deleted` tombstones, too."""
         await _looks(callers, request)
         rows = await accounts.store.list_users(after=_name(cursor), limit=limit, with_deleted=with_deleted)
         items = [shapes.user_of(row) for row in rows]
-        return _json(shapes.UserPage(items=items, next_cursor=rows[-1].name if len(rows) == limit else None))
+        return json_answer(shapes.UserPage(items=items, next_cursor=rows[-1].name if len(rows) == limit else None))
 
     @router.post("/auth/users", status_code=201)
     async def add_user(request: Request) -> Response:
@@ -74,21 +69,21 @@ def _users(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
             **msgspec.structs.asdict(shapes.user_of(row)),
             reset=shapes.Reset(secret=secret, expires_in=wanted.reset_ttl_s),
         )
-        return _json(made, status=201)
+        return json_answer(made, status=201)
 
     @router.get("/auth/users/{user}")
     async def show_user(user: str, request: Request) -> Response:
         """Tell what is known of a user, a deleted one too."""
         await _looks(callers, request)
-        return _json(await accounts.profile(await _one(accounts, user)))
+        return json_answer(await accounts.profile(await _one(accounts, user)))
 
     @router.get("/auth/users/{user}/sessions")
-    async def list_sessions(user: str, request: Request, cursor: str | None = None, limit: _Limit = _PAGE) -> Response:
+    async def list_sessions(user: str, request: Request, cursor: str | None = None, limit: Limit = PAGE) -> Response:
         """List a user's live sessions, newest first."""
         await _looks(callers, request)
         rows = await accounts.sessions((await _one(accounts, user)).user)
-        some, further = _page(rows, lambda row: (row.created_at, row.session), cursor=cursor, limit=limit)
-        return _json(shapes.SessionPage(items=[shapes.session_of(row) for row in some], next_cursor=further))
+        some, further = page_of(rows, lambda row: (row.created_at, row.session), cursor=cursor, limit=limit)
+        return json_answer(shapes.SessionPage(items=[shapes.session_of(row) for row in some], next_cursor=further))
 
     @router.post("/auth/users/{user}/roles")
     async def set_roles(user: str, request: Request) -> Response:
@@ -96,7 +91,7 @@ def _users(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
         caller = await _administers(callers, request)
         wanted = await read_json(request, shapes.RolesBody)
         row = await accounts.set_roles(await _one(accounts, user), wanted.roles, caller.entry)
-        return _json(shapes.user_of(row))
+        return json_answer(shapes.user_of(row))
 
     @router.post("/auth/users/{user}/reset", status_code=201)
     async def reset(user: str, request: Request) -> Response:
@@ -104,7 +99,7 @@ def _users(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
         caller = await _administers(callers, request)
         wanted = await read_json(request, shapes.ResetBody)
         secret = await accounts.reset((await _one(accounts, user)).user, wanted.ttl_s, caller.entry)
-        return _json(shapes.Reset(secret=secret, expires_in=wanted.ttl_s), status=201)
+        return json_answer(shapes.Reset(secret=secret, expires_in=wanted.ttl_s), status=201)
 
 
 def _withdrawal(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
@@ -113,7 +108,7 @@ def _withdrawal(router: APIRouter, accounts: Accounts, callers: Callers) -> None
         """Withdraw a user's access: sessions, API keys and runs end. Never the last administrator's."""
         caller = await _looks(callers, request)
         row = await _stoppable(accounts, user, caller)
-        return _json(shapes.user_of(await accounts.disable(row.user, caller.entry, keep_admin=True)))
+        return json_answer(shapes.user_of(await accounts.disable(row.user, caller.entry, keep_admin=True)))
 
     @router.post("/auth/users/{user}/sign-out")
     async def sign_out(user: str, request: Request) -> Response:
@@ -122,13 +117,13 @@ def _withdrawal(router: APIRouter, accounts: Accounts, callers: Callers) -> None
         row = await _stoppable(accounts, user, caller)
         wanted = await read_json(request, shapes.SignOutBody)
         ended = await accounts.sign_out(row.user, caller.entry, with_keys=wanted.with_keys, before=wanted.before)
-        return _json(shapes.SignedOut(sessions=ended))
+        return json_answer(shapes.SignedOut(sessions=ended))
 
     @router.post("/auth/users/{user}/enable")
     async def enable(user: str, request: Request) -> Response:
         """Let a disabled user sign in again; what ended stays ended."""
         caller = await _administers(callers, request)
-        return _json(shapes.user_of(await accounts.enable((await _one(accounts, user)).user, caller.entry)))
+        return json_answer(shapes.user_of(await accounts.enable((await _one(accounts, user)).user, caller.entry)))
 
     @router.delete("/auth/users/{user}", status_code=204)
     async def delete(user: str, request: Request) -> Response:
@@ -140,12 +135,12 @@ def _withdrawal(router: APIRouter, accounts: Accounts, callers: Callers) -> None
 
 def _invites(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
     @router.get("/auth/invites")
-    async def list_invites(request: Request, cursor: str | None = None, limit: _Limit = _PAGE) -> Response:
+    async def list_invites(request: Request, cursor: str | None = None, limit: Limit = PAGE) -> Response:
         """List invitations that are still good, newest first."""
         await _administers(callers, request)
         rows = await accounts.store.list_invites()
-        some, further = _page(rows, lambda row: (row.created_at, row.invite), cursor=cursor, limit=limit)
-        return _json(shapes.InvitePage(items=[shapes.invite_of(row) for row in some], next_cursor=further))
+        some, further = page_of(rows, lambda row: (row.created_at, row.invite), cursor=cursor, limit=limit)
+        return json_answer(shapes.InvitePage(items=[shapes.invite_of(row) for row in some], next_cursor=further))
 
     @router.post("/auth/invites", status_code=201)
     async def invite(request: Request) -> Response:
@@ -154,7 +149,7 @@ def _invites(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
         wanted = await read_json(request, shapes.InviteBody)
         secret, row = await accounts.invite(wanted.roles, wanted.ttl_s, caller.entry, created_by=caller.user)
         made = shapes.MadeInvite(**msgspec.structs.asdict(shapes.invite_of(row)), secret=secret)
-        return _json(made, status=201)
+        return json_answer(made, status=201)
 
     @router.delete("/auth/invites/{invite}", status_code=204)
     async def revoke_invite(invite: str, request: Request) -> Response:
@@ -171,13 +166,13 @@ def _signing_keys(router: APIRouter, accounts: Accounts, callers: Callers, acces
     async def list_signing_keys(request: Request) -> Response:
         """List signing keys, without what they sign with; those that are not in force any more, too."""
         await _administers(callers, request)
-        return _json(shapes.SigningKeyPage(items=await accounts.signing_keys(), next_cursor=None))
+        return json_answer(shapes.SigningKeyPage(items=await accounts.signing_keys(), next_cursor=None))
 
     @router.post("/auth/signing-keys", status_code=201)
     async def rotate(request: Request) -> Response:
         """Have a new signing key follow when everybody knows it; nobody is signed out for that."""
         caller = await _administers(callers, request)
-        return _json(await accounts.rotate_signing_key(access_ttl_s, caller.entry), status=201)
+        return json_answer(await accounts.rotate_signing_key(access_ttl_s, caller.entry), status=201)
 
     @router.delete("/auth/signing-keys/{kid}", status_code=204)
     async def revoke_signing_key(kid: str, request: Request) -> Response:
@@ -191,13 +186,13 @@ def _signing_keys(router: APIRouter, accounts: Accounts, callers: Callers, acces
 
 def _audit(router: APIRouter, accounts: Accounts, callers: Callers) -> None:
     @router.get("/auth/audit")
-    async def audit(request: Request, after: _After = 0, limit: _AuditLimit = _PAGE_LIMIT) -> Response:
+    async def audit(request: Request, after: _After = 0, limit: _AuditLimit = PAGE_LIMIT) -> Response:
         """List who did what to whom from where, oldest first; follow it with `after`."""
         await _looks(callers, request)
         page = await accounts.store.audit_after(after, limit=limit)
         items = [shapes.audited_of(row) for row in page.rows]
         further = items[-1].seq if items and items[-1].seq < page.head else None
-        return _json(shapes.AuditedPage(items=items, head=page.head, next_cursor=further))
+        return json_answer(shapes.AuditedPage(items=items, head=page.head, next_cursor=further))
 
 
 async def _administers(callers: Callers, request: Request) -> Caller:
@@ -233,28 +228,4 @@ def _name(cursor: str | None) -> str | None:
     try:
         return None if cursor is None else normal_name(cursor)
     except ProtocolError:
-        raise _no_cursor() from None
-
-
-def _page(
-    rows: Sequence[T], place: Callable[[T], tuple[int, str]], *, cursor: str | None, limit: int
-) -> tuple[list[T], str | None]:
-    """Return what follows a cursor, newest first, and the cursor after it. Raises ProtocolError."""
-    left = sorted(rows, key=place, reverse=True)
-    if cursor is not None:
-        read = _CURSOR.fullmatch(cursor)
-        if read is None:
-            raise _no_cursor()
-        # By its place, not by its row: that may have ended since.
-        left = [row for row in left if place(row) < (int(read[1]), read[2])]
-    some = left[:limit]
-    return some, "{}.{}".format(*place(some[-1])) if len(left) > limit else None
-
-
-def _no_cursor() -> ProtocolError:
-    return ProtocolError("This is no cursor; take `next_cursor` of the page before.", field="cursor")
-
-
-def _json(content: Any, *, status: int = 200) -> Response:
-    body = msgspec.json.encode(content)
-    return Response(body, status, media_type="application/json", headers={"cache-control": "no-store"})
+        raise no_cursor() from None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, BackgroundTasks, FastAPI, Request, Response
 
 from runwire.auth import clock, tokens
 from runwire.auth.problem import problem
@@ -20,11 +20,14 @@ from runwire.auth.service.external_routes import external_routes
 from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import JWKS_MAX_AGE_S, Keyring
 from runwire.auth.service.openapi import describe
+from runwire.auth.service.own import OwnAccount
+from runwire.auth.service.own_routes import own_routes
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.problems import add_problems
-from runwire.auth.service.requests import bearer, form_of, read_keys, read_sign_in
+from runwire.auth.service.requests import address_of, bearer, form_of, read_keys, read_sign_in
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.standing import Standing
+from runwire.auth.service.tries import Tries
 from runwire.errors import ProtocolError, RunwireError, Unauthenticated
 from runwire.protocol.codes import ErrorCode
 from runwire.storage.base import AuthStore
@@ -56,8 +59,8 @@ def make_auth_app(
         settings,
         keyring=keyring,
         passwords=passwords,
+        tries=Tries(settings, monotonic_s=monotonic_s),
         wall_s=wall_s,
-        monotonic_s=monotonic_s,
         changed=changed,
     )
     standing = Standing(store, settings, keyring=keyring, wall_s=wall_s, changed=changed)
@@ -77,7 +80,7 @@ def make_auth_app(
     )
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     add_problems(app)
-    app.include_router(_sessions(grants, standing))
+    app.include_router(_sessions(store, grants, standing))
     app.include_router(_oauth(grants, standing))
     app.include_router(_well_known(keyring, settings))
     app.include_router(
@@ -91,28 +94,39 @@ def make_auth_app(
         )
     )
     accounts = Accounts(store, changed)
-    app.include_router(admin_routes(accounts, Callers(standing), access_ttl_s=settings.access_ttl_s))
+    callers = Callers(standing)
+    app.include_router(own_routes(OwnAccount(store, changed), callers))
+    app.include_router(admin_routes(accounts, callers, access_ttl_s=settings.access_ttl_s))
     app.include_router(about_routes(settings, check_service=standing.check_service, wall_s=wall_s))
     return app
 
 
-def _sessions(grants: Grants, standing: Standing) -> APIRouter:
+def _sessions(store: AuthStore, grants: Grants, standing: Standing) -> APIRouter:
     router = APIRouter()
 
     @router.post("/auth/sessions", status_code=201, response_class=Response)
     async def sign_in(request: Request) -> Response:
         """Sign in with `{user, password}` or `{link}`."""
         wanted = await read_sign_in(request)
-        address = request.client.host if request.client else ""
+        address = address_of(request)
         if wanted.link is not None:
             return _tokens(await grants.by_link(wanted.link, address=address), status=201)
-        granted = await grants.by_password(wanted.user or "", wanted.password or "", address=address)
+        later = BackgroundTasks()
+        name, password = wanted.user or "", wanted.password or ""
+        try:
+            granted = await grants.by_password(
+                name, password, address=address, refused=lambda entry: later.add_task(store.record, entry)
+            )
+        except Unauthenticated as error:
+            answer = problem(error)
+            answer.background = later
+            return answer
         return _tokens(granted, status=201)
 
     @router.delete("/auth/sessions/current", status_code=204, response_class=Response)
     async def sign_out(request: Request) -> Response:
         """End the session of the presented access token."""
-        await standing.sign_out(bearer(request))
+        await standing.sign_out(bearer(request), address=address_of(request))
         return Response(status_code=204)
 
     return router
@@ -125,14 +139,14 @@ def _oauth(grants: Grants, standing: Standing) -> APIRouter:
     async def token(request: Request) -> Response:
         """Refresh: `grant_type=refresh_token&refresh_token=…` (RFC 6749 §6)."""
         try:
-            return await _token(grants, await form_of(request))
+            return await _token(grants, await form_of(request), address=address_of(request))
         except ProtocolError as error:
             return problem(error, error="invalid_request")
 
     @router.post("/auth/revoke", response_class=Response)
     async def revoke(request: Request) -> Response:
         """End what a token stands for: `token=…` (RFC 7009)."""
-        await standing.revoke(_required(await form_of(request), "token"))
+        await standing.revoke(_required(await form_of(request), "token"), address=address_of(request))
         return Response(status_code=200)
 
     @router.post("/auth/introspect", response_class=Response)
@@ -153,7 +167,7 @@ def _oauth(grants: Grants, standing: Standing) -> APIRouter:
     return router
 
 
-async def _token(grants: Grants, parameters: dict[str, str]) -> Response:
+async def _token(grants: Grants, parameters: dict[str, str], *, address: str) -> Response:
     grant_type = _required(parameters, "grant_type")
     if grant_type == "client_credentials":
         later = RunwireError("Service accounts are not built yet.", code=ErrorCode.UNSUPPORTED, field="grant_type")
@@ -162,7 +176,7 @@ async def _token(grants: Grants, parameters: dict[str, str]) -> Response:
         unknown = ProtocolError("The grant types are refresh_token and client_credentials.", field="grant_type")
         return problem(unknown, error="unsupported_grant_type")
     try:
-        return _tokens(await grants.refresh(_required(parameters, "refresh_token")), status=200)
+        return _tokens(await grants.refresh(_required(parameters, "refresh_token"), address=address), status=200)
     except Unauthenticated as error:
         # RFC 6749 §5.2: 400 for a grant that is not valid; 401 is for clients that fail to authenticate.
         return problem(error, status=400, error="invalid_grant")

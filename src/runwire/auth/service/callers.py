@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from runwire.auth import tokens
-from runwire.auth.service.requests import bearer
+from runwire.auth.service.requests import address_of, bearer
 from runwire.auth.service.standing import Standing
 from runwire.errors import Forbidden
 from runwire.storage.base import AuditEntry
@@ -52,7 +52,7 @@ class Callers:
     async def of(self, request: Request) -> Caller:
         """Return who asks. Raises Unauthenticated."""
         token = bearer(request)
-        address = request.client.host if request.client else ""
+        address = address_of(request)
         if tokens.is_api_key(token):
             key = await self.standing.live_key(token)
             return Caller(

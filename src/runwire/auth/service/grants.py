@@ -13,13 +13,12 @@ from runwire.auth import tokens
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.settings import AuthSettings
+from runwire.auth.service.tries import Tries
 from runwire.auth.service.users import normal_name
 from runwire.auth.sessions import Turn, turn
 from runwire.errors import Conflict, ProtocolError, Unauthenticated, Unavailable
-from runwire.protocol.codes import ErrorCode
 from runwire.protocol.ids import new_id
-from runwire.resilience.limits import Buckets
-from runwire.storage.base import AuthStore, SessionRow, UserRow
+from runwire.storage.base import AuditEntry, AuthStore, SessionRow, UserRow
 
 __all__ = ["CLIENT_ID", "Granted", "Grants"]
 
@@ -50,8 +49,8 @@ class Grants:
         settings: lifetimes and limits.
         keyring: signs.
         passwords: checks.
+        tries: counts failures.
         wall_s: clock of `iat` and `exp`.
-        monotonic_s: clock of the limits.
         changed: called after each change that views must learn.
     """
 
@@ -62,38 +61,48 @@ class Grants:
         *,
         keyring: Keyring,
         passwords: Passwords,
+        tries: Tries,
         wall_s: Callable[[], float],
-        monotonic_s: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._settings = settings
         self._keyring = keyring
         self._passwords = passwords
+        self._tries = tries
         self._wall_s = wall_s
-        self._monotonic_s = monotonic_s
         self._changed = changed
-        self._accounts = Buckets(burst=settings.account_burst, refill_s=settings.account_refill_s)
-        self._addresses = Buckets(burst=settings.address_burst, refill_s=settings.address_refill_s)
 
-    async def by_password(self, name: str, password: str, *, address: str) -> Granted:
+    async def by_password(
+        self, name: str, password: str, *, address: str, refused: Callable[[AuditEntry], None]
+    ) -> Granted:
         """Sign in; an unknown user and a wrong password are the same answer in the same time.
+
+        Args:
+            name: as typed.
+            password: as typed.
+            address: where the person is; "": not known.
+            refused: called with the audit's line of a failure at an account there is. Whoever calls writes it when the
+                answer is out: the time of a write would tell which accounts there are.
 
         Raises:
             Unauthenticated: wrong, whatever is wrong.
             Unavailable: `rate_limited`: too many failures; `unavailable`: too many sign-ins at once.
         """
         # Only failures stay counted: a live session refreshes and signs in past any attack on its account.
-        self._take(name, address)
+        self._tries.take(name, address)
         try:
-            holder = await self._holder(name, password)
+            holder = await self._named(name)
+            is_right = await self._fits(holder, password)
         except Unavailable:
-            self._give_back(name, address)
+            self._tries.give_back(name, address)
             raise
-        if holder is None:
+        if holder is None or not is_right or holder.status != "active":
+            if holder is not None:
+                refused(_refusal(holder, address, reason="disabled" if is_right else "password"))
             raise Unauthenticated("Name or password is wrong.")
-        granted = await self._sign_in(holder)
-        self._give_back(name, address)
+        granted = await self._sign_in(holder, by="password", address=address)
+        self._tries.give_back(name, address)
         return granted
 
     async def by_link(self, link: str, *, address: str) -> Granted:
@@ -103,20 +112,20 @@ class Grants:
             Unauthenticated: unknown, used, or over its time.
             Unavailable: `rate_limited`.
         """
-        self._take("", address)
+        self._tries.take("", address)
         user = await self._store.consume_link(tokens.secret_hash(link))
         holder = None if user is None else await self._store.user_by_id(user)
         if holder is None:
             raise Unauthenticated("This sign-in link was used already or is too old; ask for a new one.")
         # That the link was ours as a whole is known now, so what it says of another issuer's session is true.
         session = link.partition("~")[2]
-        granted = await self._sign_in(holder, client=session or CLIENT_ID)
+        granted = await self._sign_in(holder, by="link", address=address, client=session or CLIENT_ID)
         if session:
             await self._refuse_if_logged_out(session, granted.session)
-        self._give_back("", address)
+        self._tries.give_back("", address)
         return granted
 
-    async def refresh(self, text: str) -> Granted:
+    async def refresh(self, text: str, *, address: str) -> Granted:
         """Give the next pair of tokens for a refresh token (rotation, RFC 9700 §4.14).
 
         Raises:
@@ -134,19 +143,20 @@ class Grants:
             if todo is Turn.REPEAT:
                 return await self._granted(row, row.counter)
             if todo is Turn.REUSED:
-                await self._kill(row)
+                await self._kill(row, address)
             if todo is not Turn.ROTATE:
                 break
         raise Unauthenticated("This refresh token is not valid any more; sign in again.")
 
-    async def _holder(self, name: str, password: str) -> UserRow | None:
+    async def _named(self, name: str) -> UserRow | None:
         try:
-            holder = await self._store.user_by_name(normal_name(name))
+            return await self._store.user_by_name(normal_name(name))
         except ProtocolError:
-            holder = None
+            return None
+
+    async def _fits(self, holder: UserRow | None, password: str) -> bool:
         stored = None if holder is None else await self._store.password_hash(holder.user)
-        is_right = await self._passwords.verify(stored, password)
-        return holder if is_right and holder is not None and holder.status == "active" else None
+        return await self._passwords.verify(stored, password)
 
     async def _refuse_if_logged_out(self, external: str, session: str) -> None:
         """End a sign-in whose session has ended at its issuer while it was under way. Raises Unauthenticated."""
@@ -157,15 +167,25 @@ class Grants:
             self._changed()
             raise Unauthenticated("You have logged out meanwhile; sign in again.")
 
-    async def _sign_in(self, holder: UserRow, *, client: str = CLIENT_ID) -> Granted:
+    async def _sign_in(self, holder: UserRow, *, by: str, address: str, client: str = CLIENT_ID) -> Granted:
+        session = new_id("ses")
+        entry = AuditEntry(
+            actor=holder.user,
+            actor_kind="user",
+            action="session.create",
+            address=address,
+            detail={"by": by, "session": session},
+        )
         try:
             row = await self._store.create_session(
                 holder.user,
-                session=new_id("ses"),
+                session=session,
                 epoch=holder.epoch,
                 client=client,
                 refresh_key=secrets.token_bytes(32),
                 ttl_s=self._settings.session_ttl_s,
+                address=address,
+                audit=entry,
             )
         except Conflict as error:
             raise Unauthenticated(error.message) from None
@@ -173,8 +193,17 @@ class Grants:
         self._changed()
         return await self._granted(row, row.counter)
 
-    async def _kill(self, row: SessionRow) -> None:
-        if await self._store.revoke_session(row.session, reason="refresh_reused"):
+    async def _kill(self, row: SessionRow, address: str) -> None:
+        # By nobody: which of the two was the thief is not known.
+        entry = AuditEntry(
+            actor=None,
+            actor_kind="system",
+            action="session.reuse",
+            subject=row.holder.user,
+            address=address,
+            detail={"session": row.session},
+        )
+        if await self._store.revoke_session(row.session, reason="refresh_reused", audit=entry):
             _log.warning("refresh_token_reused", user=row.holder.user, session=row.session)
             self._changed()
 
@@ -201,16 +230,13 @@ class Grants:
             expires_in=self._settings.access_ttl_s,
         )
 
-    def _take(self, account: str, address: str) -> None:
-        now_s = self._monotonic_s()
-        wait_s = self._addresses.take(address, now_s=now_s)
-        if wait_s == 0 and account and (wait_s := self._accounts.take(account, now_s=now_s)) > 0:
-            self._addresses.give_back(address)
-        if wait_s > 0:
-            raise Unavailable(
-                "Too many failed sign-ins; wait before the next one.", code=ErrorCode.RATE_LIMITED, retry_after_s=wait_s
-            )
 
-    def _give_back(self, account: str, address: str) -> None:
-        self._accounts.give_back(account)
-        self._addresses.give_back(address)
+def _refusal(holder: UserRow, address: str, *, reason: str) -> AuditEntry:
+    return AuditEntry(
+        actor=None,
+        actor_kind="user",
+        action="session.refuse",
+        subject=holder.user,
+        address=address,
+        detail={"reason": reason},
+    )

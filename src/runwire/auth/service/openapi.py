@@ -12,6 +12,7 @@ import msgspec
 from fastapi import FastAPI
 
 from runwire.auth.service import admin_shapes as admin
+from runwire.auth.service import own_shapes as own
 from runwire.auth.service.accounts import Profile, ShownSigningKey
 from runwire.auth.service.requests import SignIn
 from runwire.protocol.openapi import Problem, documented, schemas
@@ -104,6 +105,9 @@ _ROUTES: Final[dict[str, dict[str, Any]]] = {
     "GET /.well-known/jwks.json": documented(returns=Jwks, is_public=True),
     "GET /.well-known/oauth-authorization-server": documented(returns=Metadata, is_public=True),
     "POST /auth/sessions": documented(body=SignIn, returns=Tokens, status=201, also=(401, 403), is_public=True),
+    "GET /auth/sessions": documented(returns=own.OwnSessionPage, also=(403,)),
+    "DELETE /auth/sessions": documented(returns=admin.SignedOut, also=(403,)),
+    "DELETE /auth/sessions/{session}": documented(returns=None, status=204, also=(403, 404)),
     "DELETE /auth/sessions/current": documented(returns=None, status=204),
     "POST /auth/token": documented(form=TokenForm, returns=Tokens, also=(401,), is_public=True),
     "POST /auth/revoke": documented(form=PresentedForm, returns=None, is_public=True),
@@ -158,6 +162,7 @@ _TYPES: Final = (
     admin.User,
     admin.UserBody,
     admin.UserPage,
+    own.OwnSessionPage,
 )
 
 

@@ -12,7 +12,7 @@ from fastapi import Request
 from runwire.auth.service.problems import body_of
 from runwire.errors import ProtocolError, Unauthenticated
 
-__all__ = ["SignIn", "bearer", "form_of", "read_keys", "read_sign_in"]
+__all__ = ["SignIn", "address_of", "bearer", "form_of", "read_keys", "read_sign_in"]
 
 _MAX_PARAMETERS = 20
 _FIELD = re.compile(r"`\$\.(\w+)`|unknown field `([^`]{1,64})`")
@@ -31,6 +31,11 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 class _Keys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keys: list[_Short]  # as many as a body has room for
+
+
+def address_of(request: Request) -> str:
+    """Return where a request comes from, "": not known."""
+    return request.client.host if request.client else ""
 
 
 def bearer(request: Request) -> str:

@@ -13,7 +13,7 @@ from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.sessions import is_key_live, is_session_live
 from runwire.errors import Unauthenticated
-from runwire.storage.base import AuthStore, KeyRow, SessionRow
+from runwire.storage.base import AuditEntry, AuthStore, KeyRow, SessionRow, UserRow
 
 __all__ = ["Standing"]
 
@@ -85,12 +85,12 @@ class Standing:
         rows = await self._store.keys(sorted({one.key for one in presented if one is not None}))
         return [_introspected(one, rows) for one in presented]
 
-    async def sign_out(self, access_token: str) -> None:
+    async def sign_out(self, access_token: str, *, address: str) -> None:
         """End the session of an access token. Raises Unauthenticated if it does not stand."""
         _, row = await self.live_session(access_token)
-        await self._revoke_session(row, reason="signed_out")
+        await self._revoke_session(row, reason="signed_out", address=address)
 
-    async def revoke(self, token: str) -> None:
+    async def revoke(self, token: str, *, address: str) -> None:
         """End what a token stands for: the whole session, or the API key. Knowing a token is right enough.
 
         An unknown token is no error (RFC 7009 §2.2): nobody learns whether it was one.
@@ -98,11 +98,12 @@ class Standing:
         try:
             if tokens.is_api_key(token):
                 row = await self.live_key(token)
-                if await self._store.revoke_key(row.key, reason="revoked"):
+                entry = _entry("key.revoke", row.holder, address, by="token")
+                if await self._store.revoke_key(row.key, reason="revoked", audit=entry):
                     _log.info("key_revoked", user=row.holder.user, key=row.key)
                     self._changed()
                 return
-            await self._revoke_session(await self._session_of(token), reason="revoked")
+            await self._revoke_session(await self._session_of(token), reason="revoked", address=address)
         except Unauthenticated:
             return
 
@@ -134,10 +135,16 @@ class Standing:
         presented = tokens.read_api_key(token)
         return _proved(presented, await self._store.key(presented.key))
 
-    async def _revoke_session(self, row: SessionRow, *, reason: str) -> None:
-        if await self._store.revoke_session(row.session, reason=reason):
+    async def _revoke_session(self, row: SessionRow, *, reason: str, address: str) -> None:
+        entry = _entry("session.revoke", row.holder, address, by="token")
+        if await self._store.revoke_session(row.session, reason=reason, audit=entry):
             _log.info("session_revoked", user=row.holder.user, session=row.session, reason=reason)
             self._changed()
+
+
+def _entry(action: str, holder: UserRow, address: str, **detail: str) -> AuditEntry:
+    """Return the audit's line of what was done by who had a token of this person."""
+    return AuditEntry(actor=holder.user, actor_kind="user", action=action, address=address, detail=detail)
 
 
 def _refused() -> Unauthenticated:

@@ -1,0 +1,57 @@
+"""What people do to their own account over HTTP, with a session of theirs.
+
+An API key may none of this: whoever finds one must not be able to sign its owner out, or make more of it.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from runwire.auth.service import own_shapes as shapes
+from runwire.auth.service.admin_shapes import SignedOut
+from runwire.auth.service.callers import Callers
+from runwire.auth.service.own import OwnAccount
+from runwire.auth.service.pages import PAGE, Limit, json_answer, page_of
+from runwire.errors import NotFound
+from runwire.protocol.ids import is_own_id
+
+__all__ = ["own_routes"]
+
+
+def own_routes(own: OwnAccount, callers: Callers) -> APIRouter:
+    """Make the routes.
+
+    Args:
+        own: what is done.
+        callers: who asks.
+    """
+    router = APIRouter(default_response_class=Response)
+    _sessions(router, own, callers)
+    return router
+
+
+def _sessions(router: APIRouter, own: OwnAccount, callers: Callers) -> None:
+    @router.get("/auth/sessions")
+    async def list_sessions(request: Request, cursor: str | None = None, limit: Limit = PAGE) -> Response:
+        """List your live sessions, newest first."""
+        caller = await callers.person(request)
+        rows = await own.sessions(caller)
+        some, further = page_of(rows, lambda row: (row.created_at, row.session), cursor=cursor, limit=limit)
+        items = [shapes.own_session_of(row, current=caller.session) for row in some]
+        return json_answer(shapes.OwnSessionPage(items=items, next_cursor=further))
+
+    @router.delete("/auth/sessions")
+    async def end_sessions(request: Request, keep_current: bool = False) -> Response:
+        """End all your sessions; with `keep_current` all but the one that asks."""
+        caller = await callers.person(request)
+        return json_answer(SignedOut(sessions=await own.end_sessions(caller, keep_current=keep_current)))
+
+    @router.delete("/auth/sessions/{session}", status_code=204)
+    async def end_session(session: str, request: Request) -> Response:
+        """End one of your sessions; somebody else's is not found."""
+        caller = await callers.person(request)
+        # What is no id of ours may be what a database does not even take.
+        if not is_own_id(session, "ses"):
+            raise NotFound("There is no such session of yours.", field="session")
+        await own.end_session(caller, session)
+        return Response(status_code=204)

@@ -1,0 +1,179 @@
+"""What people do to their own account over HTTP: sessions, passwords, keys, registration, tokens of services."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from tests.unit.auth.house import House, open_house
+
+from runwire.auth.service import users
+from runwire.storage.base import AuditEntry
+
+PASSWORD = "correct horse battery"
+OTHER = "another fine battery"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house("sqlite", tmp_path, follows=False) as opened:
+        for name in ("ada", "bob"):
+            await users.add_user(opened.store, name, password=PASSWORD, settings=opened.settings)
+        yield opened
+
+
+class Person:
+    """Somebody who is signed in."""
+
+    def __init__(self, house: House, granted: dict[str, Any]) -> None:
+        self.house = house
+        self.user: str = granted["user"]
+        self.token: str = granted["access_token"]
+
+    async def ask(self, method: str, path: str, body: Any = None) -> httpx2.Response:
+        return await asked(self.house, self.token, method, path, body)
+
+    async def session(self) -> str:
+        items = (await self.ask("GET", "/auth/sessions")).json()["items"]
+        (current,) = [item["session"] for item in items if item["is_current"]]
+        return str(current)
+
+    async def is_signed_in(self) -> bool:
+        return await self.house.is_active(self.token)
+
+
+async def asked(house: House, token: str, method: str, path: str, body: Any = None) -> httpx2.Response:
+    sent = {} if body is None else {"json": body}
+    return await house.http.request(method, path, headers={"authorization": f"Bearer {token}"}, **sent)
+
+
+async def signed_in(house: House, name: str, password: str = PASSWORD) -> Person:
+    return Person(house, await house.sign_in(name, password))
+
+
+async def audited(house: House, action: str) -> list[AuditEntry]:
+    return [row.entry for row in (await house.store.audit_after(0)).rows if row.entry.action == action]
+
+
+# Sessions
+
+
+async def test_people_see_their_own_sessions_and_which_is_this_one(house: House) -> None:
+    first, second = await signed_in(house, "ada"), await signed_in(house, "ada")
+    await signed_in(house, "bob")
+    answer = await second.ask("GET", "/auth/sessions")
+    assert answer.headers["cache-control"] == "no-store"
+    items = answer.json()["items"]
+    assert {item["session"] for item in items} == {await first.session(), await second.session()}
+    assert sorted(item["is_current"] for item in items) == [False, True]
+    assert {(item["client"], item["address"]) for item in items} == {("runwire", "127.0.0.1")}
+    assert "refresh_key" not in answer.text
+
+
+async def test_sessions_are_listed_page_by_page(house: House) -> None:
+    people = [await signed_in(house, "ada") for _ in range(3)]
+    seen, cursor = [], ""
+    for _ in range(3):
+        page = (await people[0].ask("GET", f"/auth/sessions?limit=1{cursor}")).json()
+        seen += [item["session"] for item in page["items"]]
+        cursor = f"&cursor={page['next_cursor']}"
+    assert (len(set(seen)), page["next_cursor"]) == (3, None)
+    assert (await people[0].ask("GET", "/auth/sessions?cursor=x")).json()["field"] == "cursor"
+
+
+async def test_a_person_ends_one_of_their_sessions_and_nobody_elses(house: House) -> None:
+    here, there, bob = await signed_in(house, "ada"), await signed_in(house, "ada"), await signed_in(house, "bob")
+    unknown = "ses_" + "0" * 32
+    answers = [
+        await here.ask("DELETE", f"/auth/sessions/{each}") for each in (await bob.session(), unknown, "x_0", "%00")
+    ]
+    assert {answer.status_code for answer in answers} == {404}
+    assert len({answer.text for answer in answers}) == 1
+    assert await bob.is_signed_in()
+    path = f"/auth/sessions/{await there.session()}"
+    assert [(await here.ask("DELETE", path)).status_code for _ in range(2)] == [204, 204]
+    assert not await there.is_signed_in()
+    assert await here.is_signed_in()
+    (entry,) = await audited(house, "session.revoke")
+    assert (entry.actor, entry.subject, entry.address) == (here.user, path.rpartition("/")[2], "127.0.0.1")
+
+
+@pytest.mark.parametrize(("query", "ended", "stays"), [("?keep_current=true", 2, True), ("", 3, False)])
+async def test_a_person_ends_all_their_sessions_or_all_others(
+    house: House, query: str, ended: int, stays: bool
+) -> None:
+    people = [await signed_in(house, "ada") for _ in range(3)]
+    bob = await signed_in(house, "bob")
+    assert (await people[0].ask("DELETE", f"/auth/sessions{query}")).json() == {"sessions": ended}
+    assert [await person.is_signed_in() for person in people] == [stays, False, False]
+    assert await bob.is_signed_in()
+    assert [entry.actor for entry in await audited(house, "user.sign_out")] == [people[0].user]
+
+
+async def test_an_api_key_does_nothing_to_its_owners_account(house: House) -> None:
+    ada = await signed_in(house, "ada")
+    key = await users.create_api_key(house.store, "ada")
+    for method, path in OWN:
+        answer = await asked(house, key, method, path.format(session=await ada.session(), key=key.rpartition("_")[0]))
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
+    assert await ada.is_signed_in()
+    assert await house.is_active(key)
+
+
+OWN = [
+    ("GET", "/auth/sessions"),
+    ("DELETE", "/auth/sessions"),
+    ("DELETE", "/auth/sessions/{session}"),
+]
+
+
+async def test_a_sign_in_is_audited_with_how_and_from_where(house: House) -> None:
+    ada = await signed_in(house, "ada")
+    link = await users.create_sign_in_link(house.store, "ada")
+    assert (await house.http.post("/auth/sessions", json={"link": link})).status_code == 201
+    entries = await audited(house, "session.create")
+    assert [(entry.actor, entry.detail["by"]) for entry in entries] == [(ada.user, "password"), (ada.user, "link")]
+    assert {entry.address for entry in entries} == {"127.0.0.1"}
+    assert (entries[0].subject, entries[0].detail["session"]) == (ada.user, await ada.session())
+
+
+async def test_a_failed_sign_in_is_audited_at_the_account_and_never_what_was_typed(house: House) -> None:
+    await users.disable_user(house.store, "bob")
+    for name, password in (("ada", "wrong password"), ("bob", PASSWORD), ("nobody-here", "typed by mistake")):
+        body = {"user": name, "password": password}
+        assert (await house.http.post("/auth/sessions", json=body)).status_code == 401
+    ada, bob = [(await house.store.user_by_name(name)) for name in ("ada", "bob")]
+    assert ada
+    assert bob
+    entries = await audited(house, "session.refuse")
+    assert [(entry.subject, entry.detail) for entry in entries] == [
+        (ada.user, {"reason": "password"}),
+        (bob.user, {"reason": "disabled"}),
+    ]
+    assert all((entry.actor, entry.address) == (None, "127.0.0.1") for entry in entries)
+    assert not any(typed in repr(entries) for typed in ("nobody-here", "typed", "wrong", PASSWORD, "ada"))
+
+
+async def test_what_the_limit_refuses_is_not_audited_however_the_name_is_spelled(house: House) -> None:
+    spellings = ["ada", "\uff41da", "a\uff44a", "ad\uff41"]
+    burst = house.settings.account_burst
+    statuses = []
+    for n in range(burst + 5):
+        body = {"user": spellings[n % 4], "password": "wrong password"}
+        statuses.append((await house.http.post("/auth/sessions", json=body)).status_code)
+    assert statuses == [401] * burst + [429] * 5
+    assert len(await audited(house, "session.refuse")) == burst
+
+
+async def test_a_refresh_token_used_again_is_audited_once(house: House) -> None:
+    granted = await house.sign_in("ada", PASSWORD)
+    session = await Person(house, granted).session()
+    stolen = granted["refresh_token"]
+    second = (await house.refresh(stolen)).json()["refresh_token"]
+    await house.refresh(second)
+    assert [(await house.refresh(stolen)).status_code for _ in range(3)] == [400, 400, 400]
+    (entry,) = await audited(house, "session.reuse")
+    assert (entry.actor, entry.subject, entry.detail) == (None, granted["user"], {"session": session})
