@@ -335,7 +335,7 @@ def _worker(
         membership=membership,
     )
     follower.on_change(worker.recheck)
-    withdrawals = Withdrawals(place.storage.runs, place.bus)
+    withdrawals = Withdrawals(place.storage.runs, place.bus, is_allowed=is_allowed)
     follower.on_left(lambda users: withdrawals.note(user for user in users if ground.places.of(user) is place))
 
     async def check(announce: Announce) -> None:

@@ -7,7 +7,7 @@ one is claimed by nobody. Whoever withdrew the access need not know where the ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -34,11 +34,13 @@ class Withdrawals:
     Args:
         runs: of the database.
         bus: told of what ended.
+        is_allowed: whether somebody has access, as far as is known here; any loop.
     """
 
-    def __init__(self, runs: Runs, bus: Bus) -> None:
+    def __init__(self, runs: Runs, bus: Bus, *, is_allowed: Callable[[str], bool]) -> None:
         self._runs = runs
         self._bus = bus
+        self._is_allowed = is_allowed
         self._waiting: dict[str, None] = {}
         self._wake = asyncio.Event()
 
@@ -56,7 +58,9 @@ class Withdrawals:
             self._wake.clear()  # armed before looking
             while self._waiting:
                 user, _ = self._waiting.popitem()
-                await self._end(user)
+                # Let in again while this waited for its turn, or for the database: their new runs are not to end.
+                if not self._is_allowed(user):
+                    await self._end(user)
             await self._wake.wait()
 
     async def _end(self, user: str) -> None:
