@@ -1,0 +1,96 @@
+"""The breaker and a model of a few lines agree, whatever is called, comes back late, or is ordered by an operator."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from runwire.resilience.breaker import Breaker, CircuitOpen, Permit, State, Terms
+from runwire.resilience.testing import Model
+
+TERMS = st.builds(
+    Terms,
+    failure_rate=st.sampled_from([None, 0.3, 0.5, 1.0]),
+    minimum_calls=st.integers(1, 5),
+    failures_in_row=st.sampled_from([None, 1, 3]),
+    window_s=st.sampled_from([10.0, 60.0]),
+    slow_s=st.just(1.0),
+    slow_rate=st.sampled_from([0.5, 1.0]),
+    probes=st.integers(1, 3),
+    successes=st.integers(1, 4),
+    lease_s=st.sampled_from([4.0, 30.0]),
+    open_s=st.just(4.0),
+    longest_open_s=st.sampled_from([4.0, 16.0]),
+)
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """Calls that begin and end in any order, and what the model says of each."""
+
+    @initialize(terms=TERMS)
+    def begin(self, terms: Terms) -> None:
+        self.now_s = 1_024.0
+        self.breaker = Breaker("b", terms, now_s=lambda: self.now_s, chance=lambda: 1.0)
+        self.model = Model(terms)
+        self.under_way: list[tuple[int, Permit]] = []
+        self.calls = 0
+
+    @rule()
+    def call(self) -> None:
+        self.calls += 1
+        is_through = self.model.let_through(self.calls, self.now_s)
+        try:
+            permit = self.breaker.acquire()
+        except CircuitOpen:
+            assert not is_through
+            assert self.breaker.retry_after_s > 0
+        else:
+            assert is_through
+            self.under_way.append((self.calls, permit))
+
+    @rule(data=st.data(), is_failed=st.booleans(), is_slow=st.booleans())
+    def settle(self, data: st.DataObject, is_failed: bool, is_slow: bool) -> None:
+        if self.under_way:
+            number, permit = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
+            is_slow = is_slow and not is_failed
+            self.model.settle(number, permit.generation, self.now_s, is_failed=is_failed, is_slow=is_slow)
+            if is_failed:
+                permit.failure()
+            else:
+                permit.success(1.5 if is_slow else 0.5)
+
+    @rule(is_failed=st.booleans())
+    def call_and_settle(self, is_failed: bool) -> None:
+        before = len(self.under_way)
+        self.call()
+        if len(self.under_way) > before:
+            number, permit = self.under_way.pop()
+            self.model.settle(number, permit.generation, self.now_s, is_failed=is_failed, is_slow=False)
+            permit.failure() if is_failed else permit.success(0.5)
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        if self.under_way:
+            number, permit = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
+            self.model.probes.pop(number, None)
+            permit.ignore()
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0, 4.0, 8.0, 16.0, 61.0]))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule(order=st.sampled_from([State.FORCED_OPEN, State.DISABLED, State.CLOSED, State.CLOSED]))
+    def order(self, order: State) -> None:
+        self.model.move(order)
+        orders = {State.FORCED_OPEN: self.breaker.force_open, State.DISABLED: self.breaker.disable}
+        orders.get(order, self.breaker.reset)()
+
+    @invariant()
+    def they_agree(self) -> None:
+        if hasattr(self, "breaker"):
+            assert (self.breaker.state, self.breaker.generation) == (self.model.state, self.model.generation)
+
+
+TestBreakerMachine = BreakerMachine.TestCase
+TestBreakerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
