@@ -44,10 +44,10 @@ async def test_runs_end_though_the_database_was_away_and_of_nobody_who_was_let_i
     async with asyncio.TaskGroup() as group:
         running = group.create_task(withdrawals.run())
         async with asyncio.timeout(WITHIN_S):
-            while await status("usr_gone") != "cancelled":
+            while await status("usr_gone") != "cancelled":  # noqa: ASYNC110 - the store tells nobody
                 await asyncio.sleep(0.01)
             withdrawals.note(["usr_gone"])  # told again, as after a restart: nothing is left to end
-            while len(runs.asked) < 3:
+            while len(runs.asked) < 3:  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0.01)
         running.cancel()
     assert [await status(user) for user in ("usr_back", "usr_other")] == ["queued", "queued"]
