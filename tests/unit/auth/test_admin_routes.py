@@ -89,7 +89,8 @@ async def test_a_new_user_sets_a_password_that_nobody_else_has_typed(office: Off
     assert len(made.json()["reset"]["secret"]) >= 32
     again = await office.ask("root", "POST", "/auth/users", {"name": "bob"})
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
-    for bad in ({"name": "x", "roles": ["king"]}, {"name": ""}, {"name": "x", "password": "y"}, {}, []):
+    wrong: list[Any] = [{"name": "x", "roles": ["king"]}, {"name": ""}, {"name": "x", "password": "y"}, {}, []]
+    for bad in wrong:
         refused = await office.ask("root", "POST", "/auth/users", bad)
         assert refused.status_code == 400, bad
     (entry,) = await office.audited("user.create")
@@ -151,7 +152,8 @@ async def test_lists_come_in_pages_that_leave_nobody_out(office: Office) -> None
             cursor = page["next_cursor"]
         assert seen == whole["items"]
         assert (await office.ask("root", "GET", f"{path}?cursor=%00")).status_code == 400
-    after, rows = 0, []
+    after: int | None = 0
+    rows: list[Any] = []
     while after is not None:
         page = (await office.ask("olga", "GET", f"/auth/audit?limit=3&after={after}")).json()
         rows += page["items"]
