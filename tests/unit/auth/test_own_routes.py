@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from tests.unit.auth.house import House, open_house
+from tests.unit.auth.house import House, all_at_once, open_house
 
+from runwire.auth import tokens
 from runwire.auth.service import users
 from runwire.storage.base import AuditEntry
 
@@ -127,6 +128,7 @@ OWN = [
     ("GET", "/auth/sessions"),
     ("DELETE", "/auth/sessions"),
     ("DELETE", "/auth/sessions/{session}"),
+    ("POST", "/auth/password"),
 ]
 
 
@@ -177,3 +179,118 @@ async def test_a_refresh_token_used_again_is_audited_once(house: House) -> None:
     assert [(await house.refresh(stolen)).status_code for _ in range(3)] == [400, 400, 400]
     (entry,) = await audited(house, "session.reuse")
     assert (entry.actor, entry.subject, entry.detail) == (None, granted["user"], {"session": session})
+
+
+# Passwords
+
+
+async def test_a_person_changes_their_password_and_only_this_session_stays(house: House) -> None:
+    here, there, bob = await signed_in(house, "ada"), await signed_in(house, "ada"), await signed_in(house, "bob")
+    link = await users.create_sign_in_link(house.store, "ada")
+    assert (await here.ask("POST", "/auth/password", {"old": PASSWORD, "new": OTHER})).status_code == 204
+    assert [await person.is_signed_in() for person in (here, there, bob)] == [True, False, True]
+    body = {"user": "ada", "password": PASSWORD}
+    assert (await house.http.post("/auth/sessions", json=body)).status_code == 401
+    assert (await house.http.post("/auth/sessions", json={"link": link})).status_code == 401
+    await signed_in(house, "ada", OTHER)
+    (entry,) = await audited(house, "password.change")
+    assert (entry.actor, entry.subject) == (here.user, here.user)
+
+
+async def test_a_wrong_old_password_counts_as_a_failed_sign_in(house: House) -> None:
+    ada = await signed_in(house, "ada")
+    wrong = {"old": "wrong password", "new": OTHER}
+    answers = [await ada.ask("POST", "/auth/password", wrong) for _ in range(house.settings.account_burst + 1)]
+    assert [answer.status_code for answer in answers] == [403] * house.settings.account_burst + [429]
+    assert answers[0].json()["field"] == "old"
+    body = {"user": "ada", "password": PASSWORD}
+    assert (await house.http.post("/auth/sessions", json=body)).status_code == 429
+    assert await ada.is_signed_in(), "no limit ends a session"
+    assert len(await audited(house, "password.refuse")) == house.settings.account_burst
+
+
+async def test_a_bad_new_password_changes_nothing_and_names_its_field(house: House) -> None:
+    ada = await signed_in(house, "ada")
+    for body, field in (
+        ({"old": PASSWORD, "new": "short"}, "new"),
+        ({"old": PASSWORD}, "new"),
+        ({"old": PASSWORD, "new": OTHER, "user": "bob"}, "user"),
+    ):
+        answer = await ada.ask("POST", "/auth/password", body)
+        assert (answer.status_code, answer.json()["field"]) == (400, field)
+        assert PASSWORD not in answer.text
+    await signed_in(house, "ada")
+
+
+class Meanwhile:
+    """Does something when a password was verified, before what follows from that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, does: Callable[[], Awaitable[object]]) -> None:
+        from runwire.auth.service.passwords import Passwords
+
+        verify = Passwords.verify
+
+        async def verified(passwords: Passwords, stored: str | None, password: str) -> bool:
+            fits = await verify(passwords, stored, password)
+            await does()
+            return fits
+
+        monkeypatch.setattr(Passwords, "verify", verified)
+
+
+@pytest.mark.parametrize("entrance", ["sign in", "change"])
+async def test_who_knows_the_old_password_gets_nothing_past_a_reset_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch, entrance: str
+) -> None:
+    thief = await signed_in(house, "ada")
+
+    async def reset() -> None:
+        await users.set_password(house.store, "ada", OTHER, settings=house.settings)
+
+    Meanwhile(monkeypatch, reset)
+    if entrance == "sign in":
+        answer = await house.http.post("/auth/sessions", json={"user": "ada", "password": PASSWORD})
+    else:
+        answer = await thief.ask("POST", "/auth/password", {"old": PASSWORD, "new": "the thief's own"})
+    assert answer.status_code == 401
+    monkeypatch.undo()
+    assert await house.store.list_sessions(thief.user) == []
+    await signed_in(house, "ada", OTHER)
+
+
+async def reset_of(house: House, name: str, ttl_s: int = 600) -> str:
+    row = await house.store.user_by_name(name)
+    assert row
+    secret = tokens.mint_secret(bytes(32))
+    await house.store.create_reset(row.user, secret_hash=tokens.secret_hash(secret), ttl_s=ttl_s)
+    return secret
+
+
+async def test_a_reset_sets_a_password_once_and_ends_all_sessions(house: House) -> None:
+    ada = await signed_in(house, "ada")
+    secret = await reset_of(house, "ada")
+    short = await house.http.post("/auth/password/reset", json={"token": secret, "password": "short"})
+    assert (short.status_code, short.json()["field"]) == (400, "password")
+    bodies = [{"token": secret, "password": f"{OTHER} {n}"} for n in range(8)]
+    answers = await all_at_once([house.http.post("/auth/password/reset", json=body) for body in bodies])
+    statuses = [answer.status_code for answer in answers]
+    assert sorted(statuses) == [204] + [401] * 7
+    assert not await ada.is_signed_in()
+    await signed_in(house, "ada", f"{OTHER} {statuses.index(204)}")
+    (entry,) = await audited(house, "password.reset")
+    assert (entry.subject, entry.address) == (ada.user, "127.0.0.1")
+
+
+async def test_an_old_and_an_invented_reset_are_one_answer_and_limited(house: House) -> None:
+    secret = await reset_of(house, "ada", ttl_s=60)
+    house.clock.move(60)
+    tried = [secret, *("x" * 43 for _ in range(house.settings.address_burst))]
+    answers = [await house.http.post("/auth/password/reset", json={"token": t, "password": OTHER}) for t in tried]
+    assert [answer.status_code for answer in answers] == [401] * house.settings.address_burst + [429]
+    assert len({answer.text for answer in answers[:-1]}) == 1
+    await signed_in_later(house)
+
+
+async def signed_in_later(house: House) -> None:
+    house.clock.move(house.settings.address_refill_s)
+    await signed_in(house, "ada")

@@ -54,12 +54,13 @@ def make_auth_app(
     """
     keyring = Keyring(store, access_ttl_s=settings.access_ttl_s, wall_s=wall_s, monotonic_s=monotonic_s)
     passwords = Passwords(settings)
+    tries = Tries(settings, monotonic_s=monotonic_s)
     grants = Grants(
         store,
         settings,
         keyring=keyring,
         passwords=passwords,
-        tries=Tries(settings, monotonic_s=monotonic_s),
+        tries=tries,
         wall_s=wall_s,
         changed=changed,
     )
@@ -95,7 +96,7 @@ def make_auth_app(
     )
     accounts = Accounts(store, changed)
     callers = Callers(standing)
-    app.include_router(own_routes(OwnAccount(store, changed), callers))
+    app.include_router(own_routes(OwnAccount(store, changed, passwords, tries), callers))
     app.include_router(admin_routes(accounts, callers, access_ttl_s=settings.access_ttl_s))
     app.include_router(about_routes(settings, check_service=standing.check_service, wall_s=wall_s))
     return app

@@ -93,7 +93,8 @@ class Grants:
         self._tries.take(name, address)
         try:
             holder = await self._named(name)
-            is_right = await self._fits(holder, password)
+            stored = None if holder is None else await self._store.password_hash(holder.user)
+            is_right = await self._passwords.verify(stored, password)
         except Unavailable:
             self._tries.give_back(name, address)
             raise
@@ -102,6 +103,11 @@ class Grants:
                 refused(_refusal(holder, address, reason="disabled" if is_right else "password"))
             raise Unauthenticated("Name or password is wrong.")
         granted = await self._sign_in(holder, by="password", address=address)
+        if await self._store.password_hash(holder.user) != stored:
+            # Looked at when the session is there: whoever replaces a password ends those that are there by then.
+            await self._store.revoke_session(granted.session, reason="credential_changed")
+            self._changed()
+            raise Unauthenticated("Name or password is wrong.")
         self._tries.give_back(name, address)
         return granted
 
@@ -153,10 +159,6 @@ class Grants:
             return await self._store.user_by_name(normal_name(name))
         except ProtocolError:
             return None
-
-    async def _fits(self, holder: UserRow | None, password: str) -> bool:
-        stored = None if holder is None else await self._store.password_hash(holder.user)
-        return await self._passwords.verify(stored, password)
 
     async def _refuse_if_logged_out(self, external: str, session: str) -> None:
         """End a sign-in whose session has ended at its issuer while it was under way. Raises Unauthenticated."""

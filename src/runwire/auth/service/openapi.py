@@ -109,6 +109,10 @@ _ROUTES: Final[dict[str, dict[str, Any]]] = {
     "DELETE /auth/sessions": documented(returns=admin.SignedOut, also=(403,)),
     "DELETE /auth/sessions/{session}": documented(returns=None, status=204, also=(403, 404)),
     "DELETE /auth/sessions/current": documented(returns=None, status=204),
+    "POST /auth/password": documented(body=own.PasswordBody, returns=None, status=204, also=(403,)),
+    "POST /auth/password/reset": documented(
+        body=own.PasswordResetBody, returns=None, status=204, also=(401,), is_public=True
+    ),
     "POST /auth/token": documented(form=TokenForm, returns=Tokens, also=(401,), is_public=True),
     "POST /auth/revoke": documented(form=PresentedForm, returns=None, is_public=True),
     "POST /auth/introspect": documented(form=PresentedForm, returns=Introspected, also=(404,)),
@@ -163,6 +167,8 @@ _TYPES: Final = (
     admin.UserBody,
     admin.UserPage,
     own.OwnSessionPage,
+    own.PasswordBody,
+    own.PasswordResetBody,
 )
 
 

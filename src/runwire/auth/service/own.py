@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runwire.auth import tokens
 from runwire.auth.service.callers import Caller
-from runwire.errors import NotFound
-from runwire.storage.base import AuthStore, SessionRow
+from runwire.auth.service.passwords import Passwords
+from runwire.auth.service.tries import Tries
+from runwire.auth.sessions import is_session_live
+from runwire.errors import Forbidden, NotFound, ProtocolError, RunwireError, Unauthenticated
+from runwire.storage.base import AuditEntry, AuthStore, SessionRow
 
 __all__ = ["OwnAccount"]
 
@@ -19,10 +23,14 @@ class OwnAccount:
     Args:
         store: the auth tables.
         changed: called after each change that views must learn.
+        passwords: hashes and verifies.
+        tries: counts failures, those of sign-in with them.
     """
 
     store: AuthStore
     changed: Callable[[], None]
+    passwords: Passwords
+    tries: Tries
 
     # Sessions
 
@@ -48,3 +56,60 @@ class OwnAccount:
         )
         self.changed()
         return ended
+
+    # Passwords
+
+    async def change_password(self, caller: Caller, old: str, new: str) -> None:
+        """Replace the caller's password; their other sessions end, and each reset and link.
+
+        Raises:
+            Forbidden: the old one is wrong, or there is none.
+            ProtocolError: a bad new one.
+            Unauthenticated: the session or the password went meanwhile.
+            Unavailable: `rate_limited`: too many failures, as at sign-in; `unavailable`: too many hashes at once.
+        """
+        self.tries.take(caller.name, caller.address)
+        try:
+            stored = await self.store.password_hash(caller.user)
+            is_right = await self.passwords.verify(stored, old)
+            hashed = await self._hashed(new, field="new") if is_right else ""
+        except RunwireError:
+            self.tries.give_back(caller.name, caller.address)
+            raise
+        if not is_right:
+            await self.store.record(caller.entry("password.refuse", caller.user))
+            raise Forbidden("The old password is wrong.", field="old")
+        # Hashing takes its time: whoever had their password reset in it must not have it set back by a thief.
+        row = await self.store.session(caller.session or "")
+        if row is None or not is_session_live(row) or await self.store.password_hash(caller.user) != stored:
+            raise Unauthenticated("Your access was withdrawn meanwhile; sign in again.")
+        entry = caller.entry("password.change")
+        await self.store.set_password(caller.user, hashed, keep_session=caller.session, audit=entry)
+        self.changed()
+        self.tries.give_back(caller.name, caller.address)
+
+    async def reset_password(self, token: str, password: str, *, address: str) -> None:
+        """Set a new password by a reset's secret, once; all sessions of the person end.
+
+        Raises:
+            Unauthenticated: unknown, used, over its time.
+            ProtocolError: a bad password; the reset stays good.
+            Unavailable: as `change_password`.
+        """
+        self.tries.take("", address)
+        try:
+            hashed = await self._hashed(password, field="password")
+        except RunwireError:
+            self.tries.give_back("", address)
+            raise
+        entry = AuditEntry(actor=None, actor_kind="user", action="password.reset", address=address)
+        if await self.store.reset_password(tokens.secret_hash(token), hashed, audit=entry) is None:
+            raise Unauthenticated("This reset was used already or is too old; ask for a new one.")
+        self.changed()
+        self.tries.give_back("", address)
+
+    async def _hashed(self, password: str, *, field: str) -> str:
+        try:
+            return await self.passwords.hash(password)
+        except ProtocolError as error:
+            raise ProtocolError(error.message, field=field) from None

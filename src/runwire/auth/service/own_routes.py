@@ -9,9 +9,11 @@ from fastapi import APIRouter, Request, Response
 
 from runwire.auth.service import own_shapes as shapes
 from runwire.auth.service.admin_shapes import SignedOut
+from runwire.auth.service.bodies import read_json
 from runwire.auth.service.callers import Callers
 from runwire.auth.service.own import OwnAccount
 from runwire.auth.service.pages import PAGE, Limit, json_answer, page_of
+from runwire.auth.service.requests import address_of
 from runwire.errors import NotFound
 from runwire.protocol.ids import is_own_id
 
@@ -27,6 +29,7 @@ def own_routes(own: OwnAccount, callers: Callers) -> APIRouter:
     """
     router = APIRouter(default_response_class=Response)
     _sessions(router, own, callers)
+    _passwords(router, own, callers)
     return router
 
 
@@ -54,4 +57,21 @@ def _sessions(router: APIRouter, own: OwnAccount, callers: Callers) -> None:
         if not is_own_id(session, "ses"):
             raise NotFound("There is no such session of yours.", field="session")
         await own.end_session(caller, session)
+        return Response(status_code=204)
+
+
+def _passwords(router: APIRouter, own: OwnAccount, callers: Callers) -> None:
+    @router.post("/auth/password", status_code=204)
+    async def change_password(request: Request) -> Response:
+        """Replace your password; this session stays, your others end."""
+        caller = await callers.person(request)
+        wanted = await read_json(request, shapes.PasswordBody)
+        await own.change_password(caller, wanted.old, wanted.new)
+        return Response(status_code=204)
+
+    @router.post("/auth/password/reset", status_code=204)
+    async def reset_password(request: Request) -> Response:
+        """Set a new password by a one-time secret; all sessions of the person end."""
+        wanted = await read_json(request, shapes.PasswordResetBody)
+        await own.reset_password(wanted.token, wanted.password, address=address_of(request))
         return Response(status_code=204)

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from runwire.auth.service.admin_shapes import ShownSession
 from runwire.storage.base import SessionRow
 
-__all__ = ["OwnSession", "OwnSessionPage", "own_session_of"]
+__all__ = ["OwnSession", "OwnSessionPage", "PasswordBody", "PasswordResetBody", "own_session_of"]
+
+_Secret = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+_Password = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is sent: nothing that is not known is passed over."""
+
+
+class PasswordBody(_Body, frozen=True):
+    """`POST /auth/password`."""
+
+    old: _Password
+    new: _Password
+
+
+class PasswordResetBody(_Body, frozen=True):
+    """`POST /auth/password/reset`."""
+
+    token: _Secret
+    password: _Password
 
 
 class OwnSession(ShownSession, frozen=True):
