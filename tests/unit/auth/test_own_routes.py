@@ -129,6 +129,9 @@ OWN = [
     ("DELETE", "/auth/sessions"),
     ("DELETE", "/auth/sessions/{session}"),
     ("POST", "/auth/password"),
+    ("GET", "/auth/keys"),
+    ("POST", "/auth/keys"),
+    ("DELETE", "/auth/keys/{key}"),
 ]
 
 
@@ -294,3 +297,56 @@ async def test_an_old_and_an_invented_reset_are_one_answer_and_limited(house: Ho
 async def signed_in_later(house: House) -> None:
     house.clock.move(house.settings.address_refill_s)
     await signed_in(house, "ada")
+
+
+# API keys
+
+
+async def test_a_person_makes_a_key_sees_it_without_its_secret_and_ends_it(house: House) -> None:
+    ada, bob = await signed_in(house, "ada"), await signed_in(house, "bob")
+    body = {"label": "nightly build", "scopes": ["runwire:read"], "ttl_s": 3600}
+    answer = await ada.ask("POST", "/auth/keys", body)
+    assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
+    made = answer.json()
+    secret = made.pop("secret")
+    assert await house.is_active(secret)
+    assert (made["label"], made["scopes"], made["state"]) == ("nightly build", ["runwire:read"], "active")
+    assert made["expires_at"] - made["created_at"] == 3_600_000
+    listed = await ada.ask("GET", "/auth/keys")
+    assert listed.json() == {"items": [made], "next_cursor": None}
+    assert secret not in listed.text
+    assert (await bob.ask("GET", "/auth/keys")).json()["items"] == []
+    unknown = "key_" + "0" * 32
+    refused = [await bob.ask("DELETE", f"/auth/keys/{key}") for key in (made["key"], unknown, "x_0")]
+    assert [one.status_code for one in refused] == [404] * 3
+    assert len({one.text for one in refused}) == 1
+    assert await house.is_active(secret)
+    assert [(await ada.ask("DELETE", f"/auth/keys/{made['key']}")).status_code for _ in range(2)] == [204, 204]
+    assert not await house.is_active(secret)
+    assert (await ada.ask("GET", "/auth/keys")).json()["items"][0]["state"] == "revoked"
+    entries = [(await audited(house, action))[0] for action in ("key.create", "key.revoke")]
+    assert [(entry.actor, entry.subject) for entry in entries] == [(ada.user, made["key"])] * 2
+    assert secret not in repr(entries)
+
+
+async def test_a_wrong_body_of_a_key_is_refused_naming_the_field(house: House) -> None:
+    ada = await signed_in(house, "ada")
+    for body, field in (
+        ({"scopes": ["root"]}, "scopes"),
+        ({"scopes": []}, "scopes"),
+        ({"ttl_s": 0}, "ttl_s"),
+        ({"label": "x" * 129}, "label"),
+        ({"user": "bob"}, "user"),
+    ):
+        answer = await ada.ask("POST", "/auth/keys", body)
+        assert (answer.status_code, answer.json()["field"]) == (400, field)
+    assert (await ada.ask("GET", "/auth/keys")).json()["items"] == []
+
+
+async def test_one_person_has_only_so_many_keys(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runwire.auth.service.own.MAX_KEYS", 2)
+    ada = await signed_in(house, "ada")
+    answers = [await ada.ask("POST", "/auth/keys") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 409]
+    await ada.ask("DELETE", f"/auth/keys/{answers[0].json()['key']}")
+    assert (await ada.ask("POST", "/auth/keys")).status_code == 201

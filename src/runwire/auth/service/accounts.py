@@ -17,7 +17,7 @@ from runwire.auth.service import keyring, users
 from runwire.errors import NotFound
 from runwire.storage.base import AuditEntry, AuthStore, InviteRow, KeyRow, SessionRow, SigningKeyRow, UserRow
 
-__all__ = ["INVITE_TTL_S", "RESET_TTL_S", "Accounts", "Entry", "Profile", "ShownSigningKey", "key_state"]
+__all__ = ["INVITE_TTL_S", "RESET_TTL_S", "Accounts", "Entry", "KeyState", "Profile", "ShownSigningKey", "key_state"]
 
 INVITE_TTL_S: Final = 7 * 86_400
 RESET_TTL_S: Final = 3_600

@@ -113,6 +113,9 @@ _ROUTES: Final[dict[str, dict[str, Any]]] = {
     "POST /auth/password/reset": documented(
         body=own.PasswordResetBody, returns=None, status=204, also=(401,), is_public=True
     ),
+    "GET /auth/keys": documented(returns=own.KeyPage, also=(403,)),
+    "POST /auth/keys": documented(body=own.KeyBody, returns=own.MadeKey, status=201, also=(403, 409)),
+    "DELETE /auth/keys/{key}": documented(returns=None, status=204, also=(403, 404)),
     "POST /auth/token": documented(form=TokenForm, returns=Tokens, also=(401,), is_public=True),
     "POST /auth/revoke": documented(form=PresentedForm, returns=None, is_public=True),
     "POST /auth/introspect": documented(form=PresentedForm, returns=Introspected, also=(404,)),
@@ -166,6 +169,9 @@ _TYPES: Final = (
     admin.User,
     admin.UserBody,
     admin.UserPage,
+    own.KeyBody,
+    own.KeyPage,
+    own.MadeKey,
     own.OwnSessionPage,
     own.PasswordBody,
     own.PasswordResetBody,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from runwire.auth import tokens
+from runwire.auth.service.accounts import key_state
 from runwire.auth.service.callers import Caller
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.tries import Tries
 from runwire.auth.sessions import is_session_live
-from runwire.errors import Forbidden, NotFound, ProtocolError, RunwireError, Unauthenticated
-from runwire.storage.base import AuditEntry, AuthStore, SessionRow
+from runwire.errors import Conflict, Forbidden, NotFound, ProtocolError, RunwireError, Unauthenticated
+from runwire.protocol.ids import new_id
+from runwire.storage.base import AuditEntry, AuthStore, KeyRow, SessionRow
 
-__all__ = ["OwnAccount"]
+__all__ = ["MAX_KEYS", "OwnAccount"]
+
+MAX_KEYS: Final = 100  # good ones of one person; about, if many are made at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +119,33 @@ class OwnAccount:
             return await self.passwords.hash(password)
         except ProtocolError as error:
             raise ProtocolError(error.message, field=field) from None
+
+    # API keys
+
+    async def keys(self, caller: Caller) -> list[KeyRow]:
+        """List the caller's API keys, newest first, those that have ended too."""
+        return await self.store.list_keys(caller.user)
+
+    async def create_key(
+        self, caller: Caller, *, label: str, scopes: Sequence[str], ttl_s: int | None
+    ) -> tuple[str, KeyRow]:
+        """Create an API key of the caller; return its text, to be had only now, and its row. Raises Conflict."""
+        if sum(key_state(row) == "active" for row in await self.keys(caller)) >= MAX_KEYS:
+            raise Conflict(f"You have {MAX_KEYS} API keys; revoke one that you do not use.")
+        key = new_id("key")
+        text, secret_hash = tokens.mint_api_key(key, entropy=secrets.token_bytes(32))
+        wanted = sorted(set(scopes))
+        entry = caller.entry("key.create", scopes=" ".join(wanted))
+        row = await self.store.create_key(
+            caller.user, key=key, secret_hash=secret_hash, label=label, ttl_s=ttl_s, scopes=wanted, audit=entry
+        )
+        self.changed()
+        return text, row
+
+    async def revoke_key(self, caller: Caller, key: str) -> None:
+        """End an API key of the caller; a repeat does nothing. Raises NotFound: unknown, or somebody else's."""
+        row = await self.store.key(key)
+        if row is None or row.holder.user != caller.user:
+            raise NotFound("There is no such API key of yours.", field="key")
+        if await self.store.revoke_key(key, reason="revoked", audit=caller.entry("key.revoke")):
+            self.changed()

@@ -5,6 +5,7 @@ An API key may none of this: whoever finds one must not be able to sign its owne
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 
 from runwire.auth.service import own_shapes as shapes
@@ -30,6 +31,7 @@ def own_routes(own: OwnAccount, callers: Callers) -> APIRouter:
     router = APIRouter(default_response_class=Response)
     _sessions(router, own, callers)
     _passwords(router, own, callers)
+    _keys(router, own, callers)
     return router
 
 
@@ -74,4 +76,31 @@ def _passwords(router: APIRouter, own: OwnAccount, callers: Callers) -> None:
         """Set a new password by a one-time secret; all sessions of the person end."""
         wanted = await read_json(request, shapes.PasswordResetBody)
         await own.reset_password(wanted.token, wanted.password, address=address_of(request))
+        return Response(status_code=204)
+
+
+def _keys(router: APIRouter, own: OwnAccount, callers: Callers) -> None:
+    @router.get("/auth/keys")
+    async def list_keys(request: Request, cursor: str | None = None, limit: Limit = PAGE) -> Response:
+        """List your API keys, newest first, those that have ended too."""
+        rows = await own.keys(await callers.person(request))
+        some, further = page_of(rows, lambda row: (row.created_at, row.key), cursor=cursor, limit=limit)
+        return json_answer(shapes.KeyPage(items=[shapes.key_of(row) for row in some], next_cursor=further))
+
+    @router.post("/auth/keys", status_code=201)
+    async def create_key(request: Request) -> Response:
+        """Create an API key; its text is in this answer and never again."""
+        caller = await callers.person(request)
+        wanted = await read_json(request, shapes.KeyBody)
+        text, row = await own.create_key(caller, label=wanted.label, scopes=wanted.scopes, ttl_s=wanted.ttl_s)
+        made = shapes.MadeKey(**msgspec.structs.asdict(shapes.key_of(row)), secret=text)
+        return json_answer(made, status=201)
+
+    @router.delete("/auth/keys/{key}", status_code=204)
+    async def revoke_key(key: str, request: Request) -> Response:
+        """End one of your API keys; somebody else's is not found."""
+        caller = await callers.person(request)
+        if not is_own_id(key, "key"):
+            raise NotFound("There is no such API key of yours.", field="key")
+        await own.revoke_key(caller, key)
         return Response(status_code=204)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from runwire.auth.service.accounts import KeyState, key_state
 from runwire.auth.service.admin_shapes import ShownSession
-from runwire.storage.base import SessionRow
+from runwire.storage.base import KeyRow, SessionRow
 
-__all__ = ["OwnSession", "OwnSessionPage", "PasswordBody", "PasswordResetBody", "own_session_of"]
+__all__ = [
+    "KeyBody",
+    "KeyPage",
+    "MadeKey",
+    "OwnSession",
+    "OwnSessionPage",
+    "PasswordBody",
+    "PasswordResetBody",
+    "ShownKey",
+    "key_of",
+    "own_session_of",
+]
 
 _Secret = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+_Scope = Literal["runwire", "runwire:read"]
 _Password = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
 
 
@@ -31,6 +44,40 @@ class PasswordResetBody(_Body, frozen=True):
 
     token: _Secret
     password: _Password
+
+
+class KeyBody(_Body, frozen=True):
+    """`POST /auth/keys`."""
+
+    label: Annotated[str, msgspec.Meta(max_length=128)] = ""  # to know it again by
+    # runwire: everything; runwire:read: sees, and sends nothing
+    scopes: Annotated[tuple[_Scope, ...], msgspec.Meta(min_length=1, max_length=2)] = ("runwire",)
+    ttl_s: Annotated[int, msgspec.Meta(ge=60, le=10 * 366 * 86_400)] | None = None  # null: until it is revoked
+
+
+class ShownKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key, without what it is proved by."""
+
+    key: str
+    label: str
+    scopes: list[str]
+    state: KeyState
+    created_at: int
+    expires_at: int | None
+    last_used_at: int | None  # a minute late at most
+
+
+class MadeKey(ShownKey, frozen=True):
+    """A new API key and its text: this is the only time it is to be had."""
+
+    secret: str
+
+
+class KeyPage(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /auth/keys`, newest first; those that have ended, too."""
+
+    items: list[ShownKey]
+    next_cursor: str | None
 
 
 class OwnSession(ShownSession, frozen=True):
@@ -56,4 +103,17 @@ def own_session_of(row: SessionRow, *, current: str | None) -> OwnSession:
         rotated_at=row.rotated_at,
         expires_at=row.expires_at,
         is_current=row.session == current,
+    )
+
+
+def key_of(row: KeyRow) -> ShownKey:
+    """Show an API key to whose it is."""
+    return ShownKey(
+        key=row.key,
+        label=row.label,
+        scopes=list(row.scopes),
+        state=key_state(row),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
     )
