@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     issuers: Annotated[tuple[Issuer, ...], NoDecode] = Field(
         (), repr=False, description="Other issuers whose sign-ins are taken: tables `[[issuers]]`; see the how-to."
     )
+    registration: Literal["off", "invite", "open"] = Field(
+        "off", description="Who may register: nobody, whoever has an invitation, everybody."
+    )
     compact_after_s: float = Field(
         60.0,
         ge=0,

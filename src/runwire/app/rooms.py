@@ -31,6 +31,7 @@ def auth_settings(settings: Settings, *, issuer: str, page_url: str, secret: str
         issuer=issuer,
         page_url=page_url,
         issuers=settings.issuers,
+        registration=settings.registration,
         version=runwire.__version__,
         service_secrets=(secret, *before),
         access_ttl_s=settings.access_ttl_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,74 @@ async def test_one_person_has_only_so_many_keys(house: House, monkeypatch: pytes
     assert [answer.status_code for answer in answers] == [201, 201, 409]
     await ada.ask("DELETE", f"/auth/keys/{answers[0].json()['key']}")
     assert (await ada.ask("POST", "/auth/keys")).status_code == 201
+
+
+# Registration
+
+
+async def register(house: House, **body: str) -> httpx2.Response:
+    return await house.http.post("/auth/register", json={"user": "eve", "password": OTHER, **body})
+
+
+async def invited(house: House, *, ttl_s: int = 600) -> str:
+    secret = tokens.mint_secret(bytes(32))
+    await house.store.create_invite(
+        secret_hash=tokens.secret_hash(secret), roles=("operator",), ttl_s=ttl_s, created_by=None
+    )
+    return secret
+
+
+def registering(folder: Path, registration: str) -> AbstractAsyncContextManager[House]:
+    return open_house("sqlite", folder, follows=False, service={"registration": registration})
+
+
+async def test_nobody_registers_where_that_is_not_said(house: House) -> None:
+    for body in ({}, {"invite": await invited(house)}):
+        answer = await register(house, **body)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert await house.store.user_by_name("eve") is None
+    assert len(await house.store.list_invites()) == 1
+
+
+async def test_an_invitation_makes_one_account_with_its_roles_however_many_try(tmp_path: Path) -> None:
+    async with registering(tmp_path, "invite") as house:
+        await users.add_user(house.store, "ada", password=PASSWORD, settings=house.settings)
+        secret = await invited(house)
+        without, invented = await register(house), await register(house, invite="x" * 43)
+        assert [(one.status_code, one.json()["field"]) for one in (without, invented)] == [(403, "invite")] * 2
+        taken = await register(house, user="ada", invite=secret)
+        assert (taken.status_code, taken.json()["field"]) == (409, "user")
+        assert len(await house.store.list_invites()) == 1, "the invitation stays good"
+        answers = await all_at_once([register(house, user=f"eve{n}", invite=secret) for n in range(5)])
+        assert sorted(answer.status_code for answer in answers) == [201] + [403] * 4
+        (granted,) = [answer.json() for answer in answers if answer.status_code == 201]
+        assert granted["refresh_token"]
+        assert await Person(house, granted).is_signed_in()
+        row = await house.store.user_by_id(granted["user"])
+        assert row
+        assert row.roles == ("operator",)
+        (entry,) = await audited(house, "user.register")
+        assert (entry.subject, entry.address) == (row.user, "127.0.0.1")
+        late = await invited(house, ttl_s=60)
+        house.clock.move(60)
+        assert (await register(house, invite=late)).status_code == 403
+
+
+async def test_everybody_registers_where_that_is_said_but_not_without_a_limit(tmp_path: Path) -> None:
+    async with registering(tmp_path, "open") as house:
+        for body, field in (
+            ({"password": "short"}, "password"),
+            ({"user": "a b"}, "user"),
+            ({"role": "admin"}, "role"),
+        ):
+            answer = await register(house, **body)
+            assert (answer.status_code, answer.json()["field"]) == (400, field)
+        assert (await register(house)).status_code == 201
+        row = await house.store.user_by_name("eve")
+        assert row
+        assert row.roles == ("user",)
+        await signed_in(house, "eve", OTHER)
+        answers = [await register(house) for _ in range(house.settings.address_burst)]
+        assert {answer.status_code for answer in answers[:-3]} == {409}
+        assert answers[-1].status_code == 429
+        await signed_in(house, "eve", OTHER)

@@ -15,6 +15,7 @@ from runwire.auth.problem import problem
 from runwire.auth.service.about import about_routes
 from runwire.auth.service.accounts import Accounts
 from runwire.auth.service.admin_routes import admin_routes
+from runwire.auth.service.bodies import read_json
 from runwire.auth.service.callers import Callers
 from runwire.auth.service.external_routes import external_routes
 from runwire.auth.service.grants import Granted, Grants
@@ -22,6 +23,7 @@ from runwire.auth.service.keyring import JWKS_MAX_AGE_S, Keyring
 from runwire.auth.service.openapi import describe
 from runwire.auth.service.own import OwnAccount
 from runwire.auth.service.own_routes import own_routes
+from runwire.auth.service.own_shapes import RegisterBody
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.problems import add_problems
 from runwire.auth.service.requests import address_of, bearer, form_of, read_keys, read_sign_in
@@ -122,6 +124,13 @@ def _sessions(store: AuthStore, grants: Grants, standing: Standing) -> APIRouter
             answer = problem(error)
             answer.background = later
             return answer
+        return _tokens(granted, status=201)
+
+    @router.post("/auth/register", status_code=201, response_class=Response)
+    async def register(request: Request) -> Response:
+        """Make an account with `{user, password}`, where it is asked for with an `invite`, and sign it in."""
+        wanted = await read_json(request, RegisterBody)
+        granted = await grants.register(wanted.user, wanted.password, wanted.invite, address=address_of(request))
         return _tokens(granted, status=201)
 
     @router.delete("/auth/sessions/current", status_code=204, response_class=Response)

@@ -16,7 +16,7 @@ from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.tries import Tries
 from runwire.auth.service.users import normal_name
 from runwire.auth.sessions import Turn, turn
-from runwire.errors import Conflict, ProtocolError, Unauthenticated, Unavailable
+from runwire.errors import Conflict, Forbidden, NotFound, ProtocolError, Unauthenticated, Unavailable
 from runwire.protocol.ids import new_id
 from runwire.storage.base import AuditEntry, AuthStore, SessionRow, UserRow
 
@@ -130,6 +130,41 @@ class Grants:
             await self._refuse_if_logged_out(session, granted.session)
         self._tries.give_back("", address)
         return granted
+
+    async def register(self, name: str, password: str, invite: str | None, *, address: str) -> Granted:
+        """Make an account and sign it in; an invitation is used up in the same write, and says the roles.
+
+        Raises:
+            Forbidden: nobody may register, or only with an invitation, or this one is not good any more.
+            Conflict: the name is taken; the invitation stays good.
+            ProtocolError: a bad name or password.
+            Unavailable: `rate_limited`: too many registrations; `unavailable`: too many hashes at once.
+        """
+        allowed = self._settings.registration
+        if allowed == "off":
+            raise Forbidden("Nobody can register here; ask whoever runs this server for an account.")
+        if allowed == "invite" and invite is None:
+            raise Forbidden("Only who has an invitation can register here.", field="invite")
+        self._tries.register(address)
+        try:
+            normal = normal_name(name)
+        except ProtocolError as error:
+            raise ProtocolError(error.message, field="user") from None
+        hashed = await self._passwords.hash(password)
+        entry = AuditEntry(actor=None, actor_kind="user", action="user.register", address=address)
+        try:
+            holder = await self._store.create_user(
+                normal,
+                password_hash=hashed,
+                invite_hash=None if invite is None else tokens.secret_hash(invite),
+                audit=entry,
+            )
+        except NotFound as error:
+            raise Forbidden(error.message, field="invite") from None
+        except Conflict:
+            raise Conflict("This name is taken; choose another one.", field="user") from None
+        _log.info("user_registered", user=holder.user)
+        return await self._sign_in(holder, by="register", address=address)
 
     async def refresh(self, text: str, *, address: str) -> Granted:
         """Give the next pair of tokens for a refresh token (rotation, RFC 9700 §4.14).

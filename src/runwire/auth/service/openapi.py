@@ -105,6 +105,9 @@ _ROUTES: Final[dict[str, dict[str, Any]]] = {
     "GET /.well-known/jwks.json": documented(returns=Jwks, is_public=True),
     "GET /.well-known/oauth-authorization-server": documented(returns=Metadata, is_public=True),
     "POST /auth/sessions": documented(body=SignIn, returns=Tokens, status=201, also=(401, 403), is_public=True),
+    "POST /auth/register": documented(
+        body=own.RegisterBody, returns=Tokens, status=201, also=(401, 403, 409), is_public=True
+    ),
     "GET /auth/sessions": documented(returns=own.OwnSessionPage, also=(403,)),
     "DELETE /auth/sessions": documented(returns=admin.SignedOut, also=(403,)),
     "DELETE /auth/sessions/{session}": documented(returns=None, status=204, also=(403, 404)),
@@ -175,6 +178,7 @@ _TYPES: Final = (
     own.OwnSessionPage,
     own.PasswordBody,
     own.PasswordResetBody,
+    own.RegisterBody,
 )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "OwnSessionPage",
     "PasswordBody",
     "PasswordResetBody",
+    "RegisterBody",
     "ShownKey",
     "key_of",
     "own_session_of",
@@ -30,6 +31,14 @@ _Password = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is sent: nothing that is not known is passed over."""
+
+
+class RegisterBody(_Body, frozen=True):
+    """`POST /auth/register`."""
+
+    user: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # the name
+    password: _Password
+    invite: _Secret | None = None
 
 
 class PasswordBody(_Body, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from runwire.auth.issuers import Issuer
 
@@ -26,6 +26,8 @@ class AuthSettings:
     page_url: str | None = None
     # others whose word is taken for who somebody is
     issuers: tuple[Issuer, ...] = ()
+    # who may register: nobody, whoever has an invitation, everybody
+    registration: Literal["off", "invite", "open"] = "off"
     # one or two secrets of backends that may introspect (two: during a rotation); none: nobody may
     service_secrets: tuple[str, ...] = field(default=(), repr=False)
     # life of an access token, seconds; at most `tokens.MAX_LIFETIME_S`
