@@ -178,6 +178,8 @@ PUBLIC = {
     ("POST", "/auth/sessions"),
     ("POST", "/auth/token"),
     ("POST", "/auth/revoke"),
+    ("POST", "/auth/password/reset"),
+    ("POST", "/auth/register"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/.well-known/oauth-authorization-server"),
     ("GET", "/auth/external"),

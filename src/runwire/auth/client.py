@@ -20,12 +20,12 @@ from runwire.auth.background import Background
 from runwire.auth.follower import Follower
 from runwire.auth.foreign import Foreign
 from runwire.auth.foreigners import Foreigners
-from runwire.auth.identity import Identity
+from runwire.auth.identity import ALL_SCOPE, READ_SCOPE, Identity
 from runwire.auth.introspections import Introspections
 from runwire.auth.issuers import Issuer
 from runwire.auth.remote import Introspected, Jwks, Remote
 from runwire.auth.view import AuthView, Freshness
-from runwire.errors import ConfigurationError, RunwireError, Unauthenticated, Unavailable
+from runwire.errors import ConfigurationError, Forbidden, RunwireError, Unauthenticated, Unavailable
 from runwire.storage.base import AuthStore, TicketRow
 
 __all__ = ["TICKET_TTL_S", "AuthClient", "AuthClientSettings"]
@@ -253,7 +253,7 @@ class AuthClient:
         proved = _proved(
             user=claims.sub, session=claims.sid, key=None, epoch=claims.epo, expires_at=int(claims.exp * 1000)
         )
-        return replace(proved, kid=tokens.kid_of(token))
+        return replace(proved, kid=tokens.kid_of(token), scopes=frozenset(claims.scope.split()))
 
     def _verified(self, token: str, keys: tokens.PublicKeys) -> tokens.AccessToken:
         return tokens.verify(
@@ -289,7 +289,8 @@ class AuthClient:
         if not answer.active or answer.sub is None or answer.key is None or answer.epo is None:
             raise _refused()
         expires_at = None if answer.exp is None else answer.exp * 1000
-        return _proved(user=answer.sub, session=None, key=answer.key, epoch=answer.epo, expires_at=expires_at)
+        proved = _proved(user=answer.sub, session=None, key=answer.key, epoch=answer.epo, expires_at=expires_at)
+        return replace(proved, scopes=frozenset(answer.scope.split()))
 
     def _remember(self, digest: bytes, identity: Identity) -> None:
         self._asked[digest] = (identity, self._monotonic_s() + self._settings.key_cache_s)
@@ -307,6 +308,10 @@ class AuthClient:
             raise _refused()
         if not self._view.is_current(proved):
             raise Unauthenticated("This access was withdrawn; sign in again.")
+        if not proved.may_look:
+            raise Forbidden(
+                f"This credential is for something else; here its scope must be {ALL_SCOPE} or {READ_SCOPE}."
+            )
         return replace(proved, name=holder.name, roles=frozenset(holder.roles))
 
     async def _bounded(self, call: Awaitable[T]) -> T:

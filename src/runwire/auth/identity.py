@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["Identity"]
+from runwire.errors import Forbidden
+
+__all__ = ["ALL_SCOPE", "READ_SCOPE", "Identity"]
+
+ALL_SCOPE: Final = "runwire"  # all that its user may
+READ_SCOPE: Final = "runwire:read"  # to see what its user sees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,4 +26,14 @@ class Identity:
     epoch: int  # of the user, when the credential was made (session) or proved (key)
     expires_at: int | None  # when the credential ends, ms UTC; None: a key without end
     kid: str | None = None  # the signing key of its token; None: an API key, or not known
-    scopes: frozenset[str] = frozenset({"runwire"})  # what the credential may be used for; all of ours say "runwire"
+    scopes: frozenset[str] = frozenset({ALL_SCOPE})  # what the credential may be used for; unknown ones give nothing
+
+    @property
+    def may_look(self) -> bool:
+        """Return whether this credential may see what its user sees."""
+        return ALL_SCOPE in self.scopes or READ_SCOPE in self.scopes
+
+    def check_may_act(self) -> None:
+        """Refuse to change or begin anything with a credential that may not. Raises Forbidden."""
+        if ALL_SCOPE not in self.scopes:
+            raise Forbidden(f"This credential may only look: to change anything, its scope must be {ALL_SCOPE}.")

@@ -14,6 +14,7 @@ import structlog
 
 from runwire.auth.background import Background, Shared
 from runwire.auth.contract import About
+from runwire.auth.identity import ALL_SCOPE
 from runwire.auth.tokens import PublicKeys, read_jwks
 from runwire.errors import Unavailable
 from runwire.resilience.fail_fast import FailFast
@@ -44,6 +45,7 @@ class Introspected(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None  # id of the API key
     epo: int | None = None
     exp: int | None = None  # s UTC
+    scope: str = ALL_SCOPE  # an older service, in the middle of a deploy, names none: its keys have this one
 
 
 class _Many(msgspec.Struct, frozen=True, kw_only=True):

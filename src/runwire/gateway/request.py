@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 PAGE_LIMIT: Final = 200  # PROTOCOL §3
+_LOOKING: Final = ("GET", "HEAD")
 _LEEWAY_MS: Final = 30_000  # as the verifier of tokens allows between two clocks
 
 _encoder: Final = msgspec.json.Encoder()
@@ -50,7 +51,7 @@ class Callers:
 
         Raises:
             ProtocolError: a credential in the URL.
-            Unauthenticated, Forbidden, Unavailable: as `Identities.authenticate`.
+            Unauthenticated, Forbidden, Unavailable: as `Identities.authenticate`; Forbidden: it may only look.
         """
         if has_token_in_query(parse_qs(request.url.query, keep_blank_values=True)):
             raise ProtocolError("Put tokens into the Authorization header, never into the URL.", field="token")
@@ -59,6 +60,8 @@ class Callers:
             raise Unauthenticated("Send `Authorization: Bearer <access token or API key>`.")
         identity = await self.identities.authenticate(credential.strip())
         self.check(identity)
+        if request.method not in _LOOKING:
+            identity.check_may_act()
         return identity
 
     def check(self, identity: Identity) -> None:

@@ -36,6 +36,7 @@ _log: Final = structlog.get_logger(__name__)
 _TAKE_BYTES: Final = 65_536  # of one thread at a time: a long history does not starve a live one
 _SAMPLE_S: Final = 0.5  # while bytes are unsent, they are looked at so often
 _RETRY_S: Final = 0.25  # after the database did not answer
+_ACTING: Final = (frames.Send, frames.Cancel, frames.Answer)  # what a credential that may only look is refused
 _PROVE_S: Final = 10.0  # to decide an identity, then 4013
 _CLOSE_REASON_BYTES: Final = 120  # a close frame has room for 123 (RFC 6455 §5.5)
 
@@ -241,6 +242,8 @@ class Socket:
         self._stir()
 
     async def _do(self, command: frames.Command) -> None:
+        if isinstance(command, _ACTING):
+            self.identity.check_may_act()
         match command:
             case frames.Subscribe():
                 await self._subscribe(command)

@@ -13,7 +13,7 @@ from runwire.protocol.codes import ErrorCode
 __all__ = ["Problem", "documented", "joined", "schemas"]
 
 _REF: Final = "#/components/schemas/{name}"
-_EVERYWHERE: Final = (400, 401, 408, 429, 431, 500, 503)  # the head, who asks, and whether there is room and a database
+_EVERYWHERE: Final = (400, 401, 403, 408, 429, 431, 500, 503)  # the head, who asks, and whether there is room and a database
 _PUBLIC: Final[list[dict[str, list[str]]]] = []  # OpenAPI 3.1 §4.8.10.1: no security at all
 
 
@@ -56,7 +56,7 @@ def documented(
     if is_stream:
         done["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     sent = body or form
-    refused = {*_EVERYWHERE, *((413,) if sent else ())} - ({401} if is_public else set()) | set(also)
+    refused = {*_EVERYWHERE, *((413,) if sent else ())} - ({401, 403} if is_public else set()) | set(also)
     extra: dict[str, Any] = {"responses": {str(status): done} | {str(each): _refusal(each) for each in sorted(refused)}}
     if is_stream:
         extra["responses"]["204"] = {"description": "The run of `until` has ended, and its end was seen."}

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from runwire.auth import tokens
+from runwire.auth.service.clients import end_key
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.sessions import is_key_live, is_session_live
@@ -99,7 +100,7 @@ class Standing:
             if tokens.is_api_key(token):
                 row = await self.live_key(token)
                 entry = _entry("key.revoke", row.holder, address, by="token")
-                if await self._store.revoke_key(row.key, reason="revoked", audit=entry):
+                if await end_key(self._store, row, reason="revoked", audit=entry):
                     _log.info("key_revoked", user=row.holder.user, key=row.key)
                     self._changed()
                 return
@@ -179,6 +180,7 @@ def _key_members(row: KeyRow) -> dict[str, Any]:
         "username": row.holder.name,
         "key": row.key,
         "epo": row.holder.epoch,
+        "scope": " ".join(row.scopes),
     }
     if row.expires_at is not None:
         members["exp"] = row.expires_at // 1000
