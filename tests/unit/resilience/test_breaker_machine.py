@@ -60,14 +60,19 @@ class BreakerMachine(RuleBasedStateMachine):
             else:
                 permit.success(1.5 if is_slow else 0.5)
 
-    @rule(is_failed=st.booleans())
-    def call_and_settle(self, is_failed: bool) -> None:
-        before = len(self.under_way)
-        self.call()
-        if len(self.under_way) > before:
-            number, permit = self.under_way.pop()
-            self.model.settle(number, permit.generation, self.now_s, is_failed=is_failed, is_slow=False)
-            permit.failure() if is_failed else permit.success(0.5)
+    @rule(is_failed=st.booleans(), times=st.sampled_from([1, 2, 6]))
+    def call_and_settle(self, is_failed: bool, times: int) -> None:
+        for _ in range(times):
+            before = len(self.under_way)
+            self.call()
+            if len(self.under_way) > before:
+                number, permit = self.under_way.pop()
+                self.model.settle(number, permit.generation, self.now_s, is_failed=is_failed, is_slow=False)
+                permit.failure() if is_failed else permit.success(0.5)
+
+    @rule()
+    def wait_until_it_may_be_asked(self) -> None:
+        self.now_s += self.breaker.retry_after_s
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -80,8 +85,10 @@ class BreakerMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
 
-    @rule(order=st.sampled_from([State.FORCED_OPEN, State.DISABLED, State.CLOSED, State.CLOSED]))
-    def order(self, order: State) -> None:
+    @rule(order=st.sampled_from([State.FORCED_OPEN, State.DISABLED, State.CLOSED]), chance=st.integers(0, 5))
+    def order(self, order: State, chance: int) -> None:
+        if chance < 5 and self.breaker.state in (State.CLOSED, State.OPEN, State.HALF_OPEN):
+            return  # else it would not be let alone for long enough to get anywhere
         self.model.move(order)
         orders = {State.FORCED_OPEN: self.breaker.force_open, State.DISABLED: self.breaker.disable}
         orders.get(order, self.breaker.reset)()
