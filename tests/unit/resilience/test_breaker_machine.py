@@ -100,4 +100,4 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
+TestBreakerMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, derandomize=True)
