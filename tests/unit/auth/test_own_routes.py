@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import httpx2
 import pytest
@@ -13,6 +16,7 @@ from tests.unit.auth.house import House, all_at_once, open_house
 
 from runwire.auth import tokens
 from runwire.auth.service import users
+from runwire.auth.service.clients import end_key
 from runwire.storage.base import AuditEntry
 
 PASSWORD = "correct horse battery"
@@ -422,3 +426,149 @@ async def test_everybody_registers_where_that_is_said_but_not_without_a_limit(tm
         assert {answer.status_code for answer in answers[:-3]} == {409}
         assert answers[-1].status_code == 429
         await signed_in(house, "eve", OTHER)
+
+
+# Tokens of services
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robot:
+    """A service account and its API key."""
+
+    house: House
+    secret: str
+    key: str
+
+    async def ask(self, name: str = "robot", *, is_basic: bool = False, **form: str) -> httpx2.Response:
+        sent = {"grant_type": "client_credentials", **form}
+        if is_basic:
+            # As a form first (RFC 6749 §2.3.1).
+            basic = base64.b64encode(f"{quote_plus(name)}:{quote_plus(self.secret)}".encode()).decode()
+            return await self.house.http.post("/auth/token", data=sent, headers={"authorization": f"Basic {basic}"})
+        return await self.house.http.post("/auth/token", data={"client_id": name, "client_secret": self.secret, **sent})
+
+
+async def robot_of(house: House, *scopes: str, ttl_s: int | None = None, name: str = "robot") -> Robot:
+    if await house.store.user_by_name(name) is None:
+        await users.add_user(house.store, name, roles=["service"])
+    secret = await users.create_api_key(house.store, name, scopes=scopes or ("runwire",), ttl_s=ttl_s)
+    return Robot(house=house, secret=secret, key=tokens.read_api_key(secret).key)
+
+
+@pytest.mark.parametrize("is_basic", [True, False])
+async def test_a_service_gets_an_access_token_for_its_key_and_no_refresh_token(house: House, is_basic: bool) -> None:
+    robot = await robot_of(house, name="robot+1@here")
+    answer = await robot.ask("robot+1@here", is_basic=is_basic)
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    granted = answer.json()
+    assert set(granted) == {"access_token", "token_type", "expires_in", "scope"}
+    assert (granted["token_type"], granted["expires_in"], granted["scope"]) == ("Bearer", 300, "runwire")
+    said = (await house.introspect(granted["access_token"])).json()
+    assert (said["active"], said["username"], said["client_id"]) == (True, "robot+1@here", "robot+1@here")
+    row = await house.store.session(said["sid"])
+    assert row
+    assert row.expires_at - row.created_at == 300_000
+    (entry,) = await audited(house, "session.create")
+    assert (entry.actor, entry.actor_kind, entry.detail["by"]) == (row.holder.user, "service", "key")
+
+
+async def test_whoever_does_not_prove_to_be_a_service_is_one_answer(house: House) -> None:
+    robot = await robot_of(house)
+    person = Robot(house=house, secret=await users.create_api_key(house.store, "ada"), key="")
+    dead = await robot_of(house)
+    assert (await house.http.post("/auth/revoke", data={"token": dead.secret})).status_code == 200
+    late = await robot_of(house, ttl_s=60)
+    house.clock.move(60)
+    nobody = base64.b64encode(b"robot").decode()
+    answers = [
+        await robot.ask("ada"),
+        await robot.ask("nobody"),
+        await robot.ask("not a name!"),
+        await person.ask("ada"),
+        await robot.ask(client_secret="wrong"),
+        await robot.ask(client_secret=f"{robot.secret[:-1]}x"),
+        await dead.ask(),
+        await late.ask(is_basic=True),
+        await house.http.post("/auth/token", data={"grant_type": "client_credentials"}),
+        *[
+            await house.http.post(
+                "/auth/token", data={"grant_type": "client_credentials"}, headers={"authorization": f"Basic {basic}"}
+            )
+            for basic in (nobody, "%", "", "/" * 8)
+        ],
+    ]
+    assert {answer.status_code for answer in answers} == {401}
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert answers[0].json()["error"] == "invalid_client"
+    assert {answer.headers["www-authenticate"] for answer in answers} == {'Basic realm="runwire"'}
+    assert (await robot.ask()).status_code == 200
+    both = await robot.ask(is_basic=True, client_secret=robot.secret)
+    assert (both.status_code, both.json()["error"]) == (400, "invalid_request")
+
+
+async def test_a_token_is_good_for_no_more_than_its_key(house: House) -> None:
+    reader = await robot_of(house, "runwire:read", ttl_s=120)
+    granted = (await reader.ask()).json()
+    assert (granted["scope"], granted["expires_in"]) == ("runwire:read", 120)
+    refused = await reader.ask(scope="runwire:read runwire")
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_scope")
+    both = await robot_of(house, "runwire", "runwire:read")
+    granted = (await both.ask(scope="runwire:read")).json()
+    assert granted["scope"] == (await house.introspect(granted["access_token"])).json()["scope"] == "runwire:read"
+
+
+@pytest.mark.parametrize("how", ["by its own text", "by its owner", "on the machine"])
+async def test_a_services_tokens_end_with_its_key_and_no_others(house: House, how: str) -> None:
+    robot, spared = await robot_of(house), await robot_of(house)
+    dead, good = [(await each.ask()).json()["access_token"] for each in (robot, spared)]
+    row = await house.store.key(robot.key)
+    assert row
+    if how == "by its own text":
+        assert (await house.http.post("/auth/revoke", data={"token": robot.secret})).status_code == 200
+    elif how == "by its owner":
+        await users.set_password(house.store, "robot", PASSWORD, settings=house.settings)
+        dead, good = [(await each.ask()).json()["access_token"] for each in (robot, spared)]
+        owner = await signed_in(house, "robot")
+        assert (await owner.ask("DELETE", f"/auth/keys/{robot.key}")).status_code == 204
+    else:
+        entry = AuditEntry(actor=None, actor_kind="operator", action="key.revoke")
+        assert await end_key(house.store, row, reason="operator", audit=entry)
+    assert not await house.is_active(dead)
+    assert await house.is_active(good)
+
+
+async def test_a_key_that_ends_while_a_token_is_made_gives_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    robot = await robot_of(house)
+    create = type(house.store).create_session
+
+    async def created(store: Any, *arguments: Any, **options: Any) -> Any:
+        await house.http.post("/auth/revoke", data={"token": robot.secret})
+        return await create(store, *arguments, **options)
+
+    monkeypatch.setattr(type(house.store), "create_session", created)
+    assert (await robot.ask()).status_code == 401
+    row = await house.store.user_by_name("robot")
+    assert row
+    assert await house.store.list_sessions(row.user) == []
+
+
+async def test_a_services_token_does_nothing_to_accounts(house: House) -> None:
+    robot = await robot_of(house)
+    row = await house.store.user_by_name("robot")
+    assert row
+    await house.store.set_roles(row.user, ("admin", "service"))
+    token = (await robot.ask()).json()["access_token"]
+    assert await house.is_active(token)
+    for method, path in [*OWN, ("GET", "/auth/users"), ("POST", "/auth/users")]:
+        answer = await asked(house, token, method, path.format(session="ses_x", key="key_x"))
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
+    assert await house.is_active(token)
+
+
+async def test_tokens_for_one_key_are_limited_and_no_other_waits_for_that(house: House) -> None:
+    robot, other = await robot_of(house), await robot_of(house)
+    statuses = [(await robot.ask()).status_code for _ in range(61)]
+    assert statuses == [200] * 60 + [429]
+    assert (await other.ask()).status_code == 200
+    house.clock.move(1)
+    assert (await robot.ask()).status_code == 200

@@ -362,7 +362,7 @@ def test_an_access_token_ends_with_its_lifetime(in_house: Suite) -> None:
         ({}, 400, "invalid_request", "bad_request"),
         ({"grant_type": "refresh_token"}, 400, "invalid_request", "bad_request"),
         ({"grant_type": "password", "username": "ada"}, 400, "unsupported_grant_type", "bad_request"),
-        ({"grant_type": "client_credentials"}, 501, "unsupported_grant_type", "unsupported"),
+        ({"grant_type": "client_credentials"}, 401, "invalid_client", "unauthenticated"),
         ({"grant_type": "refresh_token", "refresh_token": "x"}, 400, "invalid_grant", "unauthenticated"),
     ],
 )
@@ -497,7 +497,7 @@ def test_unknown_paths_and_methods_are_problems_too(in_house: Suite) -> None:
     async def check(house: House) -> None:
         missing = await house.http.get("/auth/nothing")
         assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
-        wrong = await house.http.get("/auth/sessions")
+        wrong = await house.http.get("/auth/token")
         assert (wrong.status_code, wrong.json()["code"], wrong.headers["allow"]) == (405, "bad_request", "POST")
         for path in ("/openapi.json", "/docs", "/redoc"):
             assert (await house.http.get(path)).status_code == 404

@@ -17,6 +17,7 @@ from runwire.auth.service.accounts import Accounts
 from runwire.auth.service.admin_routes import admin_routes
 from runwire.auth.service.bodies import read_json
 from runwire.auth.service.callers import Callers
+from runwire.auth.service.clients import client_of
 from runwire.auth.service.external_routes import external_routes
 from runwire.auth.service.grants import Granted, Grants
 from runwire.auth.service.keyring import JWKS_MAX_AGE_S, Keyring
@@ -30,8 +31,7 @@ from runwire.auth.service.requests import address_of, bearer, form_of, read_keys
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.standing import Standing
 from runwire.auth.service.tries import Tries
-from runwire.errors import ProtocolError, RunwireError, Unauthenticated
-from runwire.protocol.codes import ErrorCode
+from runwire.errors import Forbidden, ProtocolError, Unauthenticated
 from runwire.storage.base import AuthStore
 
 __all__ = ["make_auth_app"]
@@ -147,9 +147,9 @@ def _oauth(grants: Grants, standing: Standing) -> APIRouter:
 
     @router.post("/auth/token", response_class=Response)
     async def token(request: Request) -> Response:
-        """Refresh: `grant_type=refresh_token&refresh_token=…` (RFC 6749 §6)."""
+        """Refresh (RFC 6749 §6), or give a service account an access token (§4.4)."""
         try:
-            return await _token(grants, await form_of(request), address=address_of(request))
+            return await _token(grants, request, await form_of(request))
         except ProtocolError as error:
             return problem(error, error="invalid_request")
 
@@ -177,11 +177,10 @@ def _oauth(grants: Grants, standing: Standing) -> APIRouter:
     return router
 
 
-async def _token(grants: Grants, parameters: dict[str, str], *, address: str) -> Response:
-    grant_type = _required(parameters, "grant_type")
+async def _token(grants: Grants, request: Request, parameters: dict[str, str]) -> Response:
+    grant_type, address = _required(parameters, "grant_type"), address_of(request)
     if grant_type == "client_credentials":
-        later = RunwireError("Service accounts are not built yet.", code=ErrorCode.UNSUPPORTED, field="grant_type")
-        return problem(later, error="unsupported_grant_type")
+        return await _service_token(grants, request, parameters)
     if grant_type != "refresh_token":
         unknown = ProtocolError("The grant types are refresh_token and client_credentials.", field="grant_type")
         return problem(unknown, error="unsupported_grant_type")
@@ -190,6 +189,27 @@ async def _token(grants: Grants, parameters: dict[str, str], *, address: str) ->
     except Unauthenticated as error:
         # RFC 6749 §5.2: 400 for a grant that is not valid; 401 is for clients that fail to authenticate.
         return problem(error, status=400, error="invalid_grant")
+
+
+async def _service_token(grants: Grants, request: Request, parameters: dict[str, str]) -> Response:
+    try:
+        client = client_of(request, parameters)
+        scope = parameters.get("scope", "")
+        granted = await grants.by_client(client, scope=scope, address=address_of(request))
+    except Unauthenticated as error:
+        answer = problem(error, error="invalid_client")
+        answer.headers["www-authenticate"] = 'Basic realm="runwire"'  # RFC 6749 §5.2
+        return answer
+    except Forbidden as error:
+        return problem(error, status=400, error="invalid_scope")
+    return _json(
+        {
+            "access_token": granted.access_token,
+            "token_type": "Bearer",
+            "expires_in": granted.expires_in,
+            "scope": granted.scope,
+        }
+    )
 
 
 def _well_known(keyring: Keyring, settings: AuthSettings) -> APIRouter:
@@ -211,9 +231,10 @@ def _well_known(keyring: Keyring, settings: AuthSettings) -> APIRouter:
                 "token_endpoint": f"{base}/auth/token",
                 "revocation_endpoint": f"{base}/auth/revoke",
                 "jwks_uri": f"{base}/.well-known/jwks.json",
-                "grant_types_supported": ["refresh_token"],
+                "scopes_supported": ["runwire", "runwire:read"],
+                "grant_types_supported": ["refresh_token", "client_credentials"],
                 "response_types_supported": [],
-                "token_endpoint_auth_methods_supported": ["none"],
+                "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
                 "revocation_endpoint_auth_methods_supported": ["none"],
             }
         )

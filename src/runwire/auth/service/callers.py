@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from runwire.auth import tokens
+from runwire.auth.service.clients import is_of_key
 from runwire.auth.service.requests import address_of, bearer
 from runwire.auth.service.standing import Standing
 from runwire.errors import Forbidden
@@ -26,6 +27,7 @@ class Caller:
     key: str | None
     scopes: frozenset[str]
     address: str  # "": not known
+    is_program: bool  # by an API key, or by a token that was got by one
 
     def entry(self, action: str, subject: str | None = None, **detail: str) -> AuditEntry:
         """Return the audit's line of what this caller does."""
@@ -63,6 +65,7 @@ class Callers:
                 key=key.key,
                 scopes=frozenset(key.scopes),
                 address=address,
+                is_program=True,
             )
         claims, row = await self.standing.live_session(token)
         return Caller(
@@ -73,13 +76,14 @@ class Callers:
             key=None,
             scopes=frozenset(claims.scope.split()),
             address=address,
+            is_program=is_of_key(row),
         )
 
     async def person(self, request: Request) -> Caller:
         """Return who asks, with a session of theirs. Raises Unauthenticated, Forbidden: an API key."""
         caller = await self.of(request)
-        if caller.session is None:
-            raise Forbidden("An API key may not do this; sign in.")
+        if caller.session is None or caller.is_program:
+            raise Forbidden("An API key may not do this, and no token that was got by one; sign in.")
         return caller
 
 

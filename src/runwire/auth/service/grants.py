@@ -1,4 +1,4 @@
-"""What the service gives for a credential: sign-in by password or link, refresh."""
+"""What the service gives for a credential: sign-in by password or link, registration, refresh, a service's key."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Final
 import structlog
 
 from runwire.auth import tokens
+from runwire.auth.service import clients
+from runwire.auth.service.clients import Client
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.tries import Tries
 from runwire.auth.service.users import normal_name
-from runwire.auth.sessions import Turn, turn
+from runwire.auth.sessions import Turn, is_key_live, turn
 from runwire.errors import Conflict, Forbidden, NotFound, ProtocolError, Unauthenticated, Unavailable
 from runwire.protocol.ids import new_id
 from runwire.storage.base import AuditEntry, AuthStore, SessionRow, UserRow
@@ -37,8 +39,9 @@ class Granted:
     user: str
     session: str
     access_token: str = field(repr=False)
-    refresh_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)  # None: of a service, which asks with its key again
     expires_in: int  # of the access token, seconds
+    scope: str = _SCOPE
 
 
 class Grants:
@@ -189,6 +192,46 @@ class Grants:
                 break
         raise Unauthenticated("This refresh token is not valid any more; sign in again.")
 
+    async def by_client(self, client: Client, *, scope: str, address: str) -> Granted:
+        """Give a service account an access token, without a refresh token (RFC 6749 §4.4.3).
+
+        Args:
+            client: who it says it is.
+            scope: what it asks for, with blanks between; "": all that its key is good for.
+            address: where it is; "": not known.
+
+        Raises:
+            Unauthenticated: it is not.
+            Forbidden: its key is not good for that.
+            Unavailable: `rate_limited`.
+        """
+        self._tries.take("", address)
+        key = await clients.proved_key(self._store, client)
+        self._tries.give_back("", address)
+        wanted = sorted(set(scope.split())) or list(key.scopes)
+        if not set(wanted) <= set(key.scopes):
+            raise Forbidden(f"This key is good for {' '.join(key.scopes) or 'nothing'} and no more.", field="scope")
+        self._tries.grant(key.key)
+        ttl_s = self._settings.access_ttl_s
+        if key.expires_at is not None:
+            ttl_s = max(min(ttl_s, (key.expires_at - key.read_at) // 1000), 1)
+        row = await self._open(key.holder, by="key", address=address, client=key.key, ttl_s=ttl_s)
+        # Looked at when the session is there: who ends a key looks for its sessions afterwards.
+        now = await self._store.key(key.key)
+        if now is None or not is_key_live(now):
+            await self._store.revoke_session(row.session, reason="key_revoked")
+            self._changed()
+            raise Unauthenticated("This API key has ended meanwhile.")
+        text = await self._access_token(row, client_id=key.holder.name, scope=" ".join(wanted), ttl_s=ttl_s)
+        return Granted(
+            user=row.holder.user,
+            session=row.session,
+            access_token=text,
+            refresh_token=None,
+            expires_in=ttl_s,
+            scope=" ".join(wanted),
+        )
+
     async def _named(self, name: str) -> UserRow | None:
         try:
             return await self._store.user_by_name(normal_name(name))
@@ -205,10 +248,14 @@ class Grants:
             raise Unauthenticated("You have logged out meanwhile; sign in again.")
 
     async def _sign_in(self, holder: UserRow, *, by: str, address: str, client: str = CLIENT_ID) -> Granted:
+        row = await self._open(holder, by=by, address=address, client=client, ttl_s=self._settings.session_ttl_s)
+        return await self._granted(row, row.counter)
+
+    async def _open(self, holder: UserRow, *, by: str, address: str, client: str, ttl_s: int) -> SessionRow:
         session = new_id("ses")
         entry = AuditEntry(
             actor=holder.user,
-            actor_kind="user",
+            actor_kind="service" if by == "key" else "user",
             action="session.create",
             address=address,
             detail={"by": by, "session": session},
@@ -220,7 +267,7 @@ class Grants:
                 epoch=holder.epoch,
                 client=client,
                 refresh_key=secrets.token_bytes(32),
-                ttl_s=self._settings.session_ttl_s,
+                ttl_s=ttl_s,
                 address=address,
                 audit=entry,
             )
@@ -228,7 +275,7 @@ class Grants:
             raise Unauthenticated(error.message) from None
         _log.info("session_created", user=holder.user, session=row.session)
         self._changed()
-        return await self._granted(row, row.counter)
+        return row
 
     async def _kill(self, row: SessionRow, address: str) -> None:
         # By nobody: which of the two was the thief is not known.
@@ -245,27 +292,31 @@ class Grants:
             self._changed()
 
     async def _granted(self, row: SessionRow, counter: int) -> Granted:
+        ttl_s = self._settings.access_ttl_s
+        return Granted(
+            user=row.holder.user,
+            session=row.session,
+            access_token=await self._access_token(row, client_id=row.client, scope=_SCOPE, ttl_s=ttl_s),
+            refresh_token=tokens.mint_refresh_token(row.session, counter, refresh_key=row.refresh_key),
+            expires_in=ttl_s,
+        )
+
+    async def _access_token(self, row: SessionRow, *, client_id: str, scope: str, ttl_s: int) -> str:
         kid, key = await self._keyring.newest()
         now_s = int(self._wall_s())
         claims = tokens.AccessToken(
             iss=self._settings.issuer,
             sub=row.holder.user,
             aud=self._settings.audience,
-            exp=now_s + self._settings.access_ttl_s,
+            exp=now_s + ttl_s,
             iat=now_s,
             jti=new_id("jti"),
             sid=row.session,
-            client_id=row.client,
-            scope=_SCOPE,
+            client_id=client_id,
+            scope=scope,
             epo=row.epoch,
         )
-        return Granted(
-            user=row.holder.user,
-            session=row.session,
-            access_token=tokens.mint(claims, kid=kid, key=key),
-            refresh_token=tokens.mint_refresh_token(row.session, counter, refresh_key=row.refresh_key),
-            expires_in=self._settings.access_ttl_s,
-        )
+        return tokens.mint(claims, kid=kid, key=key)
 
 
 def _refusal(holder: UserRow, address: str, *, reason: str) -> AuditEntry:

@@ -10,6 +10,7 @@ from typing import Final
 from runwire.auth import tokens
 from runwire.auth.service.accounts import key_state
 from runwire.auth.service.callers import Caller
+from runwire.auth.service.clients import end_key
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.tries import Tries
 from runwire.auth.sessions import is_session_live
@@ -147,5 +148,5 @@ class OwnAccount:
         row = await self.store.key(key)
         if row is None or row.holder.user != caller.user:
             raise NotFound("There is no such API key of yours.", field="key")
-        if await self.store.revoke_key(key, reason="revoked", audit=caller.entry("key.revoke")):
-            self.changed()
+        await end_key(self.store, row, reason="revoked", audit=caller.entry("key.revoke"))
+        self.changed()
