@@ -12,11 +12,12 @@ from urllib.parse import quote_plus
 
 import httpx2
 import pytest
-from tests.unit.auth.house import House, all_at_once, open_house
+from tests.unit.auth.house import SECRET, House, all_at_once, open_house
 
 from runwire.auth import tokens
 from runwire.auth.service import users
 from runwire.auth.service.clients import end_key
+from runwire.errors import Unavailable
 from runwire.storage.base import AuditEntry
 
 PASSWORD = "correct horse battery"
@@ -318,7 +319,7 @@ async def test_a_person_makes_a_key_sees_it_without_its_secret_and_ends_it(house
     assert (made["label"], made["scopes"], made["state"]) == ("nightly build", ["runwire:read"], "active")
     assert made["expires_at"] - made["created_at"] == 3_600_000
     listed = await ada.ask("GET", "/auth/keys")
-    assert listed.json() == {"items": [made], "next_cursor": None}
+    assert listed.json() == {"items": [{**made, "last_used_at": house.clock.ms()}], "next_cursor": None}
     assert secret not in listed.text
     assert (await bob.ask("GET", "/auth/keys")).json()["items"] == []
     unknown = "key_" + "0" * 32
@@ -355,6 +356,37 @@ async def test_one_person_has_only_so_many_keys(house: House, monkeypatch: pytes
     assert [answer.status_code for answer in answers] == [201, 201, 409]
     await ada.ask("DELETE", f"/auth/keys/{answers[0].json()['key']}")
     assert (await ada.ask("POST", "/auth/keys")).status_code == 201
+
+
+async def test_a_key_says_when_it_was_used_and_nobody_waits_for_that(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await signed_in(house, "ada")
+    made = (await ada.ask("POST", "/auth/keys")).json()
+    assert made["last_used_at"] is None
+
+    async def last_used() -> int | None:
+        ((item,),) = [(await ada.ask("GET", "/auth/keys")).json()["items"]]
+        found: int | None = item["last_used_at"]
+        return found
+
+    assert await house.is_active(made["secret"])
+    first = await last_used()
+    assert first == house.clock.ms()
+    house.clock.move(30)
+    await house.is_active(made["secret"])
+    assert await last_used() == first, "once a minute is enough"
+    house.clock.move(60)
+
+    async def fails(*_: object) -> None:
+        raise Unavailable("The database does not answer.")
+
+    monkeypatch.setattr(house.store, "touch_keys", fails)
+    assert await house.is_active(made["secret"])
+    monkeypatch.undo()
+    headers = {"authorization": f"Bearer {SECRET}"}
+    await house.http.post("/internal/introspect", json={"keys": [made["secret"], "x"]}, headers=headers)
+    assert await last_used() == house.clock.ms()
 
 
 # Registration
@@ -565,10 +597,15 @@ async def test_a_services_token_does_nothing_to_accounts(house: House) -> None:
     assert await house.is_active(token)
 
 
-async def test_tokens_for_one_key_are_limited_and_no_other_waits_for_that(house: House) -> None:
-    robot, other = await robot_of(house), await robot_of(house)
-    statuses = [(await robot.ask()).status_code for _ in range(61)]
-    assert statuses == [200] * 60 + [429]
-    assert (await other.ask()).status_code == 200
-    house.clock.move(1)
-    assert (await robot.ask()).status_code == 200
+async def test_tokens_for_one_key_are_limited_and_no_other_waits_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runwire.auth.service.tries._TOKENS", 3)
+    async with open_house("memory", tmp_path, follows=False) as house:
+        robot, other = await robot_of(house), await robot_of(house)
+        answers = [await robot.ask() for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 3 + [429]
+        assert answers[-1].headers["retry-after"] == "1"
+        assert (await other.ask()).status_code == 200
+        house.clock.move(1)
+        assert (await robot.ask()).status_code == 200

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, BackgroundTasks, FastAPI, Request, Response
+from starlette.background import BackgroundTask
 
 from runwire.auth import clock, tokens
 from runwire.auth.problem import problem
@@ -163,7 +164,8 @@ def _oauth(grants: Grants, standing: Standing) -> APIRouter:
     async def introspect(request: Request) -> Response:
         """Describe a token to a backend that knows the service secret: `token=…` (RFC 7662)."""
         standing.check_service(bearer(request))
-        return _json(await standing.introspect(_required(await form_of(request), "token")))
+        said = await standing.introspect(_required(await form_of(request), "token"))
+        return _touching(_json(said), standing, [said])
 
     @router.post("/internal/introspect", response_class=Response)
     async def introspect_keys(request: Request) -> Response:
@@ -172,9 +174,18 @@ def _oauth(grants: Grants, standing: Standing) -> APIRouter:
         Below a path of its own, which no gateway leads to: only who reaches this process itself can try a secret here.
         """
         standing.check_service(bearer(request))
-        return _json({"items": await standing.introspect_keys(await read_keys(request))})
+        items = await standing.introspect_keys(await read_keys(request))
+        return _touching(_json({"items": items}), standing, items)
 
     return router
+
+
+def _touching(answer: Response, standing: Standing, said: Sequence[Mapping[str, Any]]) -> Response:
+    """Note that the API keys which are good are in use, when the answer is out: nobody waits for that."""
+    used = sorted({one["key"] for one in said if "key" in one})
+    if used:
+        answer.background = BackgroundTask(standing.touch, used)
+    return answer
 
 
 async def _token(grants: Grants, request: Request, parameters: dict[str, str]) -> Response:

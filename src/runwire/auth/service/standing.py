@@ -13,7 +13,7 @@ from runwire.auth.service.clients import end_key
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.sessions import is_key_live, is_session_live
-from runwire.errors import Unauthenticated
+from runwire.errors import RunwireError, Unauthenticated
 from runwire.storage.base import AuditEntry, AuthStore, KeyRow, SessionRow, UserRow
 
 __all__ = ["Standing"]
@@ -85,6 +85,13 @@ class Standing:
         # One read for all of them: it is a crowd that asks, and sign-ins need the database too.
         rows = await self._store.keys(sorted({one.key for one in presented if one is not None}))
         return [_introspected(one, rows) for one in presented]
+
+    async def touch(self, keys: Sequence[str]) -> None:
+        """Note that API keys are in use; that fails without a word to whoever uses them."""
+        try:
+            await self._store.touch_keys(keys)
+        except RunwireError as error:
+            _log.warning("keys_not_touched", keys=len(keys), error=type(error).__name__)
 
     async def sign_out(self, access_token: str, *, address: str) -> None:
         """End the session of an access token. Raises Unauthenticated if it does not stand."""
