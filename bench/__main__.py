@@ -26,6 +26,7 @@ ROWS: Final = (
     *("burst", "paced", "append", "latency", "first_event", "replay", "handshake", "idle", "growth"),
     *("step", "throughput", "start", "journal", "running", "parked"),  # durable runs
     "bus",  # many servers
+    "breaker",
 )
 NAMED: Final = ("scale",)  # with a page of its own, and only if it is named
 _ROUNDS: Final = 3

@@ -16,7 +16,7 @@ class Window:
     The sums are kept beside the buckets, so that a call costs the same whatever was counted before it.
     """
 
-    __slots__ = ("_at", "_bucket_s", "_buckets", "_sums")
+    __slots__ = ("_at", "_bucket", "_bucket_s", "_buckets", "_end_s", "calls", "failures", "slow")
 
     def __init__(self, window_s: float) -> None:
         self._bucket_s = window_s / BUCKETS
@@ -25,33 +25,34 @@ class Window:
     def clear(self) -> None:
         """Forget everything."""
         self._buckets: list[list[int]] = [[0, 0, 0] for _ in range(BUCKETS)]
-        self._sums = [0, 0, 0]
         self._at = 0  # number of the present stretch
+        self._bucket = self._buckets[0]
+        self._end_s = 0.0  # of the present stretch: looked at with each call
+        self.calls = self.failures = self.slow = 0
 
-    def add(self, now_s: float, *, is_failed: bool, is_slow: bool) -> tuple[int, int, int]:
-        """Count one call; return calls, failures and slow ones."""
-        at = int(now_s // self._bucket_s)
-        if at > self._at:
-            self._forget(at)
-        for counts in (self._sums, self._buckets[self._at % BUCKETS]):
-            counts[0] += 1
-            if is_failed:
-                counts[1] += 1
-            if is_slow:
-                counts[2] += 1
-        calls, failures, slow = self._sums
-        return calls, failures, slow
+    def add(self, now_s: float, is_failed: bool, is_slow: bool) -> None:
+        """Count one call."""
+        if now_s >= self._end_s:
+            self.move(now_s)
+        bucket = self._bucket
+        bucket[0] += 1
+        self.calls += 1
+        if is_failed:
+            bucket[1] += 1
+            self.failures += 1
+        if is_slow:
+            bucket[2] += 1
+            self.slow += 1
 
-    def totals(self, now_s: float) -> tuple[int, int, int]:
-        """Return calls, failures and slow ones."""
-        self._forget(int(now_s // self._bucket_s))
-        calls, failures, slow = self._sums
-        return calls, failures, slow
-
-    def _forget(self, at: int) -> None:
+    def move(self, now_s: float) -> None:
+        """Forget what is too old by now."""
+        at = max(self._at, int(now_s // self._bucket_s))  # threads may come with times a little out of order
         for number in range(max(self._at + 1, at - BUCKETS + 1), at + 1):
             bucket = self._buckets[number % BUCKETS]
-            for which, count in enumerate(bucket):
-                self._sums[which] -= count
-                bucket[which] = 0
-        self._at = max(self._at, at)
+            self.calls -= bucket[0]
+            self.failures -= bucket[1]
+            self.slow -= bucket[2]
+            bucket[:] = (0, 0, 0)
+        self._at = at
+        self._bucket = self._buckets[at % BUCKETS]
+        self._end_s = (at + 1) * self._bucket_s

@@ -109,7 +109,7 @@ MUTANTS = {
     "no rate": ("failures >= terms.failure_rate * calls", "False", "opens by rate"),
     "a rate of few": ("if calls < terms.minimum_calls:", "if calls < 1:", "few calls are no rate"),
     "slow calls are good ones": ("if slow and slow >=", "if False and slow >=", "opens by slow calls"),
-    "forgets nothing": ("if at > self._at:", "if False:", "old failures are forgotten"),
+    "forgets nothing": ("if now_s >= self._end_s:", "if False:", "old failures are forgotten"),
     "forgets everything with each tenth": (
         "max(self._at + 1, at - BUCKETS + 1)",
         "at - BUCKETS + 1",
