@@ -122,6 +122,7 @@ export interface ErrorBody {
 export interface EventError {
   code: string;
   message: string;
+  retry_after_s?: number | null;
 }
 
 /** The first frame of a browser. Unknown fields are ignored here and nowhere else. */

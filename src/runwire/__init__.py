@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from runwire.agents.failures import OutcomeUnknown, SubagentFailed, ToolFailed, WaitExpired, WrongAnswer
     from runwire.agents.options import tool
     from runwire.client import connect, sign_in
+    from runwire.resilience.breaker import CircuitOpen
 
 __all__ = [
+    "CircuitOpen",
     "Context",
     "OutcomeUnknown",
     "SubagentFailed",
@@ -35,6 +37,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOME_OF: Final = {
+    "CircuitOpen": "runwire.resilience.breaker",
     "Context": "runwire.agents.context",
     "OutcomeUnknown": "runwire.agents.failures",
     "SubagentFailed": "runwire.agents.failures",

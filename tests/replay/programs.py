@@ -163,7 +163,7 @@ class Execution:
         return f"r{number}.{self.attempt}" if self.agent.has_fresh_results else f"r{number}"
 
     async def _call(self, ctx: Context, act: Call, place: _Place) -> str:
-        given = {"number": act.number, "q": [1.0, "x"]}
+        given: dict[str, Any] = {"number": act.number, "q": [1.0, "x"]}
         try:
             if act.kind == "tool":
                 marked = runwire.tool(name=act.name, retry=act.raises + 1, on_crash=act.on_crash)

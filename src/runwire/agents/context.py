@@ -17,7 +17,15 @@ from uuid import UUID
 from runwire.agents import branches, clock, steps, subagents
 from runwire.agents.attempt import Attempt, Place
 from runwire.agents.failures import RunEnded, ToolFailed, WaitExpired, WrongAnswer
-from runwire.agents.options import OnCrash, check_function, checked_options, options_of, refused, seconds_of
+from runwire.agents.options import (
+    OnCrash,
+    check_breaker,
+    check_function,
+    checked_options,
+    options_of,
+    refused,
+    seconds_of,
+)
 from runwire.agents.payload import MAX_VALUE_BYTES, check_text, plain, put_aside
 from runwire.agents.plain import Agent
 from runwire.agents.steps import Call, type_name
@@ -26,6 +34,8 @@ from runwire.agents.typed import Mismatch, typed
 from runwire.errors import PayloadError
 from runwire.protocol.events import AgentResumed
 from runwire.protocol.replay import Emit, Replay
+from runwire.resilience.breaker import Breaker
+from runwire.resilience.breakers import Breakers, Kind
 
 __all__ = ["Attempt", "Context", "RunEnded", "ToolFailed", "User", "closing", "type_name"]
 
@@ -67,6 +77,7 @@ class Context:
         user: User,
         history: Sequence[Mapping[str, Any]] = (),
         agents: Callable[[str], Agent | None] = _no_agent,
+        breakers: Breakers | None = None,
     ) -> None:
         self._attempt = attempt
         self._places = attempt.places
@@ -75,6 +86,7 @@ class Context:
         self._user = user
         self._history = [dict(message) for message in history]
         self._agents = agents
+        self._breakers = breakers or Breakers()
 
     # ── what it knows ────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,7 +190,7 @@ class Context:
 
     # ── what it calls ────────────────────────────────────────────────────────────────────────────────────
 
-    async def tool(self, fn: Callable[..., Any], /, **args: Any) -> Any:
+    async def tool(self, fn: Callable[..., Any], /, *, breaker: str | None = None, **args: Any) -> Any:
         """Call a function as a tool, once: after a crash a finished call returns its recorded result.
 
         An async function runs in the agent's task; any other runs in its own thread, which goes on until it
@@ -187,17 +199,26 @@ class Context:
         call for good: a replay does not repeat it, and waits there for the same limit. `runwire.tool` says more of
         a function: its name, how often it is tried, what a crash means.
 
+        Args:
+            fn: async, or plain: then it runs in a thread of its own.
+            breaker: name of what it asks, such as a service. While that does not answer, the function is not called.
+                A time limit counts against it only if the function itself sets it.
+            **args: by name, of the function. One that is called `breaker` goes through `functools.partial`.
+
         Returns:
             The function's result as JSON gives it back, made into the type that the function says it returns.
 
         Raises:
             ToolFailed: the function raised, its result has no JSON form, or is not what it says it returns.
             OutcomeUnknown: a crash cut the call off, and the function is not to be called again.
+            CircuitOpen: what it asks has failed too often; `retry_after_s` says when to try again.
             PayloadError: the arguments have no JSON form.
         """
         place = await self._place()
         check_function(fn)
-        call = Call(fn=fn, named=args, options=options_of(fn))
+        options = options_of(fn)
+        asked = self._breaker(Kind.TOOL, options.breaker if breaker is None else breaker)
+        call = Call(fn=fn, named=args, options=options, breaker=asked)
         return await call.journalled(self._attempt, place, self._run)
 
     async def step(
@@ -209,6 +230,7 @@ class Context:
         returns: Any = None,
         retry: int = 1,
         on_crash: OnCrash = "retry",
+        breaker: str | None = None,
     ) -> Any:
         """Call a function as a step that no client sees; else it is like a tool.
 
@@ -219,16 +241,18 @@ class Context:
             returns: the type that the result is made into; None: what the function's annotation says.
             retry: how many tries it has if it raises, with pauses that grow from half a second to half a minute.
             on_crash: what happens if a crash cuts a try off: "retry" calls it again, "fail" raises `OutcomeUnknown`.
+            breaker: name of the model that it asks, as "openai/gpt"; else as of a tool.
 
         Raises:
             ToolFailed: as of a tool.
+            CircuitOpen: as of a tool.
             PayloadError: an argument has no JSON form, or an option is out of its bounds.
         """
         place = await self._place()
         check_function(fn)
         # Only a tool has the name of its function.
         options = checked_options(name=name or "", retry=retry, on_crash=on_crash, returns=returns)
-        call = Call(fn=fn, args=args, kind="step", options=options)
+        call = Call(fn=fn, args=args, kind="step", options=options, breaker=self._breaker(Kind.MODEL, breaker))
         return await call.journalled(self._attempt, place, self._run)
 
     async def gather(self, *coroutines: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
@@ -346,6 +370,12 @@ class Context:
         return UUID(hex=self._derived("uuid")[:32], version=4)
 
     # ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _breaker(self, kind: Kind, name: str | None) -> Breaker | None:
+        if name is None:
+            return None
+        check_breaker(name)
+        return self._breakers.of(kind, name)
 
     async def _place(self) -> Place:
         return self._places.get(asyncio.current_task()) or await self._stray()

@@ -17,6 +17,7 @@ __all__ = [
     "MAX_TRIES",
     "OnCrash",
     "ToolOptions",
+    "check_breaker",
     "check_function",
     "checked_options",
     "is_name",
@@ -44,6 +45,7 @@ class ToolOptions:
     retry: int = 1  # how many tries it has if it raises
     on_crash: OnCrash = "retry"  # what happens to a try that a crash cut off
     returns: Any = None  # what its result is made into; None: what its annotation says
+    breaker: str | None = None  # name of what it asks; None: it is always called
 
 
 def tool(
@@ -54,6 +56,7 @@ def tool(
     retry: int = 1,
     on_crash: OnCrash = "retry",
     returns: Any = None,
+    breaker: str | None = None,
 ) -> Callable[[F], F]:
     """Say how a function wants to be called by `ctx.tool`. The function itself stays as it is.
 
@@ -68,6 +71,7 @@ def tool(
         retry: how many tries it has if it raises, 1 to 100.
         on_crash: what happens if a crash cuts a try off: "retry" calls it again, "fail" raises `OutcomeUnknown`.
         returns: the type that its result is made into, in place of the annotation.
+        breaker: name of what it asks, such as a service: while that fails too often, `CircuitOpen` is raised instead.
 
     Raises:
         ValueError: an option is out of its bounds.
@@ -75,7 +79,7 @@ def tool(
     if fn is not None:
         raise TypeError("write `@tool(…)` with parentheses; a function without options needs no decorator")
     try:
-        options = checked_options(name=name, retry=retry, on_crash=on_crash, returns=returns)
+        options = checked_options(name=name, retry=retry, on_crash=on_crash, returns=returns, breaker=breaker)
     except PayloadError as error:
         raise ValueError(error.message) from None
 
@@ -90,7 +94,9 @@ def tool(
     return mark
 
 
-def checked_options(*, name: str | None, retry: int, on_crash: OnCrash, returns: Any) -> ToolOptions:
+def checked_options(
+    *, name: str | None, retry: int, on_crash: OnCrash, returns: Any, breaker: str | None = None
+) -> ToolOptions:
     """Return the options of a call.
 
     Raises:
@@ -104,7 +110,19 @@ def checked_options(*, name: str | None, retry: int, on_crash: OnCrash, returns:
         raise refused("retry", f"says how many tries a call has, 1 to {MAX_TRIES}, and is not {_shown(retry)}")
     if on_crash not in get_args(OnCrash):
         raise refused("on_crash", f'is "retry" or "fail", not {_shown(on_crash)}')
-    return ToolOptions(name=name, retry=retry, on_crash=on_crash, returns=returns)
+    if breaker is not None:
+        check_breaker(breaker)
+    return ToolOptions(name=name, retry=retry, on_crash=on_crash, returns=returns, breaker=breaker)
+
+
+def check_breaker(given: object) -> None:
+    """Refuse what cannot be the name of a breaker.
+
+    Raises:
+        PayloadError: it is none.
+    """
+    if not is_name(given):
+        raise refused("breaker", f"is a text of 1 to {_MAX_NAME_CHARS} characters, not {_shown(given)}")
 
 
 def check_function(fn: object) -> None:

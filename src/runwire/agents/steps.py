@@ -15,7 +15,7 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -32,6 +32,7 @@ from runwire.errors import Fenced, PayloadError, RunFailed
 from runwire.protocol.events import EventError
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import TOOL_CANCELLED, Replay, Step
+from runwire.resilience.breaker import Breaker, CircuitOpen
 
 __all__ = ["IDEMPOTENCY_KEY", "LEFT", "MISMATCH", "Call", "type_name", "unwinds"]
 
@@ -64,6 +65,7 @@ class Call:
     named: Mapping[str, Any] = field(default_factory=dict)
     kind: Any = "tool"  # or "step": internal
     options: ToolOptions
+    breaker: Breaker | None = None  # of what it asks
 
     @property
     def name(self) -> str:
@@ -75,6 +77,7 @@ class Call:
 
         Raises:
             ToolFailed: it raised each time, or its result cannot be stored or is not what it says it returns.
+            CircuitOpen: what it asks has failed too often.
             PayloadError: the arguments have no JSON form.
         """
         place.open_bytes = 0
@@ -94,7 +97,7 @@ class Call:
                 try:
                     return await self._perform(attempt, place, step, key, began_s=began_s)
                 except _Raised as failed:
-                    is_last = is_last or isinstance(failed.raised, OutcomeUnknown)
+                    is_last = is_last or isinstance(failed.raised, OutcomeUnknown | CircuitOpen)
                     await self._fail(attempt, step, run, failed.raised, began_s=began_s, is_final=is_last)
                 except (Mismatch, PayloadError) as failed:
                     await self._fail(attempt, step, run, failed, began_s=began_s, is_final=True)
@@ -106,7 +109,8 @@ class Call:
         outer, place.scope = place.scope, step.scope
         token = IDEMPOTENCY_KEY.set(key)
         try:
-            made = await _invoke(self.fn, self.args, self.named)
+            with self.breaker.acquire() if self.breaker else nullcontext():
+                made = await _invoke(self.fn, self.args, self.named)
         except BaseException as raised:  # the user's tool; also its SystemExit is a failure of the tool alone
             if unwinds(attempt, raised):
                 raise
@@ -155,7 +159,7 @@ class Call:
             raise ToolFailed("the tool failed")
         if error.code == TOOL_CANCELLED:
             await asyncio.get_running_loop().create_future()  # for ever: until the limit that ended it ends it again
-        raise ToolFailed(error.message, code=error.code)
+        raise _failed(error)
 
     def _describe(self, raised: BaseException, run: str) -> EventError:
         """Return what the person may see of a tool's exception; the rest goes to the server's log."""
@@ -167,6 +171,8 @@ class Call:
             # Its author may have given anything as text, or have made a class that keeps none.
             message = told(getattr(raised, "message", raised))
             return EventError(code=ToolFailed.code if code == TOOL_CANCELLED else code, message=message)
+        if isinstance(raised, CircuitOpen):
+            return EventError(code=raised.code, message=told(raised.message), retry_after_s=raised.retry_after_s)
         error_id = new_id("err")
         what = "tool" if self.kind == "tool" else "step"
         _log.warning("tool_failed", run=run, tool=self.name, error_id=error_id, exc_info=raised)
@@ -224,7 +230,9 @@ def _next_try(last: Step) -> Callable[[Replay], Step]:
     return lambda replay: replay.next_try(last)
 
 
-def _failed(failure: EventError) -> ToolFailed:
+def _failed(failure: EventError) -> ToolFailed | CircuitOpen:
+    if failure.code == CircuitOpen.code:
+        return CircuitOpen(failure.message, retry_after_s=failure.retry_after_s)
     return ToolFailed(failure.message, code=failure.code)
 
 

@@ -20,6 +20,7 @@ from runwire.protocol.events import EventError
 from runwire.protocol.events import SubagentFailed as Failed
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import TOOL_CANCELLED, Emit, Replay, Span
+from runwire.resilience.breaker import CircuitOpen
 
 if TYPE_CHECKING:
     from runwire.agents.context import Context
@@ -128,7 +129,7 @@ async def _complete(attempt: Attempt, span: Span, value: Any) -> Any:
 
 def _describe(raised: BaseException, name: str, run: str) -> EventError:
     """Return what the person may see of an agent's exception; the rest goes to the server's log."""
-    if isinstance(raised, CallFailed | PayloadError | RunFailed):
+    if isinstance(raised, CallFailed | PayloadError | RunFailed | CircuitOpen):
         code = told(raised.code)
         message = told(getattr(raised, "message", raised))  # its author may have made a class that keeps none
         return EventError(code=SubagentFailed.code if code == TOOL_CANCELLED else code, message=message)

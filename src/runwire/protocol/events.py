@@ -108,11 +108,12 @@ class EventData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     """
 
 
-class EventError(msgspec.Struct, frozen=True, kw_only=True):
+class EventError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a tool or a run failed, in words fit for the person who started it."""
 
     code: str
     message: str
+    retry_after_s: float | None = None
 
 
 class UserMessage(EventData, frozen=True):

@@ -23,6 +23,7 @@ from runwire.protocol.events import (
 )
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay
+from runwire.resilience.breaker import CircuitOpen
 from runwire.storage.base import CancelRequest, RunEnd
 
 __all__ = ["Ending", "Failure", "LastWords", "Park", "Returned", "failure_of", "last_words"]
@@ -137,7 +138,7 @@ def failure_of(raised: BaseException) -> Failure:
     raised = _first_of(raised)
     retry_after_s = _seconds(getattr(raised, "retry_after_s", None)) if isinstance(raised, RunwireError) else None
     code, message = str(RunFailure.AGENT_ERROR), f"The agent failed ({type_name(raised)})."
-    if isinstance(raised, RunFailed | PayloadError | CallFailed):
+    if isinstance(raised, RunFailed | PayloadError | CallFailed | CircuitOpen):
         code = told(raised.code)
         # Its author may have given anything as text, or have made a class that keeps none.
         message = told(getattr(raised, "message", raised))

@@ -35,6 +35,7 @@ from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import AgentStarted, EventType, StoredEvent, decode_data, emitted
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay, lost_attempts_without_progress
+from runwire.resilience.breakers import Breakers
 from runwire.runtime.clock import now_ms
 from runwire.runtime.code import Code
 from runwire.runtime.endings import Ending, Failure, Park, Returned, failure_of, last_words
@@ -66,6 +67,7 @@ class Run:
         is_allowed: whether a user may still use tools; called in the agent's loop.
         lease: on the run, since it was claimed.
         on_due: told when a wait of the run is due (ms UTC), as soon as it has begun.
+        breakers: of what agents ask.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Run:
         is_allowed: Callable[[str], bool],
         lease: Lease,
         on_due: Callable[[int], None],
+        breakers: Breakers,
     ) -> None:
         self.claim = claim
         self.lease = lease
@@ -88,6 +91,7 @@ class Run:
         self.has_left = False  # it was handed over or parked: another worker may go on with it at once
         self.waits: dict[str, int | None] = {}  # that are in the log and open, as far as is known; when each is due
         self._on_due = on_due
+        self._breakers = breakers
         self._code = Code(self, thread, grace_s=settings.grace_s, on_over=self._learn)
         self._agents = agents
         self._user = user
@@ -394,7 +398,13 @@ class Run:
         self._expect(speaker.open_waits())
         self._set_deadline(speaker.seconds_left())
         context = Context(
-            speaker, run=claim.run, thread=claim.thread, user=past.user, history=past.history, agents=self._agents.get
+            speaker,
+            run=claim.run,
+            thread=claim.thread,
+            user=past.user,
+            history=past.history,
+            agents=self._agents.get,
+            breakers=self._breakers,
         )
         self._code.start(partial(self._execute, speaker, agent, context, past.message))
 

@@ -260,6 +260,7 @@ class Worker:
             is_allowed=self._is_allowed,
             lease=Lease(self._storage.lease_s, sent_s=sent_s, margin_s=self._settings.lease_margin_s),
             on_due=self._timers.expect,
+            breakers=self._workshop.breakers,
         )
         self._runs.add(run)
         if not run.lease.is_valid:  # the claim was on its way for too long: it waits until it is renewed

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from runwire.resilience.breaker import Transition
+from runwire.resilience.breakers import Breakers, Kind
 from runwire.runtime.call_threads import CallThreads
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
@@ -48,6 +50,7 @@ class Workshop:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self.breakers = Breakers(on_change=_log_change)  # what fails for one worker fails for all; any thread
         self._calls = CallThreads(limit=settings.max_threads)
         self._crews: list[Crew] = []
         self._open = 0  # workers that are at work
@@ -146,3 +149,15 @@ class Workshop:
                 run.move()  # nobody was lost: it does not count towards `max_attempts`
         # Last, so that no run takes what this cancels for a time limit of its author's.
         stall.thread.retire()
+
+
+def _log_change(kind: Kind, change: Transition) -> None:
+    _log.warning(
+        "breaker_changed",
+        kind=kind,
+        name=change.name,
+        before=change.before,
+        after=change.after,
+        reason=change.reason,
+        retry_after_s=round(change.retry_after_s, 1),
+    )
