@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
@@ -17,7 +16,7 @@ from runwire.auth.contract import About
 from runwire.auth.identity import ALL_SCOPE
 from runwire.auth.tokens import PublicKeys, read_jwks
 from runwire.errors import Unavailable
-from runwire.resilience.fail_fast import FailFast
+from runwire.resilience.breaker import Breaker, CircuitOpen, Terms
 
 __all__ = ["BATCH", "Introspected", "Jwks", "NoBatches", "Remote", "SecretRefused"]
 
@@ -73,7 +72,7 @@ class Remote:
 
     Limits: `_AT_ONCE` go on at a time, the others wait for their turn, `_WAIT_S` at most; past `_MAX_REQUESTS` of both
     one more is refused. Who comes to a fresh process in a crowd is late, and nobody is sent away. But while the service
-    does not answer, nobody waits for a deadline of his own: see `FailFast`.
+    does not answer, nobody waits for a deadline of his own: there is a circuit breaker. A refusal is an answer.
 
     Args:
         http: a client with the service's base URL; in-process its transport is the ASGI app.
@@ -91,8 +90,14 @@ class Remote:
         self._deadline_s = deadline_s
         self._open = 0
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._fail_fast = FailFast(after=_FAILURES, first_s=_PAUSE_S[0], most_s=_PAUSE_S[1], probe_s=deadline_s)
-        self._chance = random.SystemRandom()
+        terms = Terms(
+            failure_rate=None,
+            failures_in_row=_FAILURES,
+            open_s=_PAUSE_S[0],
+            longest_open_s=_PAUSE_S[1],
+            lease_s=deadline_s,
+        )
+        self._breaker = Breaker("The auth service", terms)
         self.is_refused = False  # the last answer to our secret
         self._batches_at_s = 0.0  # not before
 
@@ -228,19 +233,17 @@ class Remote:
 
     async def _answered(self, ask: Callable[[], AbstractAsyncContextManager[httpx2.Response]]) -> tuple[int, bytes]:
         # Looked at when the turn has come: whoever waited for it while the service fell silent learns it at once.
-        now_s = asyncio.get_running_loop().time
-        wait_s = self._fail_fast.wait_s(now_s=now_s())
-        if wait_s > 0:
-            raise _silent(wait_s)
         try:
-            async with asyncio.timeout(self._deadline_s):
-                answer = await _read(ask())
-        except (httpx2.HTTPError, TimeoutError):
-            self._fail_fast.failed(now_s=now_s(), chance=self._chance.random())
-            # Without its text, which may quote a URL or a header.
-            raise _silent(1.0) from None
-        self._fail_fast.answered()
-        return answer
+            with self._breaker.acquire() as permit:
+                try:
+                    async with asyncio.timeout(self._deadline_s):
+                        return await _read(ask())
+                except (httpx2.HTTPError, TimeoutError):
+                    permit.failure()
+                    # Without its text, which may quote a URL or a header.
+                    raise _silent(1.0) from None
+        except CircuitOpen as refused:
+            raise _silent(refused.retry_after_s or 0.0) from None
 
     async def _wait_for_turn(self) -> None:
         try:
