@@ -13,7 +13,8 @@ from runwire.protocol.codes import ErrorCode
 __all__ = ["Problem", "documented", "joined", "schemas"]
 
 _REF: Final = "#/components/schemas/{name}"
-_EVERYWHERE: Final = (400, 401, 403, 408, 429, 431, 500, 503)  # the head, who asks, and whether there is room and a database
+# The head, who asks and what for, and whether there is room and a database.
+_EVERYWHERE: Final = (400, 401, 403, 408, 429, 431, 500, 503)
 _PUBLIC: Final[list[dict[str, list[str]]]] = []  # OpenAPI 3.1 §4.8.10.1: no security at all
 
 
