@@ -43,4 +43,9 @@ async def walk(ctx: Context, message: str) -> AsyncIterator[str]:
         n += 1
 
 
-agents = {"golden": golden, "walk": walk}
+async def asks(ctx: Context, message: str) -> str:
+    """Wait for somebody's word."""
+    return "yes" if await ctx.approve(f"{message}?") else "no"
+
+
+agents = {"golden": golden, "walk": walk, "asks": asks}

@@ -13,7 +13,7 @@ from tests.postgres import PostgresServer
 @pytest.fixture(scope="session")
 def started(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     url = asyncio.run(postgres_server.create_database())
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), url, agents=ROLE_AGENTS)
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), url, agents=ROLE_AGENTS, park_after_s=0)
     asyncio.run(cluster.start())
     yield cluster
     asyncio.run(cluster.end())
