@@ -232,7 +232,7 @@ class PostgresAuthStore(PostgresUsers):
         # Every process comes here all the time, whatever it does: none of them stays on a history that is over. Of
         # several databases only the first is asked this: see also `heads` and `renew`.
         await self._database.look()
-        found = await self._database.fetch(SQL["events_after"], cursor, limit, self._clock())
+        found = await self._database.follow(SQL["events_after"], cursor, limit, self._clock())
         first = found[0]  # the counter's row is always there
         return AuthPage(
             generation=self._generation(first["generation"]),

@@ -195,6 +195,18 @@ class PostgresDatabase:
         rows = await self.fetch(sql, *values, timeout_s=timeout_s, is_urgent=is_urgent)
         return rows[0][0] if rows else None
 
+    async def follow(self, sql: str, *values: object) -> list[Record]:
+        """Execute a read that is repeated all the time, and remember how far the history was; see `fetch`.
+
+        Should it ever be less far, it has gone back, and gets another name: also if what was lost is younger than the
+        last `look`, as long as somebody has read it.
+
+        Args:
+            sql: as of `fetch`; its first row has `lsn`, as of the block `identity`.
+            values: its parameters.
+        """
+        return await self._here(self._follow(sql, values))
+
     async def execute(self, sql: str, *values: object, timeout_s: float | None = None, is_urgent: bool = False) -> None:
         """Execute one statement whose rows, if any, do not matter; see `fetch`."""
         await self.fetch(sql, *values, timeout_s=timeout_s, is_urgent=is_urgent)
@@ -285,6 +297,11 @@ class PostgresDatabase:
 
     async def _fetch(self, sql: str, values: tuple[object, ...], timeout_s: float, *, is_urgent: bool) -> list[Record]:
         return await self._lent(lambda connection: connection.fetch(sql, *values), timeout_s, is_urgent=is_urgent)
+
+    async def _follow(self, sql: str, values: tuple[object, ...]) -> list[Record]:
+        rows = await self._fetch(sql, values, self.limit_s, is_urgent=False)
+        self._lsn = max(self._lsn, rows[0]["lsn"])  # of the history that is still ours: nothing was awaited since
+        return rows
 
     async def _lent(
         self, work: Callable[[Connection[Record]], Awaitable[_T]], timeout_s: float, *, is_urgent: bool

@@ -3,9 +3,10 @@
 
 -- The log of changes --------------------------------------------------------------------------------
 
--- Its end in a row of its own, if there is nothing to read.
+-- Its end in a row of its own, if there is nothing to read. What can be read is on the disk: `lsn` is past it.
 -- name: events_after
 SELECT c.generation, c.seq AS head, coalesce($3::bigint, runwire_now()) AS read_at,
+  (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint AS lsn,
   e.seq, e.kind, e.at, e.user_id, e.session_id, e.key_id, e.kid, e.holder, e.reason
 FROM auth_counter c LEFT JOIN LATERAL (
   SELECT a.seq, a.kind, a.at, a.user_id, a.session_id, a.key_id, a.kid, a.holder, a.reason
