@@ -9,7 +9,7 @@ __all__ = ["WorkerSettings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """Limits and times of a worker; `settings.py` fills them."""
+    """Limits and times of a worker; `app.rooms` fills them."""
 
     max_runs: int = 100  # at a time, in this worker
     max_threads: int = 1000  # blocking calls of the user's code at a time, also of runs that have ended

@@ -14,7 +14,7 @@ ROLES: Final = ("user", "operator", "admin", "service")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings:
-    """Settings of the auth service, checked by `settings.py`."""
+    """Settings of the auth service, checked by `runwire.settings`."""
 
     # `iss` of access tokens and base of the URLs in the metadata document
     issuer: str = "http://127.0.0.1:8000"
