@@ -156,18 +156,21 @@ class Crowd:
         """Have everybody listen on the first gateway, from the end."""
         for member in self.members:
             member.position = member.head
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(member.follow(self.cluster.gateways, self.refusals, self._chance))
-                for member in self.members
-            ]
-            try:
-                await self.caught_up(limit_s=120)
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-        await self.storage.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(member.follow(self.cluster.gateways, self.refusals, self._chance))
+                    for member in self.members
+                ]
+                try:
+                    await self.caught_up(limit_s=60)
+                    yield
+                finally:
+                    for task in tasks:
+                        task.cancel()
+        finally:
+            await self.storage.close()
+            await asyncio.sleep(0)  # the members' transports close in the loop's next turn
 
     async def dropped(self, *, limit_s: float) -> list[float]:
         """Kill the first gateway; return after how long each had all that it had not seen."""
@@ -184,9 +187,13 @@ class Crowd:
 
     async def caught_up(self, *, limit_s: float) -> None:
         """Wait until everybody has everything."""
-        async with asyncio.timeout(limit_s):
-            for member in self.members:
-                await member.is_caught_up.wait()
+        try:
+            async with asyncio.timeout(limit_s):
+                for member in self.members:
+                    await member.is_caught_up.wait()
+        except TimeoutError:
+            behind = sum(not member.is_caught_up.is_set() for member in self.members)
+            raise AssertionError(f"{behind} of {len(self.members)} are not back: {dict(self.refusals)}") from None
 
 
 async def _token(cluster: Cluster, storage: PostgresStorage, user: str) -> str:
