@@ -84,6 +84,7 @@ class Member:
                     elif frame["op"] == "ping":
                         _write(writer, {"op": "pong"})
                     elif frame["op"] == "bye":
+                        assert frame["reconnect"], frame["reason"]
                         refusals[f"bye {frame['code']}"] += 1
                         return float(frame.get("after_s") or 0.0)
                     elif not self._take(frame, refusals):
@@ -211,7 +212,7 @@ async def _token(cluster: Cluster, storage: PostgresStorage, user: str) -> str:
         jti=new_id("jti"),
         sid=new_id("ses"),
         client_id="storm",
-        scope="",
+        scope="runwire",
         epo=holder.epoch,
     )
     return tokens.mint(claims, kid=row.kid, key=tokens.read_signing_key(row.private_jwk))
