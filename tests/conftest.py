@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from tests.postgres import PostgresServer
 
 # Here for all: campaigns and mission-critical tests share these, and whichever is collected first imports them.
@@ -19,6 +20,14 @@ pytest.register_assert_rewrite(
     "tests.mission_critical.zombies",
     "tests.outside",
 )
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Put structlog's configuration back: a server that was run in this process has set it for all."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")
