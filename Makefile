@@ -44,6 +44,7 @@ check: setup
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/codespell src docs deploy README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md
 	@$(BIN)/python -m runwire.protocol.schema --check
+	@$(BIN)/python -m runwire.settings.reference --check
 	@$(BIN)/python tests/unified_test_runner.py --category unit,deploy_files --max-workers 2
 
 test: setup
@@ -69,4 +70,5 @@ bench: setup
 
 docs: setup
 	@$(BIN)/python -m runwire.protocol.schema --write
+	@$(BIN)/python -m runwire.settings.reference --write
 	@cp docs/reference/protocol.d.ts clients/js/protocol.d.ts

@@ -1,68 +1,64 @@
-"""The only reader of the environment: defaults → `runwire.toml` → `RUNWIRE_*` → flags.
+"""Layers, each over the one before, into one frozen value.
 
-Loaded once, at start, into one frozen value. Every fault is reported, not only the first; a fault
-names the setting and where it came from, never the value (it may be a secret).
+defaults → `runwire.toml` → `runwire.<environment>.toml` → `RUNWIRE_*` → `RUNWIRE_*_FILE` and folders of secrets → flags
+
+Loaded once, at start. Every fault is reported, not only the first. Nothing is kept here: whoever loads twice has two.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from runwire.errors import ConfigurationError
-from runwire.settings.model import PREFIX, Settings
-from runwire.settings.values import ROLES, hint
+from runwire.settings import sources
+from runwire.settings.facts import facts_of
+from runwire.settings.model import Settings
+from runwire.settings.needs import unmet
+from runwire.settings.sources import Layer, process_environment
+from runwire.settings.unsafe import Rule, broken, unknown_rules
 
 __all__ = ["ClientDefaults", "Loaded", "client_defaults", "load", "no_color"]
 
 _CONFIG_FILE: Final = "runwire.toml"
-# Read by the verbs that talk to a server, and by the dependencies' own conventions; not settings of a server.
-_CLIENT_NAMES: Final = frozenset({"RUNWIRE_URL", "RUNWIRE_TOKEN"})
-_NEEDS: Final = {
-    "database_url": "share a database: set postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
-    "auth_url": "must know where the auth service listens: set it, e.g. https://auth.internal:8443",
-    "service_secret": "prove gateway and auth service to each other: set the same for both, 32 characters or more",
-    "public_url": "must agree who signs people in: set the same for all, e.g. https://agents.example.org",
-}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The settings and where each value came from.
+    """The settings and where each value came from."""
 
-    Args:
-        settings: the frozen values.
-        sources: setting name → `default`, a file's path, a variable's name or a flag.
-    """
+    settings: Settings
+    # setting → `default`, a file's path, a variable's name, `the command line`
+    sources: Mapping[str, str]
+    # setting → everything that sets it besides the default, the one that counts last
+    trail: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # unsafe, refused in this environment, and allowed all the same by `allow_unsafe`
+    allowed: tuple[Rule, ...] = ()
 
-    def __init__(self, settings: Settings, sources: Mapping[str, str]) -> None:
-        self.settings = settings
-        self.sources = dict(sources)
 
-
+@dataclass(frozen=True, slots=True)
 class ClientDefaults:
     """Where the verbs that talk to a server find it: `RUNWIRE_URL`, `RUNWIRE_TOKEN`."""
 
-    def __init__(self, url: str | None, token: str | None) -> None:
-        self.url = url
-        self.token = token
+    url: str | None
+    token: str | None = field(repr=False)
 
 
 def client_defaults(environ: Mapping[str, str] | None = None) -> ClientDefaults:
     """Read the environment of `run`, `tail`, `replay` and `check`."""
-    env = _environ(environ)
+    env = process_environment(environ)
     return ClientDefaults(env.get("RUNWIRE_URL") or None, env.get("RUNWIRE_TOKEN") or None)
 
 
 def no_color(environ: Mapping[str, str] | None = None) -> bool:
     """Return whether the person asked for no colour (no-color.org)."""
-    return bool(_environ(environ).get("NO_COLOR"))
+    return bool(process_environment(environ).get("NO_COLOR"))
 
 
 def load(
@@ -85,106 +81,77 @@ def load(
         ConfigurationError: every fault at once.
     """
     faults: list[str] = []
+    layers = _layers(flags or {}, process_environment(environ), config_file, faults)
     values: dict[str, Any] = {}
-    sources = dict.fromkeys(Settings.model_fields, "default")
-    layers = [
-        _from_file(config_file, faults),
-        _from_environment(_environ(environ), faults),
-        {name: (value, "the command line") for name, value in (flags or {}).items() if value is not None},
-    ]
+    trail: dict[str, tuple[str, ...]] = {}
     for layer in layers:
         for name, (value, source) in layer.items():
-            values[name], sources[name] = value, source
-    wrong: set[str] = set()
-    settings: Settings | None = None
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        faults += [_sentence(fault, sources) for fault in error.errors()]
-        wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
-        # The others are judged beside each other all the same, so that all faults are there at once.
-        with contextlib.suppress(ValidationError):
-            settings = Settings(**{name: value for name, value in values.items() if name not in wrong})
+            values[name] = _over(values.get(name), value)
+            trail[name] = (*trail.get(name, ()), source)
+    found = {name: trail[name][-1] if name in trail else "default" for name in Settings.model_fields}
+    settings, wrong = _judged(values, found, faults)
+    allowed: tuple[Rule, ...] = ()
+    if settings:
+        faults += unknown_rules(settings, found)
     if serves and settings:
-        faults += [fault for names, fault in _unfit(settings, sources) if not wrong & {*names}]
+        missing = [(names, fault) for names, fault in unmet(settings, found) if not wrong & {*names}]
+        faults += [fault for _, fault in missing]
+        wrong |= {names[0] for names, _ in missing}  # said already
+        unsafe = [rule for rule in broken(settings, facts_of(settings)) if not wrong & {*rule.settings}]
+        faults += [rule.fault(found) for rule in unsafe if rule.id not in settings.allow_unsafe]
+        allowed = tuple(rule for rule in unsafe if rule.id in settings.allow_unsafe)
     if faults or settings is None:
         raise ConfigurationError(faults)
-    return Loaded(settings, sources)
+    return Loaded(settings=settings, sources=MappingProxyType(found), trail=MappingProxyType(trail), allowed=allowed)
 
 
-def _unfit(settings: Settings, sources: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
-    """Say what must not be served so: (the settings that it is about, the fault)."""
-    faults: list[tuple[tuple[str, ...], str]] = []
-    roles = settings.active_roles
-    named = f"roles {', '.join(settings.roles)} (from {sources['roles']})"
-    if settings.environment not in ("development", "test"):
-        origins = settings.allowed_origins
-        if any(origin.startswith("http://") and urlsplit(origin).hostname != "localhost" for origin in origins):
-            sentence = "allowed_origins: http origins are refused outside development; use https"
-            faults.append((("allowed_origins",), sentence))
-        for issuer in settings.issuers:
-            if issuer.is_loopback:
-                sentence = f"issuers: {issuer.name}: issuer: http is refused outside development; use https"
-                faults.append((("issuers",), sentence))
-    if len(roles) == len(ROLES):
-        return faults
-    needed = {"database_url": settings.is_shared, "auth_url": True, "service_secret": True, "public_url": True}
-    if {"gateway", "auth"} & roles and not {"gateway", "auth"} <= roles:
-        # They are two processes then, which have to agree on who signs in where and by which proof.
-        needed |= {"service_secret": settings.service_secret is not None, "public_url": settings.public_url is not None}
-        needed["auth_url"] = settings.auth_url is not None or "auth" in roles
-    elif "gateway" in roles and settings.environment not in ("development", "test"):
-        needed["public_url"] = settings.public_url is not None
-    faults += [
-        ((name, "roles"), f"{name}: {named} {_NEEDS[name]}.") for name, is_there in needed.items() if not is_there
-    ]
-    return faults
+def _layers(
+    flags: Mapping[str, Any], environ: Mapping[str, str], config_file: Path | None, faults: list[str]
+) -> list[Layer]:
+    file = config_file or Path(_CONFIG_FILE)
+    common = sources.from_file(file, faults, must_exist=config_file is not None)
+    variables = sources.from_variables(environ, faults)
+    in_files = sources.from_secret_files(environ, faults)
+    given: Layer = {name: (value, "the command line") for name, value in flags.items() if value is not None}
+    environment = _last("environment", [common, variables, in_files, given])
+    if environment is None:
+        environment = Settings.model_fields["environment"].default
+    # What is no environment is a fault of its own, and has no file.
+    own = sources.environment_file(file, environment, faults) if environment in sources.ENVIRONMENTS else {}
+    folder = _last("secrets_dir", [common, own, variables, in_files, given])
+    path = Path(folder) if isinstance(folder, str | Path) else None
+    secrets = sources.from_secret_folders(path, environ, in_files, faults)
+    return [common, own, variables, secrets, given]
 
 
-def _environ(environ: Mapping[str, str] | None) -> Mapping[str, str]:
-    return os.environ if environ is None else environ  # noqa: TID251 - the one reader
+def _last(name: str, layers: Sequence[Layer]) -> Any:
+    return next((layer[name][0] for layer in reversed(layers) if name in layer), None)
 
 
-def _from_file(path: Path | None, faults: list[str]) -> dict[str, tuple[Any, str]]:
-    file = path or Path(_CONFIG_FILE)
+def _judged(values: Mapping[str, Any], found: Mapping[str, str], faults: list[str]) -> tuple[Settings | None, set[str]]:
+    """Return the settings, and the names of those that are wrong and were left out; None: they cannot be at all."""
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if path is not None:
-            faults.append(f"{path}: no such file; create it or drop --config.")
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        faults.append(f"{file}: cannot be read as TOML ({error}).")
-        return {}
-    known: dict[str, tuple[Any, str]] = {}
-    for name, value in table.items():
-        if name in Settings.model_fields:
-            known[name] = (tuple(value) if isinstance(value, list) else value, str(file))
-        else:
-            faults.append(f"{file}: unknown setting `{name}`{hint(name, Settings.model_fields)}.")
-    return known
+        return Settings(**values), set()
+    except ValidationError as error:
+        faults += [_sentence(fault, found) for fault in error.errors(include_input=False, include_url=False)]
+        wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+    # The others are judged beside each other all the same, so that all faults are there at once.
+    with contextlib.suppress(ValidationError):
+        return Settings(**{name: value for name, value in values.items() if name not in wrong}), wrong
+    return None, wrong
 
 
-def _from_environment(environ: Mapping[str, str], faults: list[str]) -> dict[str, tuple[Any, str]]:
-    names = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
-    known: dict[str, tuple[Any, str]] = {}
-    for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in _CLIENT_NAMES:
-            continue
-        if variable not in names:
-            # A misspelt variable would silently leave a default in force.
-            faults.append(f"{variable}: unknown variable{hint(variable, names)}.")
-        elif not value.strip():
-            faults.append(f"{variable}: is empty; give it a value or unset it.")
-        else:
-            known[names[variable]] = (value, variable)
-    return known
+def _over(below: Any, above: Any) -> Any:
+    """Return a value over one of an earlier layer: of tables each entry for itself, else the whole."""
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        return {**below, **{name: _over(below.get(name), value) for name, value in above.items()}}
+    return above
 
 
-def _sentence(fault: Any, sources: Mapping[str, str]) -> str:
-    where = ".".join(str(part) for part in cast("tuple[object, ...]", fault["loc"]))
+def _sentence(fault: Any, found: Mapping[str, str]) -> str:
+    path = cast("tuple[object, ...]", fault["loc"])
+    where = ".".join(str(part) for part in path)
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not where:
         return message
-    source = sources.get(where.split(".")[0], "default")
-    return f"{where} (from {source}): {message}"
+    return f"{where} (from {found.get(str(path[0]), 'default')}): {message}"

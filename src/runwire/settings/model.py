@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     environment: Literal["development", "test", "staging", "production"] = Field(
         "production", description="What this process is for; `runwire dev` makes it development."
     )
+    secrets_dir: Path | None = Field(
+        None, description="Folder whose files are named like settings and have their values, e.g. `service_secret`."
+    )
+    allow_unsafe: Names = Field(
+        (), description="Rules that may be broken in production all the same; each is logged every hour."
+    )
     data_dir: Path = Field(Path(".runwire"), description="Folder of the embedded database and its control socket.")
     database_url: Databases | None = Field(
         None,
@@ -74,6 +80,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    management_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for health and metrics alone; unset: they are on `port`."
+    )
+    management_host: str = Field("127.0.0.1", description="Address to listen on for `management_port`.")
     public_url: PublicUrl | None = Field(
         None, description="How people reach the server, e.g. `https://agents.example.org`."
     )
@@ -128,10 +138,10 @@ class Settings(BaseSettings):
     access_ttl_s: int = Field(300, ge=30, le=900, description="Life of an access token, seconds.")
     refresh_ttl_s: int = Field(30 * 86_400, ge=300, description="Life of a sign-in without use, seconds.")
     service_secret: Secret | None = Field(
-        None, description="Secret between backend and auth service; unset: made at start (embedded)."
+        None, repr=False, description="Secret between backend and auth service; unset: made at start (embedded)."
     )
     service_secret_before: Secret | None = Field(
-        None, description="The secret that the auth service takes too, while it is being changed."
+        None, repr=False, description="The secret that the auth service takes too, while it is being changed."
     )
     issuers: Issuers = Field(
         (), repr=False, description="Other issuers whose sign-ins are taken: tables `[[issuers]]`; see the how-to."

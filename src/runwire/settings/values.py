@@ -39,10 +39,13 @@ __all__ = [
 
 ROLES: Final = ("gateway", "worker", "auth")
 SHARED: Final = ("postgresql://", "postgres://")  # databases that several servers may use at once
-_REDIS: Final = ("redis://", "rediss://", "redis+sentinel://", "redis+cluster://", "unix://")
+_REDIS: Final = (
+    *("redis://", "redis+sentinel://", "redis+cluster://"),
+    *("rediss://", "rediss+sentinel://", "rediss+cluster://", "unix://"),
+)
 _SHOWN: Final = re.compile(r"postgres(?:ql)?://(?:[^@/?#]*@)?([\w.,:\[\]-]*)(/[\w.%-]*)?(?:\?[^@]*)?")
 _SHOWN_REDIS: Final = re.compile(
-    r"(redis|rediss|redis\+sentinel|redis\+cluster|unix)://(?:[^@/?#]*@)?([\w.,:\[\]/-]*)(?:\?[^@]*)?"
+    r"(rediss?|rediss?\+sentinel|rediss?\+cluster|unix)://(?:[^@/?#]*@)?([\w.,:\[\]/-]*)(?:\?[^@]*)?"
 )
 _BETWEEN_URLS: Final = re.compile(r"\s+(?=[a-z]+://)")  # not every space: the path of a data file may have some
 
@@ -112,8 +115,10 @@ def _refuse_twins(urls: tuple[str, ...]) -> None:
 def _are_roles(value: tuple[str, ...]) -> tuple[str, ...]:
     for role in value:
         if role not in (*ROLES, "all"):
+            # What is like none of them is not repeated: it may be anything.
             meant = hint(role, [*ROLES, "all"])
-            raise ValueError(f"there is no role `{role[:40]}`{meant}; write all, or some of gateway, worker, auth")
+            named = f"role `{role[:40]}`{meant}" if meant else "such role"
+            raise ValueError(f"there is no {named}; write all, or some of gateway, worker, auth")
     if not value or ("all" in value and set(value) != {"all"}):
         raise ValueError("write all alone, or some of gateway, worker, auth")
     return tuple(dict.fromkeys(value))

@@ -14,7 +14,7 @@ SECOND = "postgresql://ada:canary@two.example:5433/runwire"
 
 
 def test_one_database_is_a_list_of_one(tmp_path: Path) -> None:
-    alone = load(environ={"RUNWIRE_DATABASE_URL": FIRST}).settings
+    alone = load(environ={"RUNWIRE_DATABASE_URL": FIRST}, serves=False).settings
     assert (alone.storage_urls, alone.storage_url, alone.is_shared) == ((FIRST,), FIRST, True)
     embedded = load({"data_dir": tmp_path}, environ={}).settings
     assert embedded.storage_urls == (f"sqlite://{tmp_path}/runwire.db",)
@@ -24,11 +24,11 @@ def test_one_database_is_a_list_of_one(tmp_path: Path) -> None:
 
 
 def test_several_come_from_the_environment_with_spaces_and_from_the_file_as_a_list_in_order(tmp_path: Path) -> None:
-    from_environment = load(environ={"RUNWIRE_DATABASE_URL": f"{SECOND}\n  {FIRST} "}).settings
+    from_environment = load(environ={"RUNWIRE_DATABASE_URL": f"{SECOND}\n  {FIRST} "}, serves=False).settings
     assert from_environment.storage_urls == (SECOND, FIRST)
     file = tmp_path / "runwire.toml"
     file.write_text(f'database_url = ["{FIRST}", "{SECOND}"]\n', encoding="utf-8")
-    from_file = load(environ={}, config_file=file).settings
+    from_file = load(environ={}, config_file=file, serves=False).settings
     assert from_file.storage_urls == (FIRST, SECOND)
     assert from_file.shown_urls == ("postgresql://one.example/runwire", "postgresql://two.example:5433/runwire")
 

@@ -21,7 +21,8 @@ def test_each_layer_wins_over_the_one_before_and_is_named(tmp_path: Path) -> Non
     file.write_text(
         'host = "0.0.0.0"\nport = 1\nmax_runs = 7\nallowed_origins = ["https://a.example"]\n', encoding="utf-8"
     )
-    loaded = load({"port": 3, "host": None}, environ={"RUNWIRE_PORT": "2", "RUNWIRE_DRAIN_S": "4"}, config_file=file)
+    environ = {"RUNWIRE_PORT": "2", "RUNWIRE_DRAIN_S": "4"}
+    loaded = load({"port": 3, "host": None}, environ=environ, config_file=file, serves=False)
     settings, sources = loaded.settings, loaded.sources
     assert (settings.host, settings.port, settings.max_runs, settings.drain_s) == ("0.0.0.0", 3, 7, 4.0)
     assert settings.allowed_origins == ("https://a.example",)
@@ -88,7 +89,8 @@ def test_origins_are_written_as_browsers_write_them() -> None:
         environ={
             "RUNWIRE_ALLOWED_ORIGINS": "https://A.Example:443, https://b.example:8443",
             "RUNWIRE_PUBLIC_URL": "https://Agents.Example.org:443/runs/",
-        }
+        },
+        serves=False,
     )
     assert loaded.settings.allowed_origins == ("https://a.example", "https://b.example:8443")
     assert loaded.settings.public_url == "https://agents.example.org/runs"
@@ -139,7 +141,7 @@ def test_only_who_serves_is_judged_for_what_would_be_unsafe_to_serve() -> None:
     ],
 )
 def test_url_of_a_database_is_shown_without_its_password(url: str, shown: str) -> None:
-    settings = load({"database_url": url}, environ={}).settings
+    settings = load({"database_url": url}, environ={}, serves=False).settings
     assert settings.shown_url == shown
     assert settings.is_shared
     assert "hush" not in repr(settings)
@@ -155,8 +157,8 @@ def test_setting_out_of_its_bounds_is_refused(name: str, value: object) -> None:
     assert "hush" not in refusal.value.message
 
 
-SHARED = "postgresql://ada:hush@db/runwire"
-SECRET = "s" * 32
+SHARED = "postgresql://ada:hush@db/runwire?sslmode=require"
+SECRET = "0123456789abcdef" * 2
 
 
 def test_roles_are_all_or_some_of_three() -> None:
@@ -202,8 +204,8 @@ def test_what_a_role_needs_is_named_at_once_with_who_wants_it(roles: tuple[str, 
         load({"roles": roles}, environ={})
     assert {fault.partition(":")[0] for fault in refused.value.faults} == missing
     assert all(f"roles {', '.join(roles)} (from the command line)" in fault for fault in refused.value.faults)
-    given = {"database_url": SHARED, "auth_url": "http://auth", "service_secret": SECRET, "public_url": "http://us"}
-    load({"roles": roles, **{name: given[name] for name in missing}}, environ={})
+    given = {"database_url": SHARED, "auth_url": "http://auth", "service_secret": SECRET, "public_url": "https://us"}
+    load({"roles": roles, "management_port": 9000, **{name: given[name] for name in missing}}, environ={})
 
 
 def test_what_must_agree_is_needed_in_development_too_but_only_where_two_must() -> None:
@@ -256,6 +258,6 @@ def test_wrong_address_or_secret_is_refused_without_being_shown(name: str, value
     ],
 )
 def test_url_of_redis_is_shown_without_its_password(url: str, shown: str) -> None:
-    settings = load({"redis_url": url}, environ={}).settings
+    settings = load({"redis_url": url}, environ={}, serves=False).settings
     assert settings.shown_redis_url == shown
     assert "hush" not in repr(settings)
