@@ -11,14 +11,26 @@ from typing import Any
 
 import pytest
 
+PROJECT = """
+[tool.pytest.ini_options]
+markers = ["campaign: long"]
+addopts = "-p no:cacheprovider"
+
+[tool.runwire.test]
+marker = "not campaign"
+
+[tool.runwire.test.categories]
+conformance = { paths = ["tests/conformance"], never_skips = true }
+campaign = { paths = ["tests"], marker = "campaign" }
+"""
 RUNNER = Path(__file__).parent.parent / "unified_test_runner.py"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "tests" / "unit").mkdir(parents=True)
-    (tmp_path / "tests" / "contract").mkdir()
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = campaign: long\naddopts = -p no:cacheprovider\n")
+    (tmp_path / "tests" / "security").mkdir()
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
     shutil.copy(RUNNER, tmp_path / "tests")
     return tmp_path
 
@@ -72,9 +84,9 @@ def test_a_category_whose_folder_is_missing_is_an_error(project: Path) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_empty_category_beside_a_full_one_is_an_error(project: Path, workers: str) -> None:
     write(project, "unit/test_one.py", "def test_true(): pass\n")
-    status, said, report = run(project, "--category", "unit,contract", "--max-workers", workers)
+    status, said, report = run(project, "--category", "unit,security", "--max-workers", workers)
     assert status == 1
-    assert "the category contract has no test" in said
+    assert "the category security has no test" in said
     assert report["counts"]["passed"] == 1
 
 
@@ -106,11 +118,13 @@ def test_the_workers_are_as_many_as_asked_for(project: Path) -> None:
     assert len(list(project.glob("*.pid"))) == 2
 
 
-def test_a_crashed_worker_is_a_failure(project: Path) -> None:
-    write(project, "unit/test_one.py", "import os\ndef test_dies(): os._exit(3)\n")
-    status, said, _ = run(project, "--category", "unit", "--max-workers", "2")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_process_that_dies_is_a_failure_and_says_in_which_test(project: Path, workers: str) -> None:
+    write(project, "unit/test_one.py", "import os\ndef test_lives(): pass\ndef test_dies(): os._exit(0)\n")
+    status, said, report = run(project, "--category", "unit", "--max-workers", workers)
     assert status == 1
-    assert "test_dies" in said
+    assert any("tests/unit/test_one.py::test_dies" in fault for fault in report["faults"]), report["faults"]
+    assert report["tests"]["tests/unit/test_one.py::test_lives"]["outcome"] == "passed", said
 
 
 def test_what_was_skipped_is_named_with_its_reason(project: Path) -> None:

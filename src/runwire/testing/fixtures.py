@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -32,8 +33,24 @@ _SERVERS: Final = pytest.StashKey["list[ServerProcess]"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the setting that names the agent under test."""
+    """Add the setting that names the agent under test, and what `runwire test` says to pytest."""
     parser.addini("runwire_target", "what `runwire dev` serves for the fixture runwire_server", default="agent.py")
+    group = parser.getgroup("runwire", "what `runwire test` says")
+    group.addoption("--runwire-service", action="append", default=[], help="auto, or a service's URL; repeatable")
+    group.addoption("--runwire-record", type=Path, help="file for what becomes of each test")
+    group.addoption("--runwire-together", action="append", default=[], help="folder that one process runs; repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Listen for `runwire test`, in the process that it has started."""
+    record: Path | None = config.getoption("--runwire-record")
+    if record is None or hasattr(config, "workerinput"):  # a process of xdist tells the one that started it
+        return
+    from runwire.testing.recorder import Recorder
+    from runwire.testing.spread import Spread
+
+    config.pluginmanager.register(Recorder(record), "runwire-recorder")
+    config.pluginmanager.register(Spread(config.getoption("--runwire-together")), "runwire-spread")
 
 
 @pytest.fixture(scope="session")
