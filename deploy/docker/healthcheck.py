@@ -13,7 +13,8 @@ _PATIENCE_S = 4.0  # less than the probe's own time-out, so that the reason is s
 def main() -> int:
     """Ask; say why not on standard error."""
     path = f"/health/{sys.argv[1] if len(sys.argv) > 1 else 'live'}"
-    port = int(os.environ.get("RUNWIRE_PORT", "8000"))  # noqa: TID251 - no part of the package: it must not load it
+    environ = os.environ  # noqa: TID251 - no part of the package: it must not load it
+    port = int(environ.get("RUNWIRE_MANAGEMENT_PORT") or environ.get("RUNWIRE_PORT") or 8000)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
     try:
         connection.request("GET", path)

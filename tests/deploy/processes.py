@@ -23,7 +23,7 @@ KUBERNETES = DEPLOY / "kubernetes"
 ANSWERS = {
     "POSTGRES_PASSWORD": "pg" * 12,
     "REDIS_PASSWORD": "rd" * 12,
-    "SERVICE_SECRET": "sv" * 24,
+    "SERVICE_SECRET": "5e9b0c27d1f4a386" * 3,
     "DOMAIN": "agents.example.org",
     "AGENTS_DIR": "/srv/agents",
 }

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 from check_jsonschema.builtin_schemas import get_builtin_schema
-from tests.deploy.processes import COMPOSE, compose_file
+from tests.deploy.processes import COMPOSE, compose_file, image_environ
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def test_gateways_believe_the_proxy_and_nobody_can_have_its_address(services: di
     assert front == {"subnet": "172.30.80.0/24", "ip_range": "172.30.80.128/25"}
     assert int(address.rpartition(".")[2]) < 128
     assert set(services["caddy"]["environment"]["RUNWIRE_UPSTREAMS"].split()) == {"gateway-1:8000", "gateway-2:8000"}
+    assert services["caddy"]["environment"]["RUNWIRE_HEALTH_PORT"] == image_environ()["RUNWIRE_MANAGEMENT_PORT"]
 
 
 def test_everything_that_stays_says_how_it_is_and_comes_back(services: dict[str, dict[str, Any]]) -> None:

@@ -82,8 +82,10 @@ def test_probes_ask_for_what_they_are_for() -> None:
     for one in _of("Deployment").values():
         (container,) = one["spec"]["template"]["spec"]["containers"]
         for probe, path in (("startupProbe", "started"), ("livenessProbe", "live"), ("readinessProbe", "ready")):
-            assert container[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
-        assert container["ports"] == [{"name": "http", "containerPort": 8000}]
+            assert container[probe]["httpGet"] == {"path": f"/health/{path}", "port": "management"}
+        people, machines = container["ports"]
+        assert people == {"name": "http", "containerPort": 8000}
+        assert machines == {"name": "management", "containerPort": 9000}
         # The database has 2 s to answer `ready`; a loop that a user's code blocks for a while must not be killed.
         assert container["readinessProbe"]["timeoutSeconds"] > 2
         patience_s = container["livenessProbe"]["periodSeconds"] * container["livenessProbe"]["failureThreshold"]

@@ -56,6 +56,12 @@ def test_a_server_has_one_role_and_what_the_role_needs(process: Process) -> None
 
 
 @pytest.mark.parametrize("process", SERVERS, ids=_ids)
+def test_nothing_unsafe_is_allowed_but_what_never_leaves_the_machine(process: Process) -> None:
+    allowed = {rule.id for rule in load(environ=process.environ).allowed}
+    assert allowed == ({"database-without-tls", "redis-without-tls"} if process.name.startswith("compose") else set())
+
+
+@pytest.mark.parametrize("process", SERVERS, ids=_ids)
 def test_nobody_is_killed_before_the_drain_is_over(process: Process) -> None:
     settings = _settings(process)
     assert process.stop_s >= process.waits_s + settings.drain_s + AFTER_DRAIN_S
@@ -71,8 +77,9 @@ def test_each_way_to_deploy_has_every_role_and_the_migration() -> None:
 
 
 def test_servers_of_one_machine_listen_on_different_ports() -> None:
-    ports = [_settings(process).port for process in systemd_processes() if process.words == ("serve",)]
-    assert len(set(ports)) == len(ports) == 3
+    units = [_settings(process) for process in systemd_processes() if process.words == ("serve",)]
+    ports = [port for unit in units for port in (unit.port, unit.management_port) if port is not None]
+    assert len(set(ports)) == len(ports) == 4
 
 
 @pytest.mark.parametrize("missing", ["POSTGRES_PASSWORD", "REDIS_PASSWORD", "SERVICE_SECRET", "DOMAIN"])

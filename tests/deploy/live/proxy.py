@@ -128,6 +128,7 @@ class Proxy:
         environ = {
             "RUNWIRE_DOMAIN": self.url,
             "RUNWIRE_UPSTREAMS": f"127.0.0.1:{upstream_port}",
+            "RUNWIRE_HEALTH_PORT": f"{upstream_port}",
             "HOME": f"{self._folder}",
             "CADDY_ADMIN": f"unix/{self._folder}/admin.sock",
         }
