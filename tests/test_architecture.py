@@ -118,3 +118,12 @@ def test_the_import_contracts_are_kept() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "7 kept, 0 broken" in done.stdout
+
+
+def test_every_name_of_the_composition_root_is_found_and_a_command_to_a_server_imports_none_of_it() -> None:
+    code = (
+        "import runwire.cli.accounts, sys; heavy = {'fastapi', 'uvicorn', 'sqlalchemy'} & set(sys.modules)\n"
+        "assert not heavy, heavy; from runwire import app; [getattr(app, name) for name in app.__all__]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr

@@ -4,8 +4,8 @@
 
     from runwire import connect, sign_in, tool, Context, ToolFailed
 
-The names are looked up when they are first used, so that `import runwire` costs nothing (PEP 562); this is the only
-package with such a table.
+The names are looked up when they are first used, so that `import runwire` costs nothing (PEP 562); `runwire.app` is the
+only other package with such a table.
 """
 
 from __future__ import annotations

@@ -170,8 +170,7 @@ class Cluster:
     async def key(self, name: str) -> str:
         """Return a person's API key; the person is made on first use."""
         if name not in self._keys:
-            await self.cli("user", "add", name)
-            self._keys[name] = (await self.cli("token", "create", "--user", name)).strip()
+            self._keys[name] = (await self.cli("user", "add", name, "--with-key")).strip()
         return self._keys[name]
 
     async def cli(self, *words: str, stdin: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""An agent whose run is long enough to happen a lot to: deterministic, about ten seconds, mostly in tools."""
+"""An agent whose run is long enough to happen a lot to: deterministic, about six seconds, mostly in tools."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from runwire.agents.context import Context
 
 async def sail(part: int) -> dict[str, int]:
     """Take a while."""
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.15)
     return {"reached": part}
 
 

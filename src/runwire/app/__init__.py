@@ -1,12 +1,22 @@
-"""The composition root: the only room that knows all others."""
+"""The composition root: the only room that knows all others.
 
-from runwire.app.administration import administer, members, migrate, where
-from runwire.app.archives import Ages, Progress, Tidied, back_up, export, figures, import_from, restored, tidy
-from runwire.app.audit import audit_rows
-from runwire.app.cluster import Layout, run_cluster
-from runwire.app.issuers import examine_issuers
-from runwire.app.people import Gone, erase, hand_over, reconcile
-from runwire.app.process import running, serve
+Its names are looked up when they are first used, as those of the root package: a command that asks a running server
+needs none of what a server is made of, and would import it for a second.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from runwire.app.administration import administer, members, migrate, where
+    from runwire.app.archives import Ages, Progress, Tidied, back_up, export, figures, import_from, restored, tidy
+    from runwire.app.audit import audit_rows
+    from runwire.app.cluster import Layout, run_cluster
+    from runwire.app.issuers import examine_issuers
+    from runwire.app.people import Gone, erase, hand_over, reconcile
+    from runwire.app.process import running, serve
 
 __all__ = [
     "Ages",
@@ -33,3 +43,21 @@ __all__ = [
     "tidy",
     "where",
 ]
+
+_HOMES: Final = {
+    "administration": ("administer", "members", "migrate", "where"),
+    "archives": (*("Ages", "Progress", "Tidied", "back_up", "export", "figures", "import_from", "restored", "tidy"),),
+    "audit": ("audit_rows",),
+    "cluster": ("Layout", "run_cluster"),
+    "issuers": ("examine_issuers",),
+    "people": ("Gone", "erase", "hand_over", "reconcile"),
+    "process": ("running", "serve"),
+}
+_HOME_OF: Final = {name: f"runwire.app.{module}" for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name from its module."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'runwire.app' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

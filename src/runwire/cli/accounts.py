@@ -24,12 +24,17 @@ def add(
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password's line from stdin.")
     ] = False,
+    with_key: Annotated[
+        bool, typer.Option("--with-key", help="Print a new API key of the user, and nothing else.")
+    ] = False,
 ) -> None:
     """Add a user; an existing one is an error."""
     password = read_password() if password_stdin else None
     made = ask(data_dir, "user_add", name=name, password=password, roles=role or ["user"])
-    typer.echo(f"added {name} ({made['user']})")
-    if password is None:
+    typer.echo(f"added {name} ({made['user']})", err=with_key)
+    if with_key:
+        typer.echo(ask(data_dir, "token_create", name=name, ttl_s=None, scopes=None, label="")["key"])
+    elif password is None:
         folder = same_folder(data_dir)
         typer.echo(
             f"Without a password: set one with `runwire user password {name}{folder}`,"

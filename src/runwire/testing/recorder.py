@@ -109,7 +109,8 @@ class Results:
             self.broken.setdefault(line["broken"], line["evidence"])
         if "began" in line:
             self.open[line["began"]] = None
-        self.open.pop(line.get("ended"), None)
+        if "ended" in line:
+            self.open.pop(line["ended"], None)
         if "test" not in line:
             return
         record = self.tests.setdefault(line["test"], Record())

@@ -126,11 +126,10 @@ class ServerProcess:
 
     async def create_user(self, name: str, *, role: str | None = None, password: str | None = None) -> str:
         """Create a user by the command line and return an API key of that user."""
-        words = ["user", "add", name, *(("--role", role) if role else ())]
+        words = ["user", "add", name, "--with-key", *(("--role", role) if role else ())]
         if password is not None:
             words.append("--password-stdin")
-        await self.cli(*words, stdin=password)
-        return await self.create_token(name)
+        return (await self.cli(*words, stdin=password)).strip()
 
     async def create_token(self, user: str) -> str:
         """Return a new API key of a user, made by the command line."""

@@ -125,6 +125,15 @@ def test_a_key_is_listed_without_what_proves_it_and_revoked_by_its_id(runwire: R
     assert (bad.status, bad.out, "scope" in bad.err) == (1, "", True)
 
 
+def test_a_user_may_be_added_with_a_key_which_is_all_that_is_printed(runwire: Runwire) -> None:
+    added = runwire("user", "add", "ann", "--with-key")
+    (row,) = runwire("token", "list", "--user", "ann", "--json").json()
+    assert tokens.read_api_key(added.out.strip()).key == row["key"]
+    assert added.err.startswith("added ann (usr_")
+    again = runwire("user", "add", "ann", "--with-key")
+    assert (again.status, again.out) == (1, "")
+
+
 def test_invitations_are_shown_once_listed_by_their_id_and_taken_back(runwire: Runwire) -> None:
     secret = runwire("user", "invite", "--role", "operator").out.strip()
     (row,) = runwire("user", "invite", "--list", "--json").json()
