@@ -11,7 +11,6 @@ import msgspec
 
 from runwire.auth.service import users
 from runwire.auth.service.accounts import Accounts, Entry, key_state
-from runwire.auth.service.clients import end_key
 from runwire.errors import NotFound, ProtocolError
 from runwire.runtime.withdrawal import REVOKED
 from runwire.storage.base import AuditEntry, Bus, BusMessage, Storage, UserRow, Wake
@@ -222,7 +221,7 @@ class AccountVerbs:
             sentence = f"There is no API key {key}; `runwire token list --user NAME` shows those of a user."
             raise NotFound(sentence, field="key")
         entry = _entry(arguments, "key.revoke", key)
-        is_done = await end_key(self._auth, row, reason="operator", audit=entry)
+        is_done = await self._auth.revoke_key(key, reason="operator", audit=entry)
         self._wake()
         return {"name": row.holder.name, "is_done": is_done}
 

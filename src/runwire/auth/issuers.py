@@ -18,6 +18,7 @@ One issuer, as in `runwire.toml`:
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import re
@@ -144,11 +145,13 @@ class _Table:
             raise ValueError(f"{where}: must be a table")  # noqa: TRY004 - what pydantic shows
         self.where = where
         self._left = dict(value)
+        self._known: list[str] = []  # what was asked for
 
     def fault(self, name: str, sentence: str) -> ValueError:
         return ValueError(f"{self.where}: {name}: {sentence}")
 
     def take(self, name: str) -> Any:
+        self._known.append(name)
         return self._left.pop(name, None)
 
     def text(self, name: str) -> str | None:
@@ -185,7 +188,10 @@ class _Table:
 
     def end(self) -> None:
         if self._left:
-            raise ValueError(f"{self.where}: there is no {min(map(str, self._left))[:40]} here")
+            name = min(map(str, self._left))[:40]
+            near = difflib.get_close_matches(name, self._known, n=1)
+            meant = f" (did you mean `{near[0]}`?)" if near else ""
+            raise ValueError(f"{self.where}: there is no {name} here{meant}")
 
 
 def _read(number: int, value: object) -> Issuer:

@@ -141,7 +141,8 @@ class AuthView:
         self._left = dict.fromkeys(row.user for row in sorted(gone, key=lambda row: row.valid_from))
         self._sessions = dict(snapshot.revoked_sessions)
         self._keys = dict(snapshot.revoked_keys)
-        self._kids = set(snapshot.revoked_kids)
+        # And those known before: a backup in the place of the tables knows of no revocation since. No kid comes twice.
+        self._kids.update(snapshot.revoked_kids)
         self._generation = snapshot.generation
         self._cursor = snapshot.head
         self._confirmed_s = began_s

@@ -137,9 +137,28 @@ class AuthStore(Audit, Protocol):
         ...
 
     async def set_password(
-        self, user: str, password_hash: str, *, keep_session: str | None = None, audit: AuditEntry | None = None
+        self,
+        user: str,
+        password_hash: str,
+        *,
+        keep_session: str | None = None,
+        expected_hash: str | None = None,
+        audit: AuditEntry | None = None,
     ) -> UserRow:
-        """Replace the password; every other session, and each reset and link, ends (ASVS 7.4.3). Raises NotFound."""
+        """Replace the password; every other session, and each reset and link, ends (ASVS 7.4.3).
+
+        Args:
+            user: the id.
+            password_hash: argon2id.
+            keep_session: one that goes on.
+            expected_hash: of who changes their own: what the old password was checked against; None: somebody else
+                replaces it, whatever it is.
+            audit: who did it.
+
+        Raises:
+            NotFound: no such user.
+            Conflict: with `expected_hash`: the password is another one by now, or `keep_session` is not live.
+        """
         ...
 
     async def create_reset(self, user: str, *, secret_hash: bytes, ttl_s: int, audit: AuditEntry | None = None) -> None:
@@ -171,6 +190,16 @@ class AuthStore(Audit, Protocol):
         audit: AuditEntry | None = None,
     ) -> SessionRow:
         """Create a session, iff the user is active and still in that epoch.
+
+        Args:
+            user: the id.
+            session: a new id.
+            epoch: in which the credential was good.
+            client: who asked; an API key's id: that must be live, and the session ends with it.
+            refresh_key: HMAC key of its refresh tokens.
+            ttl_s: its absolute life.
+            address: where the sign-in came from; "": not known.
+            audit: who did it.
 
         Raises:
             Conflict: access was withdrawn between the check of the credential and this write.
@@ -231,7 +260,8 @@ class AuthStore(Audit, Protocol):
         Args:
             user: the id.
             keep_session: one that goes on.
-            with_keys: API keys made before `before` end, too, each with its event, and the epoch moves.
+            with_keys: API keys made before `before` end, too, each with its event and the sessions that were got by it,
+                and the epoch moves.
             before: ms UTC: sessions made at that time or later go on; None: none does.
             reason: a stable word.
             audit: who did it.
@@ -296,7 +326,10 @@ class AuthStore(Audit, Protocol):
         ...
 
     async def revoke_key(self, key: str, *, reason: str, audit: AuditEntry | None = None) -> bool:
-        """End an API key for good. Returns whether it was live; a repeat writes nothing."""
+        """End an API key, and each session whose client it is, for good.
+
+        Returns whether it was live; a repeat writes nothing.
+        """
         ...
 
     # Signing keys
@@ -315,6 +348,7 @@ class AuthStore(Audit, Protocol):
         *,
         activate_in_s: int,
         retire_others_in_s: int | None,
+        at_most: int | None = None,
         audit: AuditEntry | None = None,
     ) -> list[SigningKeyRow]:
         """Create a signing key beside those there are, and return those in force as `signing_keys` does.
@@ -324,10 +358,11 @@ class AuthStore(Audit, Protocol):
             private_jwk: JSON.
             activate_in_s: when it begins to sign; until then others learn it from the JWKS.
             retire_others_in_s: when the others leave the JWKS, not before this one signs; None: they stay.
+            at_most: how many may be in force with the new one; None: any number.
             audit: who did it.
 
         Raises:
-            Conflict: there is a key of this kid, or was.
+            Conflict: there is a key of this kid, or was (field `kid`); there would be more than `at_most`.
         """
         ...
 

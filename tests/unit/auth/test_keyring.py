@@ -11,7 +11,7 @@ from runwire.auth import tokens
 from runwire.auth.service import keyring as rings
 from runwire.auth.service import users
 from runwire.auth.service.keyring import JWKS_MAX_AGE_S, SKEW_S, Keyring
-from runwire.errors import NotFound, Unavailable
+from runwire.errors import Conflict, NotFound, Unavailable
 from runwire.storage.base import AuthStore, SigningKeyRow
 from runwire.storage.memory.auth import MemoryAuthStore
 
@@ -137,6 +137,36 @@ async def test_keys_go_on_while_the_store_is_away_and_it_is_asked_once_a_second(
     clock.move(2)
     assert await _kid(ring) == kid
     assert store.reads == before + 2
+
+
+async def test_so_many_keys_are_in_force_at_most_and_the_next_rotation_waits_for_one_to_leave() -> None:
+    clock = FakeClock()
+    store = MemoryAuthStore(clock=clock.ms)
+    ring = _ring(store, clock)
+    await _kid(ring)
+    for _ in range(7):
+        await rings.rotate(store, access_ttl_s=TTL_S)
+    with pytest.raises(Conflict):
+        await rings.rotate(store, access_ttl_s=TTL_S)
+    assert len(await ring.published()) == 8
+    clock.move(JWKS_MAX_AGE_S + SKEW_S + TTL_S + SKEW_S + 1)
+    await rings.rotate(store, access_ttl_s=TTL_S)
+    assert len(await ring.published()) == 2
+
+
+async def test_a14_a_running_service_goes_on_with_a_new_key_when_a_backup_is_put_back(tmp_path: Path) -> None:
+    """A14: the keys of the backup are gone with its sessions, and what a running service had in memory goes too."""
+    async with open_house("sqlite", tmp_path) as house:
+        ring, other = _ring(house.store, house.clock), _ring(house.store, house.clock)
+        old = await _kid(ring)
+        assert await _kid(other) == old
+        database = house.store._database  # type: ignore[attr-defined]  # no verb of ours restores under a running one
+        await database.write(lambda db: db.execute("DELETE FROM auth_signing_key").rowcount)
+        house.clock.move(1.01)
+        new = await _kid(ring)
+        assert new != old
+        assert await _kid(other) == new, "both services, and one key"
+        assert list(await other.published()) == [new]
 
 
 async def test_b06_a_rotation_refuses_nobody_at_any_moment(tmp_path: Path) -> None:

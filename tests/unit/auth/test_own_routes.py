@@ -16,7 +16,6 @@ from tests.unit.auth.house import SECRET, House, all_at_once, open_house
 
 from runwire.auth import tokens
 from runwire.auth.service import users
-from runwire.auth.service.clients import end_key
 from runwire.errors import Unavailable
 from runwire.storage.base import AuditEntry
 
@@ -267,6 +266,30 @@ async def test_who_knows_the_old_password_gets_nothing_past_a_reset_meanwhile(
     await signed_in(house, "ada", OTHER)
 
 
+@pytest.mark.parametrize("meanwhile", ["another change", "a sign-out"])
+async def test_a08_who_is_overtaken_at_the_last_moment_changes_no_password(
+    house: House, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """A8: of two changes that both know the old password one wins, though all was right before the other's write."""
+    thief = await signed_in(house, "ada")
+    session = await thief.session()
+    overtaken = type(house.store).set_password
+
+    async def set_password(store: Any, user: str, password_hash: str, **options: Any) -> Any:
+        monkeypatch.undo()
+        if meanwhile == "another change":
+            await users.set_password(house.store, "ada", OTHER, settings=house.settings)
+        else:
+            await house.store.revoke_session(session, reason="signed_out")
+        return await overtaken(store, user, password_hash, **options)
+
+    monkeypatch.setattr(type(house.store), "set_password", set_password)
+    answer = await thief.ask("POST", "/auth/password", {"old": PASSWORD, "new": "the thief's own"})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert await audited(house, "password.change") == []
+    await signed_in(house, "ada", OTHER if meanwhile == "another change" else PASSWORD)
+
+
 async def reset_of(house: House, name: str, ttl_s: int = 600) -> str:
     row = await house.store.user_by_name(name)
     assert row
@@ -454,10 +477,39 @@ async def test_everybody_registers_where_that_is_said_but_not_without_a_limit(tm
         assert row
         assert row.roles == ("user",)
         await signed_in(house, "eve", OTHER)
-        answers = [await register(house) for _ in range(house.settings.address_burst)]
-        assert {answer.status_code for answer in answers[:-3]} == {409}
-        assert answers[-1].status_code == 429
-        await signed_in(house, "eve", OTHER)
+        answers = [await register(house, password=PASSWORD) for _ in range(house.settings.account_burst + 1)]
+        assert {(answer.status_code, answer.json().get("field")) for answer in answers[:-1]} == {(409, "user")}
+        assert answers[-1].status_code == 429, "each of them is a try of her password"
+        assert len(await audited(house, "session.refuse")) == house.settings.account_burst
+        answers = [await register(house, user=f"eve{n}") for n in range(house.settings.address_burst)]
+        assert (answers[0].status_code, answers[-1].status_code) == (201, 429)
+
+
+@pytest.mark.parametrize("registration", ["invite", "open"])
+async def test_whoever_registers_again_because_no_answer_came_is_signed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registration: str
+) -> None:
+    """A15: the service dies between the account and its session; the same request again makes no second account."""
+    async with registering(tmp_path, registration) as house:
+        body = {"invite": await invited(house)} if registration == "invite" else {}
+        create = type(house.store).create_session
+
+        async def dies(*_: Any, **__: Any) -> Any:
+            raise Unavailable("The database refused the work; try again.")
+
+        monkeypatch.setattr(type(house.store), "create_session", dies)
+        assert (await register(house, **body)).status_code == 503
+        monkeypatch.setattr(type(house.store), "create_session", create)
+        row = await house.store.user_by_name("eve")
+        assert row, "the account is there, and the invitation used"
+        stranger = await register(house, password=PASSWORD, **body)
+        assert (stranger.status_code, stranger.json()["field"]) == ((403, "invite") if body else (409, "user"))
+        again = [await register(house, **body) for _ in range(2)]
+        assert [(answer.status_code, answer.json()["user"]) for answer in again] == [(201, row.user)] * 2
+        assert row.roles == (("operator",) if body else ("user",))
+        assert [user.name for user in await house.store.list_users()] == ["eve"]
+        await house.store.disable_user(row.user)
+        assert (await register(house, **body)).status_code == stranger.status_code, "knowing it is not enough"
 
 
 # Tokens of services
@@ -563,8 +615,7 @@ async def test_a_services_tokens_end_with_its_key_and_no_others(house: House, ho
         owner = await signed_in(house, "robot")
         assert (await owner.ask("DELETE", f"/auth/keys/{robot.key}")).status_code == 204
     else:
-        entry = AuditEntry(actor=None, actor_kind="operator", action="key.revoke")
-        assert await end_key(house.store, row, reason="operator", audit=entry)
+        assert await house.store.revoke_key(row.key, reason="operator")
     assert not await house.is_active(dead)
     assert await house.is_active(good)
 

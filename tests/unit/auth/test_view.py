@@ -182,6 +182,14 @@ def test_revocations_of_a_snapshot_count() -> None:
     assert view.is_current(identity(session="ses_2"))
 
 
+def test_a14_a_signing_key_revoked_since_the_backup_stays_so_when_that_is_put_back() -> None:
+    """A14: the backup does not know, and JWKS that were read before may still show the key for minutes."""
+    view = AuthView()
+    view.load(snapshot(users=[ADA], revoked_kids=["stolen"]), began_s=0)
+    view.load(snapshot(users=[ADA], revoked_kids=["older"], generation="restored"), began_s=1)
+    assert [view.is_kid_revoked(kid) for kid in ("stolen", "older", "good")] == [True, True, False]
+
+
 def test_freshness_goes_from_fresh_over_stale_to_expired() -> None:
     view = loaded()
     ages = (0.0, 1.0, 1.001, 30.0, 30.001, 1e9)

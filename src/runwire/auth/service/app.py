@@ -32,7 +32,7 @@ from runwire.auth.service.requests import address_of, bearer, form_of, read_keys
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.standing import Standing
 from runwire.auth.service.tries import Tries
-from runwire.errors import Forbidden, ProtocolError, Unauthenticated
+from runwire.errors import Conflict, Forbidden, ProtocolError, Unauthenticated
 from runwire.storage.base import AuthStore
 
 __all__ = ["make_auth_app"]
@@ -131,7 +131,19 @@ def _sessions(store: AuthStore, grants: Grants, standing: Standing) -> APIRouter
     async def register(request: Request) -> Response:
         """Make an account with `{user, password}`, where it is asked for with an `invite`, and sign it in."""
         wanted = await read_json(request, RegisterBody)
-        granted = await grants.register(wanted.user, wanted.password, wanted.invite, address=address_of(request))
+        later = BackgroundTasks()
+        try:
+            granted = await grants.register(
+                wanted.user,
+                wanted.password,
+                wanted.invite,
+                address=address_of(request),
+                refused=lambda entry: later.add_task(store.record, entry),
+            )
+        except (Conflict, Forbidden) as error:
+            answer = problem(error)
+            answer.background = later
+            return answer
         return _tokens(granted, status=201)
 
     @router.delete("/auth/sessions/current", status_code=204, response_class=Response)

@@ -19,9 +19,9 @@ from runwire.auth.service.users import normal_name
 from runwire.auth.sessions import is_key_live
 from runwire.errors import ProtocolError, Unauthenticated
 from runwire.protocol.ids import is_own_id
-from runwire.storage.base import AuditEntry, AuthStore, KeyRow, SessionRow
+from runwire.storage.base import AuthStore, KeyRow, SessionRow
 
-__all__ = ["Client", "client_of", "end_key", "is_of_key", "proved_key"]
+__all__ = ["Client", "client_of", "is_of_key", "proved_key"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +82,6 @@ async def proved_key(store: AuthStore, client: Client) -> KeyRow:
 def is_of_key(row: SessionRow) -> bool:
     """Return whether a session is that of a program's token, which ends with the API key it was got by."""
     return is_own_id(row.client, "key")
-
-
-async def end_key(store: AuthStore, row: KeyRow, *, reason: str, audit: AuditEntry) -> bool:
-    """End an API key, and the tokens that were got by it; return whether it was live."""
-    # The key first: who gets a token looks at the key once more when its session is there.
-    was_live = await store.revoke_key(row.key, reason=reason, audit=audit)
-    for session in await store.list_sessions(row.holder.user):
-        if session.client == row.key:
-            await store.revoke_session(session.session, reason="key_revoked")
-    return was_live
 
 
 def _unproved() -> Unauthenticated:

@@ -17,7 +17,7 @@ from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.service.tries import Tries
 from runwire.auth.service.users import normal_name
-from runwire.auth.sessions import Turn, is_key_live, turn
+from runwire.auth.sessions import Turn, turn
 from runwire.errors import Conflict, Forbidden, NotFound, ProtocolError, Unauthenticated, Unavailable
 from runwire.protocol.ids import new_id
 from runwire.storage.base import AuditEntry, AuthStore, SessionRow, UserRow
@@ -134,8 +134,20 @@ class Grants:
         self._tries.give_back("", address)
         return granted
 
-    async def register(self, name: str, password: str, invite: str | None, *, address: str) -> Granted:
+    async def register(
+        self, name: str, password: str, invite: str | None, *, address: str, refused: Callable[[AuditEntry], None]
+    ) -> Granted:
         """Make an account and sign it in; an invitation is used up in the same write, and says the roles.
+
+        Whoever repeats it, because the answer was lost or this process died between the two, is signed in: as anybody
+        who knows name and password.
+
+        Args:
+            name: as typed.
+            password: as typed.
+            invite: the invitation's secret.
+            address: where the person is; "": not known.
+            refused: as of `by_password`.
 
         Raises:
             Forbidden: nobody may register, or only with an invitation, or this one is not good any more.
@@ -162,9 +174,13 @@ class Grants:
                 invite_hash=None if invite is None else tokens.secret_hash(invite),
                 audit=entry,
             )
-        except NotFound as error:
-            raise Forbidden(error.message, field="invite") from None
-        except Conflict:
+        except (NotFound, Conflict) as error:
+            try:
+                return await self.by_password(name, password, address=address, refused=refused)
+            except Unauthenticated:
+                pass
+            if isinstance(error, NotFound):
+                raise Forbidden(error.message, field="invite") from None
             raise Conflict("This name is taken; choose another one.", field="user") from None
         _log.info("user_registered", user=holder.user)
         return await self._sign_in(holder, by="register", address=address)
@@ -216,12 +232,6 @@ class Grants:
         if key.expires_at is not None:
             ttl_s = max(min(ttl_s, (key.expires_at - key.read_at) // 1000), 1)
         row = await self._open(key.holder, by="key", address=address, client=key.key, ttl_s=ttl_s)
-        # Looked at when the session is there: who ends a key looks for its sessions afterwards.
-        now = await self._store.key(key.key)
-        if now is None or not is_key_live(now):
-            await self._store.revoke_session(row.session, reason="key_revoked")
-            self._changed()
-            raise Unauthenticated("This API key has ended meanwhile.")
         text = await self._access_token(row, client_id=key.holder.name, scope=" ".join(wanted), ttl_s=ttl_s)
         return Granted(
             user=row.holder.user,

@@ -22,6 +22,7 @@ __all__ = ["JWKS_MAX_AGE_S", "SKEW_S", "Keyring", "key_state", "new_signing_key"
 JWKS_MAX_AGE_S: Final = 300  # how long others may keep a JWKS
 SKEW_S: Final = 2 * tokens.LEEWAY_S  # between two clocks that are each within what is forgiven
 
+_MAX_IN_FORCE: Final = 8  # each is in the JWKS that everybody reads; one rotation after the other needs 2
 _GOOD_S: Final = 1.0  # how long a read is believed: other processes revoke keys, too
 _RETRY_S: Final = 1.0  # after a failed read, while there are keys to go on with
 _READ_DEADLINE_S: Final = 2.0  # less than a backend waits for the JWKS
@@ -151,6 +152,7 @@ async def rotate(store: AuthStore, *, access_ttl_s: int, audit: AuditEntry | Non
         The new key.
 
     Raises:
+        Conflict: 8 are in force; each leaves minutes after the next one signs, or by `revoke`.
         Unavailable: the store does not answer.
     """
     kid, private_jwk = new_signing_key()
@@ -160,6 +162,7 @@ async def rotate(store: AuthStore, *, access_ttl_s: int, audit: AuditEntry | Non
         private_jwk,
         activate_in_s=activate_in_s,
         retire_others_in_s=activate_in_s + access_ttl_s + SKEW_S,
+        at_most=_MAX_IN_FORCE,
         audit=audit,
     )
     return next(row for row in rows if row.kid == kid)

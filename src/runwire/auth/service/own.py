@@ -10,10 +10,8 @@ from typing import Final
 from runwire.auth import tokens
 from runwire.auth.service.accounts import key_state
 from runwire.auth.service.callers import Caller
-from runwire.auth.service.clients import end_key
 from runwire.auth.service.passwords import Passwords
 from runwire.auth.service.tries import Tries
-from runwire.auth.sessions import is_session_live
 from runwire.errors import Conflict, Forbidden, NotFound, ProtocolError, RunwireError, Unauthenticated
 from runwire.protocol.ids import new_id
 from runwire.storage.base import AuditEntry, AuthStore, KeyRow, SessionRow
@@ -86,12 +84,14 @@ class OwnAccount:
         if not is_right:
             await self.store.record(caller.entry("password.refuse", caller.user))
             raise Forbidden("The old password is wrong.", field="old")
-        # Hashing takes its time: whoever had their password reset in it must not have it set back by a thief.
-        row = await self.store.session(caller.session or "")
-        if row is None or not is_session_live(row) or await self.store.password_hash(caller.user) != stored:
-            raise Unauthenticated("Your access was withdrawn meanwhile; sign in again.")
         entry = caller.entry("password.change")
-        await self.store.set_password(caller.user, hashed, keep_session=caller.session, audit=entry)
+        try:
+            # Hashing takes its time: whoever had their password reset in it must not have it set back by a thief.
+            await self.store.set_password(
+                caller.user, hashed, keep_session=caller.session, expected_hash=stored, audit=entry
+            )
+        except (Conflict, NotFound):
+            raise Unauthenticated("Your access was withdrawn meanwhile; sign in again.") from None
         self.changed()
         self.tries.give_back(caller.name, caller.address)
 
@@ -148,5 +148,5 @@ class OwnAccount:
         row = await self.store.key(key)
         if row is None or row.holder.user != caller.user:
             raise NotFound("There is no such API key of yours.", field="key")
-        await end_key(self.store, row, reason="revoked", audit=caller.entry("key.revoke"))
+        await self.store.revoke_key(key, reason="revoked", audit=caller.entry("key.revoke"))
         self.changed()

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 
 from runwire.auth import tokens
-from runwire.auth.service.clients import end_key
 from runwire.auth.service.keyring import Keyring
 from runwire.auth.service.settings import AuthSettings
 from runwire.auth.sessions import is_key_live, is_session_live
@@ -107,7 +106,7 @@ class Standing:
             if tokens.is_api_key(token):
                 row = await self.live_key(token)
                 entry = _entry("key.revoke", row.holder, address, by="token")
-                if await end_key(self._store, row, reason="revoked", audit=entry):
+                if await self._store.revoke_key(row.key, reason="revoked", audit=entry):
                     _log.info("key_revoked", user=row.holder.user, key=row.key)
                     self._changed()
                 return

@@ -17,6 +17,7 @@ from runwire.storage.base_auth import (
     TicketRow,
     UserRow,
 )
+from runwire.storage.conflicts import too_many_signing_keys
 from runwire.storage.external import names_for
 from runwire.storage.memory.auth_tables import changed_to
 from runwire.storage.memory.auth_users import MemoryUsers
@@ -114,12 +115,15 @@ class MemoryAuthStore(MemoryUsers):
         *,
         activate_in_s: int,
         retire_others_in_s: int | None,
+        at_most: int | None = None,
         audit: AuditEntry | None = None,
     ) -> list[SigningKeyRow]:
         """Create a signing key beside those there are, and return those in force. Raises Conflict."""
         with self._lock:
             if kid in self._signing_keys:
                 raise Conflict("There is a signing key of this name already.", field="kid")
+            if at_most is not None and len(self._in_force()) >= at_most:
+                raise too_many_signing_keys(at_most)
             at = self._clock()
             if retire_others_in_s is not None:
                 retires_at = at + max(retire_others_in_s, activate_in_s) * 1000

@@ -100,6 +100,22 @@ class AuthTables:
     def _live_keys(self, user: str) -> list[KeyRow]:
         return [row for row in self._keys.values() if row.holder.user == user and row.revoked_at is None]
 
+    def _is_live(self, session: str) -> bool:
+        row = None if session not in self._sessions else self._read(self._sessions[session])
+        return (
+            row is not None
+            and row.revoked_at is None
+            and row.expires_at > row.read_at
+            and row.holder.status == "active"
+            and row.holder.epoch == row.epoch
+        )
+
+    def _is_ended_key(self, client: str) -> bool:
+        row = self._keys.get(client)
+        if row is None:
+            return False
+        return row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._clock())
+
     def _read(self, row: Any) -> Any:
         """Return a session or key as a join would: with the holder and the clock of now."""
         return changed_to(row, holder=self._users[row.holder.user], read_at=self._clock())
@@ -116,6 +132,8 @@ class AuthTables:
             return False
         self._keys[row.key] = changed_to(row, revoked_at=self._clock())
         self._append(AuthKind.KEY_REVOKED, user=row.holder.user, key=row.key, reason=reason)
+        for session in [held for held in self._live_sessions(row.holder.user) if held.client == row.key]:
+            self._revoke_session(session, reason="key_revoked")
         return True
 
     def _append(self, kind: AuthKind, **fields: Any) -> None:

@@ -8,6 +8,7 @@ from runwire.errors import Conflict, NotFound
 from runwire.protocol.ids import new_id
 from runwire.storage.base_audit import AuditEntry
 from runwire.storage.base_auth import AuthKind, SessionRow, UserRow
+from runwire.storage.conflicts import changed_meanwhile
 from runwire.storage.external import is_reserved
 from runwire.storage.memory.auth_tables import AuthTables, changed_to
 
@@ -135,11 +136,22 @@ class MemoryUsers(AuthTables):
             return self._passwords.get(user)
 
     async def set_password(
-        self, user: str, password_hash: str, *, keep_session: str | None = None, audit: AuditEntry | None = None
+        self,
+        user: str,
+        password_hash: str,
+        *,
+        keep_session: str | None = None,
+        expected_hash: str | None = None,
+        audit: AuditEntry | None = None,
     ) -> UserRow:
-        """Replace the password and revoke every other session. Raises NotFound."""
+        """Replace the password and revoke every other session. Raises NotFound, Conflict."""
         with self._lock:
-            return self._set_password(self._existing(user), password_hash, keep_session, audit)
+            row = self._existing(user)
+            if expected_hash is not None:
+                is_kept = keep_session is None or self._is_live(keep_session)
+                if self._passwords.get(user) != expected_hash or not is_kept:
+                    raise changed_meanwhile()
+            return self._set_password(row, password_hash, keep_session, audit)
 
     def _set_password(self, row: UserRow, password_hash: str, keep: str | None, audit: AuditEntry | None) -> UserRow:
         self._passwords[row.user] = password_hash
@@ -185,7 +197,7 @@ class MemoryUsers(AuthTables):
         """Create a session, iff the user is active and still in that epoch. Raises Conflict."""
         with self._lock:
             holder, at = self._users.get(user), self._clock()
-            if holder is None or holder.status != "active" or holder.epoch != epoch:
+            if holder is None or holder.status != "active" or holder.epoch != epoch or self._is_ended_key(client):
                 raise Conflict("Access was withdrawn meanwhile; sign in again.")
             row = SessionRow(
                 session=session,
@@ -223,13 +235,10 @@ class MemoryUsers(AuthTables):
     async def rotate_session(self, session: str, *, counter: int) -> bool:
         """Move the counter by one, iff it is there and the session is live."""
         with self._lock:
-            found, at = self._sessions.get(session), self._clock()
-            row = None if found is None else self._read(found)
-            if row is None or row.counter != counter or row.revoked_at is not None or row.expires_at <= at:
+            if not self._is_live(session) or self._sessions[session].counter != counter:
                 return False
-            if row.holder.status != "active" or row.holder.epoch != row.epoch:
-                return False
-            self._sessions[session] = changed_to(row, counter=counter + 1, rotated_at=at)
+            row = self._read(self._sessions[session])
+            self._sessions[session] = changed_to(row, counter=counter + 1, rotated_at=row.read_at)
             return True
 
     async def revoke_session(self, session: str, *, reason: str, audit: AuditEntry | None = None) -> bool:

@@ -19,6 +19,7 @@ from runwire.storage.base_auth import (
     TicketRow,
     UserRow,
 )
+from runwire.storage.conflicts import too_many_signing_keys
 from runwire.storage.external import names_for, subject_hash
 from runwire.storage.postgres import auth_rows as rows
 from runwire.storage.postgres.auth_rows import SQL, audit_text, listed, unknown_user
@@ -106,14 +107,17 @@ class PostgresAuthStore(PostgresUsers):
         *,
         activate_in_s: int,
         retire_others_in_s: int | None,
+        at_most: int | None = None,
         audit: AuditEntry | None = None,
     ) -> list[SigningKeyRow]:
         """Create a signing key beside those there are, and return those in force. Raises Conflict."""
         retire_in_ms = None if retire_others_in_s is None else retire_others_in_s * 1000
-        values = (kid, private_jwk, activate_in_s * 1000, retire_in_ms, audit_text(audit))
+        values = (kid, private_jwk, activate_in_s * 1000, retire_in_ms, at_most, audit_text(audit))
         at = await self._value("add_signing_key", *values)
         if at is None:
             raise Conflict("There is a signing key of this name already.", field="kid")
+        if at < 0:
+            raise too_many_signing_keys(at_most or 0)
         return await self._signing_keys(at)
 
     async def signing_keys(self, *, with_ended: bool = False) -> list[SigningKeyRow]:

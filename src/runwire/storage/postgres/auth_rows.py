@@ -19,6 +19,7 @@ from runwire.storage.base_auth import (
     SigningKeyRow,
     UserRow,
 )
+from runwire.storage.conflicts import changed_meanwhile
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.sql import load
 
@@ -64,6 +65,8 @@ class AuthTables:
         row = await self._row(block, *values)
         if row is None:
             raise unknown_user()
+        if row["fault"] == "changed":
+            raise changed_meanwhile()
         if row["fault"] is not None:
             raise Conflict("This is the last active administrator; make another one first.", field="user")
         return user(row)

@@ -86,10 +86,17 @@ class PostgresUsers(AuthTables):
         return found
 
     async def set_password(
-        self, user: str, password_hash: str, *, keep_session: str | None = None, audit: AuditEntry | None = None
+        self,
+        user: str,
+        password_hash: str,
+        *,
+        keep_session: str | None = None,
+        expected_hash: str | None = None,
+        audit: AuditEntry | None = None,
     ) -> UserRow:
-        """Replace the password and revoke every other session. Raises NotFound."""
-        return await self._change("set_password", user, password_hash, keep_session, audit_text(audit))
+        """Replace the password and revoke every other session. Raises NotFound, Conflict."""
+        values = (user, password_hash, keep_session, expected_hash, audit_text(audit))
+        return await self._change("set_password", *values)
 
     async def create_reset(self, user: str, *, secret_hash: bytes, ttl_s: int, audit: AuditEntry | None = None) -> None:
         """Keep the hash of a one-time password reset. Raises NotFound."""

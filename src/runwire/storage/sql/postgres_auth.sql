@@ -61,7 +61,7 @@ SELECT id, name, status, epoch, roles, created_at, valid_from, at, fault FROM ru
 SELECT id, name, status, epoch, roles, created_at, valid_from, at, fault FROM runwire_auth_delete_user($1, $2, $3, $4)
 
 -- name: set_password
-SELECT id, name, status, epoch, roles, created_at, valid_from, at, fault FROM runwire_auth_set_password($1, $2, $3, $4, $5)
+SELECT id, name, status, epoch, roles, created_at, valid_from, at, fault FROM runwire_auth_set_password($1, $2, $3, $4, $5, $6)
 
 -- name: create_reset
 SELECT runwire_auth_create_reset($1, $2, $3, $4, $5)
@@ -155,7 +155,7 @@ UPDATE auth_key k SET last_used_at = clock.at FROM clock, stale WHERE k.id = sta
 SELECT runwire_auth_create_signing_key($1, $2, $3)
 
 -- name: add_signing_key
-SELECT runwire_auth_add_signing_key($1, $2, $3, $4, $5, $6)
+SELECT runwire_auth_add_signing_key($1, $2, $3, $4, $5, $6, $7)
 
 -- name: revoke_signing_key
 SELECT runwire_auth_revoke_signing_key($1, $2, $3)

@@ -231,14 +231,24 @@ BEGIN
 END
 $$
 
+-- With an expected one nothing is changed unless the password is still that, and the session that stays (if any) is live.
 -- name: runwire_auth_set_password
-CREATE FUNCTION runwire_auth_set_password(p_user text, p_password_hash text, p_keep text, p_audit text, p_at bigint) RETURNS TABLE (
+CREATE FUNCTION runwire_auth_set_password(
+  p_user text, p_password_hash text, p_keep text, p_expected text, p_audit text, p_at bigint
+) RETURNS TABLE (
   id text, name text, status text, epoch bigint, roles text, created_at bigint, valid_from bigint, at bigint, fault text
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
   v_at bigint := runwire_auth_begin(p_at);
 BEGIN
+  IF p_expected IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM auth_user u WHERE u.id = p_user AND u.password_hash = p_expected AND (p_keep IS NULL OR EXISTS (
+      SELECT 1 FROM auth_session s WHERE s.id = p_keep AND s.user_id = u.id AND s.revoked_at IS NULL
+        AND s.expires_at > v_at AND s.epoch = u.epoch AND u.status = 'active'))) THEN
+    RETURN QUERY SELECT * FROM runwire_auth_user(p_user, v_at, 'changed') r WHERE r.status <> 'deleted';
+    RETURN;
+  END IF;
   UPDATE auth_user SET password_hash = p_password_hash WHERE id = p_user AND status <> 'deleted';
   IF NOT FOUND THEN
     RETURN;
@@ -265,7 +275,7 @@ DECLARE
 BEGIN
   DELETE FROM auth_reset WHERE secret_hash = p_secret_hash RETURNING user_id, expires_at INTO v_user, v_expires_at;
   IF v_expires_at > v_at AND EXISTS (SELECT 1 FROM auth_user u WHERE u.id = v_user AND u.status = 'active') THEN
-    RETURN QUERY SELECT * FROM runwire_auth_set_password(v_user, p_password_hash, NULL, p_audit, v_at);
+    RETURN QUERY SELECT * FROM runwire_auth_set_password(v_user, p_password_hash, NULL, NULL, p_audit, v_at);
   END IF;
 END
 $$
@@ -308,6 +318,7 @@ BEGIN
 END
 $$
 
+-- Only for who is active in that epoch; and if the client is an API key, for one that has not ended.
 -- name: runwire_auth_create_session
 CREATE FUNCTION runwire_auth_create_session(
   p_session text, p_user text, p_epoch bigint, p_client text, p_refresh_key bytea, p_ttl_ms bigint, p_address text,
@@ -322,7 +333,8 @@ BEGIN
   INSERT INTO auth_session
     (id, user_id, client, epoch, refresh_key, counter, rotated_at, created_at, expires_at, address)
   SELECT p_session, u.id, p_client, u.epoch, p_refresh_key, 1, v_at, v_at, v_at + p_ttl_ms, p_address
-  FROM auth_user u WHERE u.id = p_user AND u.epoch = p_epoch AND u.status = 'active';
+  FROM auth_user u WHERE u.id = p_user AND u.epoch = p_epoch AND u.status = 'active' AND NOT EXISTS (
+    SELECT 1 FROM auth_key k WHERE k.id = p_client AND (k.revoked_at IS NOT NULL OR k.expires_at <= v_at));
   IF FOUND THEN
     PERFORM runwire_auth_event('session_created', v_at, p_user, p_session, NULL, NULL, NULL, false);
     PERFORM runwire_auth_note(p_audit, v_at, p_user);
@@ -373,6 +385,23 @@ BEGIN
 END
 $$
 
+-- Says that a key has ended, and ends the sessions whose client it is. The caller holds the counter's lock.
+-- name: runwire_auth_key_revoked
+CREATE FUNCTION runwire_auth_key_revoked(p_user text, p_key text, p_reason text, p_at bigint)
+RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  v_session text;
+BEGIN
+  PERFORM runwire_auth_event('key_revoked', p_at, p_user, NULL, p_key, NULL, p_reason, false);
+  FOR v_session IN
+    UPDATE auth_session SET revoked_at = p_at, reason = 'key_revoked'
+    WHERE user_id = p_user AND client = p_key AND revoked_at IS NULL RETURNING id
+  LOOP
+    PERFORM runwire_auth_event('session_revoked', p_at, p_user, v_session, NULL, NULL, 'key_revoked', false);
+  END LOOP;
+END
+$$
+
 -- How many sessions ended; NULL: no such user. Who is spared goes on in the new epoch.
 -- name: runwire_auth_sign_out
 CREATE FUNCTION runwire_auth_sign_out(
@@ -395,7 +424,7 @@ BEGIN
       UPDATE auth_key SET revoked_at = v_at, reason = p_reason
       WHERE user_id = p_user AND revoked_at IS NULL AND (p_before IS NULL OR created_at < p_before) RETURNING id
     LOOP
-      PERFORM runwire_auth_event('key_revoked', v_at, p_user, NULL, v_key, NULL, p_reason, false);
+      PERFORM runwire_auth_key_revoked(p_user, v_key, p_reason, v_at);
     END LOOP;
   END IF;
   IF v_moves THEN
@@ -469,7 +498,7 @@ BEGIN
   IF NOT FOUND THEN
     RETURN false;
   END IF;
-  PERFORM runwire_auth_event('key_revoked', v_at, v_user, NULL, p_key, NULL, p_reason, false);
+  PERFORM runwire_auth_key_revoked(v_user, p_key, p_reason, v_at);
   PERFORM runwire_auth_note(p_audit, v_at, p_key);
   RETURN true;
 END
@@ -493,14 +522,21 @@ BEGIN
 END
 $$
 
--- Makes a signing key beside the others, which may get an end; the time, or NULL: there is one of this name.
+-- Makes a signing key beside the others, which may get an end; the time, or NULL: there is one of this name, or -1: there
+-- are that many in force.
 -- name: runwire_auth_add_signing_key
 CREATE FUNCTION runwire_auth_add_signing_key(
-  p_kid text, p_private_jwk bytea, p_activate_in_ms bigint, p_retire_in_ms bigint, p_audit text, p_at bigint
+  p_kid text, p_private_jwk bytea, p_activate_in_ms bigint, p_retire_in_ms bigint, p_at_most bigint, p_audit text,
+  p_at bigint
 ) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   v_at bigint := runwire_auth_begin(p_at);
 BEGIN
+  IF p_at_most <= (
+    SELECT count(*) FROM auth_signing_key k WHERE k.revoked_at IS NULL AND (k.retires_at IS NULL OR k.retires_at > v_at)
+  ) THEN
+    RETURN -1;
+  END IF;
   INSERT INTO auth_signing_key (kid, private_jwk, created_at, activates_at)
   VALUES (p_kid, p_private_jwk, v_at, v_at + p_activate_in_ms) ON CONFLICT (kid) DO NOTHING;
   IF NOT FOUND THEN

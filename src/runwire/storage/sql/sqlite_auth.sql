@@ -99,6 +99,12 @@ RETURNING id, name, status, epoch, roles, created_at, valid_from
 -- name: password_hash
 SELECT password_hash FROM auth_user WHERE id = ?1
 
+-- Whether somebody may change their own password: it is still the one that was checked, and so is the session (?3, if any).
+-- name: may_change
+SELECT 1 FROM auth_user AS u WHERE u.id = ?1 AND u.password_hash = ?2 AND (?3 IS NULL OR EXISTS (
+  SELECT 1 FROM auth_session AS s WHERE s.id = ?3 AND s.user_id = u.id AND s.revoked_at IS NULL AND s.expires_at > ?4
+    AND s.epoch = u.epoch AND u.status = 'active'))
+
 -- name: set_password
 UPDATE auth_user SET password_hash = ?2 WHERE id = ?1
 RETURNING id, name, status, epoch, roles, created_at, valid_from
@@ -109,6 +115,7 @@ RETURNING id, name, status, epoch, roles, created_at, valid_from
 INSERT INTO auth_session
     (id, user_id, client, epoch, refresh_key, counter, rotated_at, created_at, expires_at, address)
 SELECT ?1, id, ?4, epoch, ?5, 1, ?6, ?6, ?7, ?8 FROM auth_user WHERE id = ?2 AND epoch = ?3 AND status = 'active'
+  AND NOT EXISTS (SELECT 1 FROM auth_key AS k WHERE k.id = ?4 AND (k.revoked_at IS NOT NULL OR k.expires_at <= ?6))
 RETURNING id
 
 -- name: session
@@ -181,6 +188,10 @@ WHERE id IN (SELECT value FROM json_each(?1)) AND (last_used_at IS NULL OR last_
 
 -- name: revoke_key
 UPDATE auth_key SET revoked_at = ?2, reason = ?3 WHERE id = ?1 AND revoked_at IS NULL RETURNING user_id
+
+-- name: revoke_sessions_of_key
+UPDATE auth_session SET revoked_at = ?3, reason = 'key_revoked'
+WHERE user_id = ?1 AND client = ?2 AND revoked_at IS NULL RETURNING id
 
 -- Signing keys --------------------------------------------------------------------------------------
 

@@ -20,9 +20,21 @@ from runwire.storage.base_auth import (
     TicketRow,
     UserRow,
 )
+from runwire.storage.conflicts import too_many_signing_keys
 from runwire.storage.external import names_for, subject_hash
 from runwire.storage.sqlite import auth_rows as rows
-from runwire.storage.sqlite.auth_rows import SQL, all_rows, append, changed, existing, listed, maybe, note, one
+from runwire.storage.sqlite.auth_rows import (
+    SQL,
+    all_rows,
+    append,
+    changed,
+    existing,
+    key_revoked,
+    listed,
+    maybe,
+    note,
+    one,
+)
 from runwire.storage.sqlite.auth_users import SqliteUsers
 
 __all__ = ["SqliteAuthStore"]
@@ -88,7 +100,7 @@ class SqliteAuthStore(SqliteUsers):
         def work(db: sqlite3.Connection) -> bool:
             row = one(db, "revoke_key", key, at, reason)
             if row is not None:
-                append(db, AuthKind.KEY_REVOKED, at, user=row[0], key=key, reason=reason)
+                key_revoked(db, row[0], key, at, reason)
                 note(db, audit, at, key)
             return row is not None
 
@@ -114,12 +126,15 @@ class SqliteAuthStore(SqliteUsers):
         *,
         activate_in_s: int,
         retire_others_in_s: int | None,
+        at_most: int | None = None,
         audit: AuditEntry | None = None,
     ) -> list[SigningKeyRow]:
         """Create a signing key beside those there are, and return those in force. Raises Conflict."""
         at = self._clock()
 
         def work(db: sqlite3.Connection) -> list[SigningKeyRow]:
+            if at_most is not None and len(rows.signing_keys(db, at)) >= at_most:
+                raise too_many_signing_keys(at_most)
             if one(db, "add_signing_key", kid, private_jwk, at, at + activate_in_s * 1000) is None:
                 raise Conflict("There is a signing key of this name already.", field="kid")
             if retire_others_in_s is not None:

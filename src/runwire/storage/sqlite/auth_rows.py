@@ -36,6 +36,7 @@ __all__ = [
     "existing",
     "invite",
     "key",
+    "key_revoked",
     "listed",
     "maybe",
     "note",
@@ -110,6 +111,13 @@ def append(
     (seq,) = one(db, "next_seq") or (0,)
     state = None if holder is None else msgspec.json.encode(holder).decode()
     db.execute(SQL["add_event"], (seq, kind, at, user, session, key, kid, state, reason))
+
+
+def key_revoked(db: sqlite3.Connection, user: str, key: str, at: int, reason: str) -> None:
+    """Append that a key has ended, and end the sessions whose client it is."""
+    append(db, AuthKind.KEY_REVOKED, at, user=user, key=key, reason=reason)
+    for (ended,) in all_rows(db, "revoke_sessions_of_key", user, key, at):
+        append(db, AuthKind.SESSION_REVOKED, at, user=user, session=ended, reason="key_revoked")
 
 
 def note(db: sqlite3.Connection, audit: AuditEntry | None, at: int, subject: str | None) -> None:

@@ -12,6 +12,7 @@ from runwire.errors import Conflict, NotFound
 from runwire.protocol.ids import new_id
 from runwire.storage.base_audit import AuditEntry
 from runwire.storage.base_auth import AuthKind, SessionRow, UserRow
+from runwire.storage.conflicts import changed_meanwhile
 from runwire.storage.external import is_reserved
 from runwire.storage.sqlite.auth_rows import (
     SQL,
@@ -20,6 +21,7 @@ from runwire.storage.sqlite.auth_rows import (
     append,
     changed,
     existing,
+    key_revoked,
     listed,
     maybe,
     note,
@@ -154,13 +156,21 @@ class SqliteUsers(AuthTables):
         return None if row is None else row[0]
 
     async def set_password(
-        self, user: str, password_hash: str, *, keep_session: str | None = None, audit: AuditEntry | None = None
+        self,
+        user: str,
+        password_hash: str,
+        *,
+        keep_session: str | None = None,
+        expected_hash: str | None = None,
+        audit: AuditEntry | None = None,
     ) -> UserRow:
-        """Replace the password and revoke every other session. Raises NotFound."""
+        """Replace the password and revoke every other session. Raises NotFound, Conflict."""
         at = self._clock()
 
         def work(db: sqlite3.Connection) -> UserRow:
             existing(db, user)
+            if expected_hash is not None and one(db, "may_change", user, expected_hash, keep_session, at) is None:
+                raise changed_meanwhile()
             return _set_password(db, user, password_hash, keep=keep_session, at=at, audit=audit)
 
         return await self._database.write(work)
@@ -282,7 +292,7 @@ class SqliteUsers(AuthTables):
             ended = _revoke_others(db, user, at, reason=reason, keep=keep_session, before=before)
             if with_keys:
                 for (key,) in all_rows(db, "revoke_older_keys", user, at, reason, before):
-                    append(db, AuthKind.KEY_REVOKED, at, user=user, key=key, reason=reason)
+                    key_revoked(db, user, key, at, reason)
             is_foreign = keep_session is None and before is None and one(db, "external_of", user) is not None
             if with_keys or is_foreign:
                 moved = _changed(db, AuthKind.SIGNED_OUT_EVERYWHERE, at, "move_epoch", user, at, reason=reason)
