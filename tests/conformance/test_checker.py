@@ -18,7 +18,9 @@ TIMEOUT_S = 1.5  # a faulty server is waited for that long
 def check_server(server: MinimalServer, **options: object) -> Report:
     async def run() -> Report:
         async with server.running() as url:
-            return await check(url, "good-token", **{"timeout_s": TIMEOUT_S, **options})  # type: ignore[arg-type]
+            return await check(
+                url, "good-token", **{"timeout_s": TIMEOUT_S, "categories": ("golden_path", "resume"), **options}
+            )  # type: ignore[arg-type]
 
     return asyncio.run(run())
 
@@ -106,7 +108,7 @@ def test_zero_checks_are_no_success() -> None:
 
 
 def test_an_unknown_category_is_an_error_that_names_the_known() -> None:
-    with pytest.raises(ConfigurationError, match="golden_path, resume"):
+    with pytest.raises(ConfigurationError, match="golden_path, ordering"):
         asyncio.run(check("http://127.0.0.1:9", "t", categories=["golden"]))
 
 

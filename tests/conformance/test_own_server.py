@@ -31,14 +31,16 @@ def key(server: ServerProcess) -> str:
 
 def test_our_server_keeps_every_promise_five_times(server: ServerProcess, key: str) -> None:
     for _ in range(5):
-        report = asyncio.run(check(server.url, key, agent="golden", expect="five"))
+        report = asyncio.run(
+            check(server.url, key, agent="golden", expect="five", categories=("golden_path", "resume"))
+        )
         assert report.exit_code == 0, as_text(report)
         assert [result.case for result in report.of("not_checked")] == ["position_frame"]
 
 
 @pytest.mark.parametrize("agent", ["plain", "failing", "tool_fails"])
 def test_agents_that_use_no_tools_or_fail_are_in_order_too(server: ServerProcess, key: str, agent: str) -> None:
-    report = asyncio.run(check(server.url, key, agent=agent, expect="any"))
+    report = asyncio.run(check(server.url, key, agent=agent, expect="any", categories=("golden_path", "resume")))
     assert report.exit_code == 0, as_text(report)
 
 
@@ -78,7 +80,12 @@ def test_a_wrong_key_could_not_be_checked(server: ServerProcess) -> None:
 def test_many_checks_at_once_raise_no_alarm(server: ServerProcess, key: str) -> None:
     async def together() -> list[str]:
         async with asyncio.TaskGroup() as tasks:
-            checks = [tasks.create_task(check(server.url, key, agent="golden", expect="five")) for _ in range(6)]
+            checks = [
+                tasks.create_task(
+                    check(server.url, key, agent="golden", expect="five", categories=("golden_path", "resume"))
+                )
+                for _ in range(6)
+            ]
         return [as_text(task.result()) for task in checks if task.result().exit_code]
 
     assert asyncio.run(together()) == []

@@ -3,49 +3,104 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shlex
 import sys
+import tomllib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
+import httpx2
+import msgspec
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from typer.core import TyperCommand
 
 from runwire.cli.accounts import DataDir
 from runwire.cli.place import TokenOption, found
-from runwire.conformance.check import CATEGORIES
-from runwire.conformance.check import check as prove
-from runwire.conformance.report import Report, as_markdown, as_text
-from runwire.conformance.report import as_json as as_json_report
-from runwire.errors import ProtocolError, Unauthenticated, Unavailable
+from runwire.client import Token, sign_in
+from runwire.client.http import read
+from runwire.conformance import BUDGET, CATEGORIES, FORMATS, Options, Report, Result, as_text, wanted_cases
+from runwire.conformance import check as prove
+from runwire.errors import ConfigurationError, ProtocolError, Unauthenticated, Unavailable
 
-__all__ = ["check"]
+__all__ = ["Command", "check"]
+
+_CALL_S: Final = 30.0  # for a token
+_KILL_S: Final = 60.0  # for the operator's command
+_SUFFIXES: Final = {".md": "md", ".json": "json", ".xml": "junit", ".html": "html", ".htm": "html"}
+
+
+class Command(TyperCommand):
+    """Takes `--report FORMAT PATH` as one option of two words, which may be repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the two words, and parse."""
+        words = list(args)
+        for at in range(len(words) - 2, 0, -1):
+            if words[at - 1] == "--report" and words[at] in FORMATS:
+                words[at : at + 2] = [f"{words[at]}:{words[at + 1]}"]
+        return super().parse_args(ctx, words)
 
 
 def check(
-    url: Annotated[
-        str | None, typer.Argument(help="The deployment (RUNWIRE_URL); default: the data folder's server.")
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[URL]...", help="The deployment (RUNWIRE_URL), and more gateways of it to resume at."),
     ] = None,
     token: TokenOption = None,
+    user: Annotated[str | None, typer.Option(help="Sign in as this person; with --password-stdin.")] = None,
+    client_id: Annotated[
+        str | None, typer.Option(help="Sign in as this service account; with --password-stdin for its key.")
+    ] = None,
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the secret from a line.")] = False,
+    other_token: Annotated[str | None, typer.Option(help="Key of a second user, for `isolation`.")] = None,
+    expired_token: Annotated[str | None, typer.Option(help="A token that has ended, for `auth`.")] = None,
     data_dir: DataDir = None,
     agent: Annotated[str | None, typer.Option(help="The agent to talk to; default: the deployment's.")] = None,
     expect: Annotated[Literal["five", "any"], typer.Option(help="five: all five events must come.")] = "five",
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this category; repeatable.")] = None,
-    timeout_s: Annotated[float, typer.Option(help="For each case, seconds.")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Also write a Markdown report here.")] = None,
+    skip: Annotated[list[str] | None, typer.Option("--skip", help="Not this category; repeatable.")] = None,
+    priority: Annotated[Literal["p1", "p2"], typer.Option(help="p1: only what a release must never break.")] = "p2",
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first broken promise.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Categories at once.")] = 1,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="For each run and each answer, seconds.")] = 60.0,
+    budget: Annotated[Path | None, typer.Option(help="TOML or JSON with time limits in milliseconds.")] = None,
+    kill: Annotated[str | None, typer.Option(help="A command that kills a process of it, for `crash`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: each result, then the end.")] = False,
+    report: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FORMAT PATH", help=f"Also write a report: {', '.join(FORMATS)}; repeatable."),
+    ] = None,
 ) -> None:
     """Exit status 0: every promise kept; 1: one is broken; 2: it could not be checked."""
+    reports = [_report(each) for each in report or []]
+    secret = _secret(password_stdin, user, client_id)
+    options: dict[str, Any] = {
+        "categories": tuple(only or CATEGORIES),
+        "skip": tuple(skip or ()),
+        "priority": priority,
+        "fail_fast": fail_fast,
+        "workers": workers,
+        "expect": expect,
+        "agent": agent,
+        "timeout_s": timeout_s,
+        "budget": _limits(budget),
+        "others": tuple((urls or [])[1:]),
+        "other_token": other_token,
+        "expired_token": expired_token,
+        "person": (user, secret) if user and secret else None,
+        "kill": _killing(kill) if kill else None,
+    }
 
     async def prove_it() -> Report:
-        async with found(url, token, data_dir) as (place, credential):
-            return await prove(
-                place,
-                credential,
-                categories=only or tuple(CATEGORIES),
-                expect=expect,
-                agent=agent,
-                timeout_s=timeout_s,
-                on_result=lambda _: _dot(quiet=as_json),
-            )
+        # With a secret the credential is made below, so `found` need not have one.
+        async with found(urls[0] if urls else None, token or secret, data_dir) as (place, credential):
+            credential = await _signed_in(place, credential, user=user, client_id=client_id, secret=secret)
+            with _shown(Options(**options), as_json=as_json) as tell:
+                return await prove(place, credential, on_result=tell, **options)
 
     try:
         done = asyncio.run(prove_it())
@@ -53,10 +108,123 @@ def check(
         # No server, no credential: nothing was checked, which is neither kept nor broken.
         typer.echo(f"Could not check: {error.message}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(as_json_report(done) if as_json else as_text(done))
-    if report:
-        _write(report, as_markdown(done))
+    typer.echo(_line(done) if as_json else as_text(done))
+    for kind, path in reports:
+        _write(path, FORMATS[kind](done))
     raise typer.Exit(done.exit_code)
+
+
+# ── who we are ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _secret(is_given: bool, user: str | None, client_id: str | None) -> str | None:
+    if not is_given:
+        if user or client_id:
+            raise typer.BadParameter("say the secret by --password-stdin, one line of standard input")
+        return None
+    if (user is None) == (client_id is None):
+        raise typer.BadParameter("--password-stdin goes with either --user or --client-id")
+    line = sys.stdin.readline().rstrip("\r\n")
+    if not line:
+        raise typer.BadParameter("standard input has no line for --password-stdin")
+    return line
+
+
+async def _signed_in(
+    url: str, credential: Token, *, user: str | None, client_id: str | None, secret: str | None
+) -> Token:
+    if secret is None:
+        return credential
+    if user is not None:
+        return await sign_in(url, user=user, password=secret)
+    form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": secret}
+
+    async def service() -> str:
+        try:
+            async with httpx2.AsyncClient(base_url=url, timeout=_CALL_S) as http:
+                return str(read(await http.post("/auth/token", data=form))["access_token"])
+        except httpx2.HTTPError as error:
+            raise Unavailable(f"{url} did not answer: {str(error) or type(error).__name__}.") from error
+
+    return service
+
+
+# ── what is read ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _limits(path: Path | None) -> Mapping[str, float]:
+    if path is None:
+        return BUDGET
+    try:
+        text = path.read_text(encoding="utf-8")
+        limits = msgspec.json.decode(text) if path.suffix == ".json" else tomllib.loads(text)
+        return msgspec.convert(limits, dict[str, float])
+    except OSError as error:
+        raise ConfigurationError([f"--budget {path} cannot be read ({error.strerror})."]) from error
+    except (tomllib.TOMLDecodeError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"--budget {path}: {error}. Write lines such as `first_event_ms = 2000`."]) from error
+
+
+def _report(words: str) -> tuple[str, Path]:
+    kind, colon, path = words.partition(":")
+    if colon and kind in FORMATS:
+        return kind, Path(path)
+    if (suffix := Path(words).suffix) in _SUFFIXES:
+        return _SUFFIXES[suffix], Path(words)
+    raise typer.BadParameter(f"{words}: write `--report FORMAT PATH`, with a format of {', '.join(FORMATS)}")
+
+
+def _killing(command: str) -> Callable[[], Awaitable[None]]:
+    words = shlex.split(command)
+
+    async def kill() -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL)
+            async with asyncio.timeout(_KILL_S):
+                status = await process.wait()
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(f"--kill {command}: {str(error) or 'it takes too long'}", field="--kill") from error
+        if status != 0:
+            raise Unavailable(f"--kill {command} ended with status {status}.", field="--kill")
+
+    return kill
+
+
+# ── what is shown ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.contextmanager
+def _shown(options: Options, *, as_json: bool) -> Iterator[Callable[[Result], None]]:
+    """Give what is told of each result: a line of JSON, a bar for each category where somebody watches, or nothing."""
+    if as_json:
+        yield lambda result: typer.echo(msgspec.json.encode({"type": "result", **msgspec.to_builtins(result)}).decode())
+        return
+    if not sys.stderr.isatty():
+        yield lambda result: None
+        return
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bars = {
+            name: progress.add_task(name, total=len(cases), said="") for name, cases in wanted_cases(options).items()
+        }
+        broken = dict.fromkeys(bars, 0)
+
+        def tell(result: Result) -> None:
+            broken[result.category] += result.status == "broken"
+            said = f"[red]{broken[result.category]} broken" if broken[result.category] else ""
+            progress.update(bars[result.category], advance=1, said=said)
+
+        yield tell
+
+
+def _line(report: Report) -> str:
+    body = {**msgspec.to_builtins(report), "exit_code": report.exit_code, "verdict": report.verdict}
+    return msgspec.json.encode({"type": "report", **body}).decode()
 
 
 def _write(path: Path, text: str) -> None:
@@ -64,10 +232,3 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Unavailable(f"The report {path} cannot be written ({error.strerror}).", field="--report") from error
-
-
-def _dot(*, quiet: bool) -> None:
-    """Show that it goes on, where somebody watches."""
-    if not quiet and sys.stderr.isatty():
-        sys.stderr.write(".")
-        sys.stderr.flush()

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Generic, Literal, TypeVar
 
-from runwire.conformance.report import Evidence, Result
-from runwire.conformance.wire import Closed, Silence
+from runwire.conformance.report import Evidence, Priority, Result, Status, without
+from runwire.conformance.wire import Closed, CouldNotCheck, Silence, require_staying
+from runwire.errors import RunwireError
 
-__all__ = ["Case", "Subject", "judge_all"]
+__all__ = ["BUDGET", "QUESTIONS", "Broken", "Case", "Category", "NotHere", "Subject", "Verdicts", "judge_all"]
 
 Expect = Literal["five", "any"]
 Scene = TypeVar("Scene")
+
+QUESTIONS: Final = ("What is a thread?", "How does a client resume after a lost connection?")
+BUDGET: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "reply_ms": 2_000.0,
+        "first_event_ms": 5_000.0,
+        "gap_ms": 30_000.0,
+        "end_to_end_ms": 120_000.0,
+        "cancel_ms": 10_000.0,
+        "revocation_ms": 3_000.0,
+    }
+)
+"""How long things may take at most, unless `--budget` says otherwise: wide, as models differ and networks too."""
+
+
+class NotHere(RunwireError):
+    """The deployment, or what the caller gave, lacks what a case needs: it is not checked, and that is no fault."""
+
+    code = "unsupported"
+
+
+class Broken(RunwireError):
+    """A promise is broken; `evidence` says how."""
+
+    code = "internal"
+
+    def __init__(self, evidence: Evidence) -> None:
+        super().__init__(evidence.seen)
+        self.evidence = evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +54,28 @@ class Subject:
 
     url: str
     token: str
+    others: tuple[str, ...] = ()  # more gateways of the same deployment
+    other_token: str | None = None  # of a second user
+    expired_token: str | None = None  # one that was good once
+    person: tuple[str, str] | None = None  # name and password of the first user
     expect: Expect = "any"
     agent: str | None = None  # None: the deployment's default
-    questions: tuple[str, str] = ("What is a thread?", "How does a client resume after a lost connection?")
+    questions: tuple[str, str] = QUESTIONS  # a nonce is added to each
     timeout_s: float = 30.0  # for each run and each answer
+    rounds: int = 5  # of what is measured
+    budget: Mapping[str, float] = field(default_factory=lambda: BUDGET)
+    kill: Callable[[], Awaitable[None]] | None = None  # ends a process of the deployment, and has it come back
     figures: dict[str, float] = field(default_factory=dict)  # what is measured on the way
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Return all gateways, the first one first."""
+        return (self.url, *self.others)
+
+    @property
+    def short_s(self) -> float:
+        """Return how long an answer may take that needs no run."""
+        return min(self.timeout_s, 10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,43 +85,106 @@ class Case(Generic[Scene]):
     A case whose `needs` are not kept is not checked: its fault would only repeat theirs under another name.
     """
 
-    name: str
-    promise: str
+    name: str  # unique within its category
+    promise: str  # one sentence: what holds if the case passes
     look: Callable[[Scene], list[Evidence]] | Callable[[Scene], Awaitable[list[Evidence]]]
-    needs: tuple[str, ...] = ()
-    priority: Literal["p1", "p2"] = "p1"
+    needs: tuple[str, ...] = ()  # names in the same category
+    priority: Priority = "p2"  # p1: what a release must never break
     applies: Callable[[Scene], str | None] = lambda scene: None  # why not, if it does not apply here
 
 
-async def judge_all(
-    cases: Sequence[Case[Scene]], scene: Scene, *, category: str, tell: Callable[[Result], None]
-) -> list[Result]:
-    """Look at each case in order; a case that needs one that is not kept is left out, with the reason."""
-    results: dict[str, Result] = {}
-    for case in cases:
-        unkept = [name for name in case.needs if results[name].status != "kept"]
-        why = f"needs {', '.join(unkept)}" if unkept else case.applies(scene)
-        evidence = () if why else tuple(await _look(case, scene))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Category:
+    """Cases that look at the same scene."""
+
+    name: str
+    about: str  # one sentence
+    play: Callable[[Subject], Awaitable[Any]]
+    cases: Sequence[Case[Any]]
+    wants: str = ""  # what the caller or the deployment must give; empty: nothing
+    is_alone: bool = False  # nothing else may go on meanwhile, because it measures or breaks
+
+
+class Verdicts:
+    """What was found so far, over all categories; bounded by the number of cases.
+
+    Args:
+        tell: is told of each result at once.
+        fail_fast: look at nothing more after the first broken promise.
+        secrets: are shown in no evidence.
+    """
+
+    def __init__(
+        self, tell: Callable[[Result], None] = lambda result: None, *, fail_fast: bool = False, secrets: set[str]
+    ) -> None:
+        self.results: dict[str, Result] = {}
+        self.problem: str | None = None  # why (part of) the check could not be done
+        self.secrets = secrets
+        self._tell = tell
+        self._fail_fast = fail_fast
+
+    @property
+    def stopped(self) -> str | None:
+        """Return why nothing more is looked at."""
+        if self.problem is not None:
+            return self.problem
+        is_over = self._fail_fast and any(result.status == "broken" for result in self.results.values())
+        return "stopped at the first broken promise" if is_over else None
+
+    def status(self, id_: str) -> Status | None:
+        """Return what became of `category/case`; None: it was not looked at."""
+        return self.results[id_].status if id_ in self.results else None
+
+    def add(
+        self,
+        category: str,
+        case: Case[Any],
+        *,
+        evidence: Sequence[Evidence] = (),
+        why: str | None = None,
+        took_s: float = 0,
+    ) -> None:
+        """Take in a result and tell it."""
         result = Result(
             case=case.name,
             category=category,
             priority=case.priority,
             promise=case.promise,
             status="not_checked" if why else "broken" if evidence else "kept",
-            evidence=evidence,
+            evidence=tuple(without(each, self.secrets) for each in evidence),
             why=why,
+            duration_s=round(took_s, 3),
         )
-        results[case.name] = result
-        tell(result)
-    return list(results.values())
+        self.results[f"{category}/{case.name}"] = result
+        self._tell(result)
+
+
+async def judge_all(category: str, cases: Sequence[Case[Scene]], scene: Scene, verdicts: Verdicts) -> None:
+    """Look at each case in order; one that needs another that is not kept is left out, with the reason."""
+    for case in cases:
+        unkept = [name for name in case.needs if verdicts.status(f"{category}/{name}") not in ("kept", None)]
+        why = verdicts.stopped or (f"needs {', '.join(unkept)}" if unkept else case.applies(scene))
+        began_s = time.monotonic()
+        evidence: list[Evidence] = []
+        if why is None:
+            try:
+                evidence = await _look(case, scene)
+            except NotHere as error:
+                why = error.message
+            except CouldNotCheck as error:
+                why = verdicts.problem = error.message
+        verdicts.add(category, case, evidence=evidence, why=why, took_s=time.monotonic() - began_s)
 
 
 async def _look(case: Case[Scene], scene: Scene) -> list[Evidence]:
     try:
         found = case.look(scene)
         return found if isinstance(found, list) else await found
+    except Broken as error:
+        return [error.evidence]
     except (Silence, Closed) as error:
-        return [Evidence(expected=case.promise, seen=error.message)]
-    except (KeyError, TypeError, ValueError, AttributeError, asyncio.InvalidStateError) as error:
+        require_staying(error)
+        return [Evidence(expected=case.promise, seen=error.message, frames=error.frames)]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, asyncio.InvalidStateError) as error:
         # Only the deployment's data can be that strange here, and it must not end the check of the rest.
         return [Evidence(expected="data of the shape that PROTOCOL gives", seen=f"{type(error).__name__}: {error}")]

@@ -16,7 +16,7 @@ import msgspec
 
 from runwire.conformance import judge
 from runwire.conformance.case import Subject
-from runwire.conformance.wire import Closed, CouldNotCheck, Seen, Silence, Wire, WireHttp
+from runwire.conformance.wire import Closed, CouldNotCheck, Seen, Silence, Wire, WireHttp, require_staying
 from runwire.protocol import frames
 from runwire.protocol.codes import CloseCode
 from runwire.protocol.events import TERMINAL_TYPES
@@ -26,13 +26,6 @@ __all__ = ["Asked", "Scene", "ask", "play", "require_welcome"]
 
 _COMPACTION_S: Final = 50.0  # PROTOCOL §2: from 60 s after its end a run's deltas may be gone
 _REFUSED: Final = (CloseCode.UNAUTHENTICATED, CloseCode.FORBIDDEN, CloseCode.REVOKED, CloseCode.TOO_MANY_CONNECTIONS)
-_PASSING: Final = (
-    CloseCode.GOING_AWAY,
-    CloseCode.DRAINING,
-    CloseCode.TOKEN_EXPIRED,
-    CloseCode.UNAVAILABLE,
-    CloseCode.RATE,
-)
 
 
 @dataclass(slots=True)
@@ -107,7 +100,7 @@ async def play(subject: Subject) -> Scene:
             else:
                 await _repeat(wire, scene)
         except (Silence, Closed) as error:
-            _require_staying(error)
+            require_staying(error)
             scene.fault = error.message
     if scene.thread:
         await _read(scene)
@@ -137,13 +130,8 @@ async def require_welcome(wire: Wire, subject: Subject) -> frames.Welcome:
     except Closed as error:
         if error.close_code in _REFUSED:
             raise CouldNotCheck(f"The credentials are refused. {error.message}") from error
-        _require_staying(error)
+        require_staying(error)
         raise
-
-
-def _require_staying(error: Exception) -> None:
-    if isinstance(error, Closed) and error.close_code in _PASSING:
-        raise CouldNotCheck(f"The deployment was going away or asked to wait; try again. {error.message}") from error
 
 
 async def ask(
@@ -158,7 +146,7 @@ async def ask(
     try:
         await _ask(wire, subject, asked, thread=thread)
     except (Silence, Closed) as error:
-        _require_staying(error)
+        require_staying(error)
         asked.fault = error.message
     return asked
 

@@ -97,7 +97,9 @@ async def _follow(
     deadline_s = time.monotonic() + 2 * scene.subject.timeout_s  # a run, and the cuts
     position = -1
     while followed.fault is None:
-        async with Wire.open(scene.subject.url, scene.subject.token) as wire:
+        # Where there are several gateways, each connection goes to another one.
+        url = scene.subject.urls[len(followed.pieces) % len(scene.subject.urls)]
+        async with Wire.open(url, scene.subject.token) as wire:
             try:
                 scene.ping_s = (await require_welcome(wire, scene.subject)).ping_s
                 if followed.sent is None:

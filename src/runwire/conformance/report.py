@@ -1,17 +1,19 @@
-"""What a check found: results with their evidence, and how they are shown as text, JSON and Markdown."""
+"""What a check found: results with their evidence, and the verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
 
-__all__ = ["Evidence", "Report", "Result", "Status", "as_json", "as_markdown", "as_text"]
+__all__ = ["Evidence", "Priority", "Report", "Result", "Status", "as_json", "evidence_lines", "issue_words", "without"]
 
 Status = Literal["kept", "broken", "not_checked"]
+Priority = Literal["p1", "p2"]
 
 KEPT, BROKEN, COULD_NOT_CHECK = 0, 1, 2
-_MARK: Final[dict[Status, str]] = {"kept": "ok  ", "broken": "FAIL", "not_checked": "–   "}
+_SECRET_LENGTH: Final = 8  # of characters; what is shorter is no secret, and may be part of any word
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,11 +30,17 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     case: str  # stable name, unique within its category
     category: str
-    priority: Literal["p1", "p2"]
+    priority: Priority
     promise: str  # one sentence: what holds if the case passes
     status: Status
     evidence: tuple[Evidence, ...] = ()  # if broken
     why: str | None = None  # if not checked
+    duration_s: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """Return the name that is unique among all."""
+        return f"{self.category}/{self.case}"
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,22 +62,31 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             return BROKEN
         return COULD_NOT_CHECK if self.problem or not self.of("kept") else KEPT
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Return the categories, in order."""
+        return tuple(dict.fromkeys(result.category for result in self.results))
+
     def of(self, status: Status) -> list[Result]:
         """Return the results of one status."""
         return [result for result in self.results if result.status == status]
 
     @property
-    def verdict(self) -> str:
-        """Return the outcome in a sentence."""
-        counts = (
+    def counts(self) -> str:
+        """Return how many of each."""
+        return (
             f"{len(self.of('kept'))} kept, {len(self.of('broken'))} broken, {len(self.of('not_checked'))} not checked"
         )
+
+    @property
+    def verdict(self) -> str:
+        """Return the outcome in a sentence."""
         match self.exit_code:
             case 0:
-                return f"Every promise that was checked is kept ({counts})."
+                return f"Every promise that was checked is kept ({self.counts})."
             case 1:
-                return f"Promises are broken ({counts})."
-        return f"Could not check ({counts}): {self.problem or 'no check ran'}"
+                return f"Promises are broken ({self.counts})."
+        return f"Could not check ({self.counts}): {self.problem or 'no check ran'}"
 
 
 def as_json(report: Report) -> str:
@@ -78,47 +95,38 @@ def as_json(report: Report) -> str:
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
-def as_text(report: Report) -> str:
-    """Return the report for a terminal; no colours."""
-    lines = [f"{report.url} · {report.server or 'no server'} · expect {report.expect}"]
-    for result in report.results:
-        lines.append(f"{_MARK[result.status]} {result.category}/{result.case}: {result.promise}")
-        if result.why and result.why != report.problem:  # that one is the verdict's
-            lines.append(f"       {result.why}")
-        for evidence in result.evidence:
-            lines += [f"       {line}" for line in _evidence_lines(evidence)]
-    lines.append(report.verdict)
-    return "\n".join(lines)
-
-
-def as_markdown(report: Report) -> str:
-    """Return the report as it can be posted in an issue."""
-    lines = [
-        "## Runwire check",
-        "",
-        f"**{report.verdict}**",
-        "",
-        f"- deployment: `{report.url}` ({report.server or 'did not say what it is'})",
-        f"- when: {report.started_at}, {report.duration_s:.1f} s; expected events: {report.expect}",
-        *(f"- {name}: {value:g}" for name, value in report.figures.items()),
-        "",
-        "| | case | promise |",
-        "| --- | --- | --- |",
-        *(f"| {r.status.replace('_', ' ')} | `{r.category}/{r.case}` | {r.promise} |" for r in report.results),
-    ]
-    for result in report.of("broken"):
-        lines += ["", f"### `{result.category}/{result.case}`", "", result.promise]
-        for evidence in result.evidence:
-            lines += ["", "```", *_evidence_lines(evidence), "```"]
-    if unchecked := report.of("not_checked"):
-        lines += ["", "### Not checked", "", *(f"- `{r.category}/{r.case}`: {r.why}" for r in unchecked)]
-    return "\n".join(lines) + "\n"
-
-
-def _evidence_lines(evidence: Evidence) -> list[str]:
+def evidence_lines(evidence: Evidence) -> list[str]:
+    """Return evidence as lines of plain text."""
     where = "" if evidence.position is None else f" (at seq {evidence.position})"
     return [
         f"expected: {evidence.expected}",
         f"seen:     {evidence.seen}{where}",
         *(f"  | {f}" for f in evidence.frames),
     ]
+
+
+def issue_words(report: Report, result: Result) -> str:
+    """Return what to paste into an issue about one broken promise (Markdown)."""
+    lines = [f"`{result.id}` is broken: {result.promise}", ""]
+    lines += [f"Server `{report.server or 'unknown'}`, checked {report.started_at} from outside.", ""]
+    for evidence in result.evidence:
+        lines += ["```", *evidence_lines(evidence), "```"]
+    lines += ["", f"To see it again: `runwire check {report.url} --only {result.category} --expect {report.expect}`"]
+    return "\n".join(lines)
+
+
+def without(evidence: Evidence, secrets: Iterable[str]) -> Evidence:
+    """Return evidence in which no secret is shown; a report is meant to be posted."""
+
+    def clean(text: str) -> str:
+        for secret in sorted(secrets, key=len, reverse=True):
+            if len(secret) >= _SECRET_LENGTH:
+                text = text.replace(secret, "[secret]")
+        return text
+
+    return Evidence(
+        expected=clean(evidence.expected),
+        seen=clean(evidence.seen),
+        position=evidence.position,
+        frames=tuple(clean(frame) for frame in evidence.frames),
+    )

@@ -276,7 +276,6 @@ CASES: Final[tuple[Case[Scene], ...]] = (
         promise="With each ping comes the position of the last event written",
         look=_position_frame,
         needs=_REPLAYED,
-        priority="p2",
         applies=lambda s: (
             None if s.ping_s <= _PING_S else f"it comes with the ping, every {s.ping_s:g} s: too long here"
         ),

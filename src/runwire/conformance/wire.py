@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket as sockets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -16,11 +18,20 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from runwire.errors import ProtocolError, RunwireError
 from runwire.protocol import frames
+from runwire.protocol.codes import CloseCode
 
-__all__ = ["Closed", "CouldNotCheck", "Seen", "Silence", "Wire", "WireHttp"]
+__all__ = ["Answer", "Closed", "CouldNotCheck", "NoUpgrade", "Seen", "Silence", "Wire", "WireHttp", "require_staying"]
 
 _MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024  # far over the 256 KiB of PROTOCOL §5, so that a breach is seen, not cut
 _CLIP: Final = 400  # characters of a frame that evidence shows
+_NEAR: Final = 5  # frames that evidence shows of a socket that ended or went silent
+_PASSING: Final = (
+    CloseCode.GOING_AWAY,
+    CloseCode.DRAINING,
+    CloseCode.TOKEN_EXPIRED,
+    CloseCode.UNAVAILABLE,
+    CloseCode.RATE,
+)
 
 
 class CouldNotCheck(RunwireError):
@@ -29,20 +40,43 @@ class CouldNotCheck(RunwireError):
     code = "unavailable"
 
 
+class NoUpgrade(CouldNotCheck):
+    """The server answered an upgrade with an HTTP status."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Silence(RunwireError):
-    """What was waited for did not come in time."""
+    """What was waited for did not come in time; `frames` came last."""
 
     code = "deadline"
 
+    def __init__(self, message: str, *, frames: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.frames = tuple(frames)
+
 
 class Closed(RunwireError):
-    """The server ended the socket; `close_code` and, if it came, the sentence of its `bye`."""
+    """The server ended the socket; `close_code`, the sentence of its `bye` if it came, and the last `frames`."""
 
     code = "unavailable"
 
-    def __init__(self, message: str, *, close_code: int) -> None:
+    def __init__(self, message: str, *, close_code: int, frames: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.close_code = close_code
+        self.frames = tuple(frames)
+
+
+def require_staying(error: Exception) -> None:
+    """Pass on what is a broken promise.
+
+    Raises:
+        CouldNotCheck: the socket ended as the deployment was going away, or asked to wait.
+    """
+    if isinstance(error, Closed) and error.close_code in _PASSING:
+        raise CouldNotCheck(f"The deployment was going away or asked to wait; try again. {error.message}") from error
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,26 +110,48 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, token: str | None, *, timeout_s: float = 10.0) -> AsyncIterator[Wire]:
+    async def open(
+        cls,
+        url: str,
+        token: str | None,
+        *,
+        timeout_s: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
+        subprotocols: Sequence[str] = (frames.SUBPROTOCOL,),
+        is_slow: bool = False,
+    ) -> AsyncIterator[Wire]:
         """Open a socket; leaving cuts it.
 
+        Args:
+            url: of the deployment.
+            token: for the Authorization header; None: none.
+            timeout_s: for the upgrade.
+            headers: more of them.
+            query: of the address.
+            subprotocols: to offer.
+            is_slow: take as little as possible from the network before it is read.
+
         Raises:
-            CouldNotCheck: nobody answered, or no upgrade.
+            NoUpgrade: the server answered with a status.
+            CouldNotCheck: nobody answered.
         """
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        signed = {"Authorization": f"Bearer {token}"} if token is not None else {}
         try:
             socket = await websockets.connect(
-                f"ws{url.removeprefix('http').rstrip('/')}/v1/ws",
-                additional_headers=headers,
-                subprotocols=[websockets.Subprotocol(frames.SUBPROTOCOL)],
+                f"ws{url.removeprefix('http').rstrip('/')}/v1/ws{f'?{query}' if query else ''}",
+                additional_headers={**signed, **(headers or {})},
+                subprotocols=[websockets.Subprotocol(name) for name in subprotocols] or None,
                 compression=None,
                 max_size=_MAX_MESSAGE_BYTES,
                 ping_interval=None,
                 open_timeout=timeout_s,
                 close_timeout=1,
+                **(await _small(url, timeout_s) if is_slow else {}),
             )
         except InvalidStatus as error:
-            raise CouldNotCheck(f"{url} refused the socket with status {error.response.status_code}.") from error
+            status = error.response.status_code
+            raise NoUpgrade(f"{url} refused the socket with status {status}.", status=status) from error
         except (OSError, TimeoutError, InvalidHandshake) as error:
             raise CouldNotCheck(f"{url} cannot be reached: {str(error) or type(error).__name__}.") from error
         wire = cls(socket)
@@ -103,6 +159,11 @@ class Wire:
             yield wire
         finally:
             wire.cut()
+
+    @property
+    def subprotocol(self) -> str | None:
+        """Return the subprotocol that the server chose."""
+        return self._socket.subprotocol
 
     def cut(self) -> None:
         """End the connection as a dead network does: no close frame."""
@@ -121,14 +182,14 @@ class Wire:
         """
         await self.send_text(frames.encode(frame).decode())
 
-    async def send_text(self, text: str) -> None:
-        """Send what may be no frame at all.
+    async def send_text(self, text: str | bytes, *, is_text: bool | None = None) -> None:
+        """Send what may be no frame at all; bytes go as a binary message, unless they are said to be text.
 
         Raises:
             Closed: the socket has ended.
         """
         try:
-            await self._socket.send(text)
+            await self._socket.send(text, text=is_text)
         except ConnectionClosed as error:
             raise self._closed(error) from error
 
@@ -144,7 +205,7 @@ class Wire:
                 async with asyncio.timeout(timeout_s):
                     message = await self._socket.recv()
             except TimeoutError:
-                raise Silence(f"Nothing came for {timeout_s:g} s.") from None
+                raise Silence(f"Nothing came for {timeout_s:g} s.", frames=self._last()) from None
             except ConnectionClosed as error:
                 raise self._closed(error) from error
             self._waiting = list(_split(message))
@@ -165,7 +226,7 @@ class Wire:
         while True:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                raise Silence(f"It did not come within {timeout_s:g} s.")
+                raise Silence(f"It did not come within {timeout_s:g} s.", frames=self._last())
             seen = await self.next(timeout_s=left_s)
             if wanted(seen.frame):
                 return seen
@@ -184,7 +245,38 @@ class Wire:
         code = error.rcvd.code if error.rcvd else 1006
         byes = [seen.frame for seen in self.seen if isinstance(seen.frame, frames.Bye)]
         said = byes[-1].reason if byes else (error.rcvd.reason if error.rcvd else "the connection was lost")
-        return Closed(f"The server closed the socket with {code}: {said or 'no reason given'}.", close_code=code)
+        sentence = f"The server closed the socket with {code}: {said or 'no reason given'}."
+        return Closed(sentence, close_code=code, frames=self._last())
+
+    def _last(self) -> list[str]:
+        return [seen.clipped for seen in self.seen[-_NEAR:]]
+
+
+async def _small(url: str, timeout_s: float) -> dict[str, Any]:
+    """Return what makes a connection that holds little: a small window in the kernel, and one message here."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout_s):
+        (family, kind, number, _, address), *_ = await loop.getaddrinfo(
+            parts.hostname, port, type=sockets.SOCK_STREAM, proto=sockets.IPPROTO_TCP
+        )
+        socket = sockets.socket(family, kind, number)
+        try:
+            socket.setblocking(False)
+            socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 8_192)  # before the connection: it sets the window
+            await loop.sock_connect(socket, address)
+        except BaseException:
+            socket.close()
+            raise
+    return (
+        {"sock": socket, "max_queue": 1, "server_hostname": parts.hostname}
+        if parts.scheme == "https"
+        else {
+            "sock": socket,
+            "max_queue": 1,
+        }
+    )
 
 
 def _split(message: str | bytes) -> list[Seen]:
@@ -209,19 +301,39 @@ def _read(text: str, now_s: float) -> Seen:
     return Seen(at_s=now_s, text=text, frame=frame)
 
 
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request was answered with; status 0: nothing, and `text` says why."""
+
+    status: int
+    text: str
+    headers: dict[str, str] = {}
+
+    @property
+    def clipped(self) -> str:
+        """Return status and text for evidence."""
+        return f"{self.status}: {self.text[:_CLIP]}"
+
+    def json(self) -> Any:
+        """Return the body.
+
+        Raises:
+            ValueError: it is no JSON.
+        """
+        return msgspec.json.decode(self.text)
+
+
 class WireHttp:
     """Raw requests with a token; each has a deadline and none is repeated.
 
     Args:
         url: of the deployment.
-        token: for the Authorization header.
+        token: for the Authorization header; None: none.
         timeout_s: for each answer.
     """
 
-    def __init__(self, url: str, token: str, *, timeout_s: float) -> None:
-        self._client = httpx2.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s, follow_redirects=False
-        )
+    def __init__(self, url: str, token: str | None, *, timeout_s: float) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._client = httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, follow_redirects=False)
         self._timeout_s = timeout_s
 
     async def __aenter__(self) -> WireHttp:
@@ -238,11 +350,16 @@ class WireHttp:
         A stream is read to its end, which must come within the deadline.
         """
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = await self.request("GET", path, headers=named)
+        return answer.status, answer.text
+
+    async def request(self, method: str, path: str, **options: Any) -> Answer:
+        """Return the answer to any request; `options` are those of httpx: json, content, data, headers."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.get(path, headers=named)
+                response = await self._client.request(method, path, **options)
         except TimeoutError:
-            return 0, f"no complete answer within {self._timeout_s:g} s"
-        except httpx2.HTTPError as error:
-            return 0, f"no answer: {str(error) or type(error).__name__}"
-        return response.status_code, response.text
+            return Answer(status=0, text=f"no complete answer within {self._timeout_s:g} s")
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            return Answer(status=0, text=f"no answer: {str(error) or type(error).__name__}")
+        return Answer(status=response.status_code, text=response.text, headers=dict(response.headers))

@@ -1,0 +1,110 @@
+"""The category `slow_reader`: a socket that is not read loses nothing, and slows down nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from runwire.conformance import judge
+from runwire.conformance.case import Case, Subject
+from runwire.conformance.report import Evidence
+from runwire.conformance.stage import Stage, Talk, found, whole
+from runwire.conformance.stage import play as open_stage
+from runwire.conformance.wire import Closed, CouldNotCheck, Silence
+from runwire.errors import RunwireError
+from runwire.protocol.events import TERMINAL_TYPES
+from runwire.protocol.frames import Event
+
+__all__ = ["CASES", "Slow", "play"]
+
+_BIG: Final = 48_000  # characters of a message: below `frame_bytes`, and more than a small window holds
+_REPLAYS: Final = 60  # of that message, onto a socket that is not read: more than the kernel's buffers hold
+_READ_S: Final = 20.0  # for what the buffers hold
+_REST_S: Final = 0.005  # between two of them, so that each is begun
+
+
+@dataclass(slots=True, kw_only=True)
+class Slow:
+    """A socket that was not read for a while, and one beside it that was."""
+
+    stage: Stage
+    whole: list[Event] = field(default_factory=list)  # the thread, as a reader sees it
+    beside: str | None = None  # why the neighbour's run was not seen in time
+    read_late: list[Event] = field(default_factory=list)  # of the last subscription, or after a resume
+    fault: str | None = None
+
+
+async def play(subject: Subject) -> Slow:
+    """Fill a socket that nobody reads, have another ask meanwhile, then read.
+
+    Raises:
+        CouldNotCheck: not reached, or not let in.
+    """
+    slow = Slow(stage=await open_stage(subject))
+    stage = slow.stage
+    big = f"{stage.question} {'x' * _BIG}"
+    agent = stage.preferred("check_tool")
+    try:
+        async with stage.talk() as talk:
+            sent = await talk.send(big, agent=agent)
+            await talk.until_end(sent.run)
+            slow.whole = talk.events(thread=sent.thread)
+        async with stage.talk(is_slow=True) as idle:
+            for number in range(_REPLAYS):
+                frame = f'{{"op":"subscribe","id":"s{number}","thread":"{sent.thread}","after":0}}'
+                await idle.wire.send_text(frame)
+                await asyncio.sleep(_REST_S)
+            try:
+                async with stage.talk() as beside:
+                    await beside.until_end((await beside.send(stage.question, agent=agent)).run)
+            except (Silence, Closed) as error:
+                slow.beside = error.message
+            with contextlib.suppress(Closed):  # too slow: 4008, or no more than a dead connection; it may come back
+                slow.read_late = await _rest(idle, f"s{_REPLAYS - 1}", sent.run)
+                return slow
+        async with stage.talk() as again:
+            await again.follow(sent.thread)
+            await again.until(lambda event: event.run == sent.run and event.type in TERMINAL_TYPES)
+            slow.read_late = again.events(thread=sent.thread)
+    except CouldNotCheck:
+        raise
+    except RunwireError as error:
+        slow.fault = error.message
+    return slow
+
+
+async def _rest(talk: Talk, number: str, run: str) -> list[Event]:
+    """Return what follows the answer to the last subscription, up to the run's end."""
+    answer = await talk.answer_to(number)
+    at = talk.wire.seen.index(answer)
+    await talk.wire.until(
+        lambda frame: isinstance(frame, Event) and frame.run == run and frame.type in TERMINAL_TYPES, timeout_s=_READ_S
+    )
+    return [seen.frame for seen in talk.wire.seen[at:] if isinstance(seen.frame, Event)]
+
+
+def _neighbours(slow: Slow) -> list[Evidence]:
+    if slow.fault:
+        return [found("a run, and its replays", slow.fault)]
+    return [found("a run in time beside a socket that is not read", slow.beside)] if slow.beside else []
+
+
+def _catches_up(slow: Slow) -> list[Evidence]:
+    if slow.fault:
+        return [found("all events, once it is read", slow.fault)]
+    return whole(slow.read_late, after=0) or judge.difference(
+        slow.whole, slow.read_late, names=("a reader that keeps up", "one that stood still")
+    )
+
+
+CASES: Final[tuple[Case[Slow], ...]] = (
+    Case(name="neighbours", promise="Others get their events in time while one socket is not read", look=_neighbours),
+    Case(
+        name="catches_up",
+        promise="A socket that was not read has all events in the end",
+        look=_catches_up,
+        needs=("neighbours",),
+    ),
+)
