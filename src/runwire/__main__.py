@@ -19,9 +19,9 @@ def main() -> None:
         if sys.argv[1:2] in _SERVERS:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _leave)
-        from runwire.cli.main import app
+        from runwire.cli.main import make_app
 
-        app(prog_name="runwire")
+        make_app(sys.argv[1:])(prog_name="runwire")
     except RunwireError as error:
         sys.exit(_explain(error))
     except KeyboardInterrupt:

@@ -2,56 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final
+
 import typer
 
-from runwire.cli import (
-    accounts,
-    audit,
-    belongings,
-    check,
-    cluster,
-    doctor,
-    keys,
-    listen,
-    members,
-    migrate,
-    project,
-    serve,
-    sign_ins,
-    storage,
+__all__ = ["make_app"]
+
+_HELP: Final = "Runwire: a self-hosted, real-time server for AI agents."
+# Verb → module of this room and function.
+_VERBS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "dev": "serve:dev",
+        "serve": "serve:serve",
+        "cluster": "cluster:cluster",
+        "new": "project:new",
+        "run": "listen:run",
+        "tail": "listen:tail",
+        "replay": "listen:replay",
+        "answer": "listen:answer",
+        "retry": "listen:retry",
+        "check": "check:check",
+        "test": "test:run_tests",
+        "members": "members:members",
+        "audit": "audit:audit",
+        "migrate": "migrate:migrate",
+        "version": "project:version",
+    }
+)
+# Group → module of this room and the verbs that it makes, and what it is for.
+_GROUPS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "user": ("accounts:user", "Who there is, what they may, and how they come in."),
+        "token": ("keys:token", "API keys."),
+        "signing-key": ("keys:signing_key", "The keys that sign access tokens."),
+        "config": ("config:config", "What is set, where it came from, and whether a server would start."),
+        "doctor": ("doctor:doctor", "Whether what should agree does."),
+        "storage": ("storage:storage", "Figures, compaction, backup, export and import of the database."),
+    }
+)
+# What else a group has.
+_MORE: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "user": {
+            "sessions": "sign_ins:sessions",
+            "sign-out": "sign_ins:sign_out",
+            "invite": "sign_ins:invite",
+            "reset": "sign_ins:reset",
+            "export": "belongings:export",
+            "erase": "belongings:erase",
+        }
+    }
 )
 
-__all__ = ["app"]
 
-app = typer.Typer(
-    help="Runwire: a self-hosted, real-time server for AI agents.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,  # errors are ours to word; tracebacks belong to bugs only
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("dev")(serve.dev)
-app.command("serve")(serve.serve)
-app.command("cluster")(cluster.cluster)
-app.command("new")(project.new)
-app.command("run")(listen.run)
-app.command("tail")(listen.tail)
-app.command("replay")(listen.replay)
-app.command("answer")(listen.answer)
-app.command("retry")(listen.retry)
-app.command("check")(check.check)
-app.command("members")(members.members)
-app.command("audit")(audit.audit)
-app.command("migrate")(migrate.migrate)
-app.command("version")(project.version)
-accounts.user.command("sessions")(sign_ins.sessions)
-accounts.user.command("sign-out")(sign_ins.sign_out)
-accounts.user.command("invite")(sign_ins.invite)
-accounts.user.command("reset")(sign_ins.reset)
-accounts.user.command("export")(belongings.export)
-accounts.user.command("erase")(belongings.erase)
-app.add_typer(accounts.user, name="user", help="Who there is, what they may, and how they come in.")
-app.add_typer(keys.token, name="token", help="API keys.")
-app.add_typer(keys.signing_key, name="signing-key", help="The keys that sign access tokens.")
-app.add_typer(doctor.doctor, name="doctor", help="Whether what should agree does.")
-app.add_typer(storage.storage, name="storage", help="Figures, compaction, backup, export and import of the database.")
+def make_app(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line.
+
+    Args:
+        words: what was said; if it begins with a verb only that one is imported, for the others take half a second.
+    """
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,  # errors are ours to word; tracebacks belong to bugs only
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help=_HELP)(_begin)
+    wanted = {words[0]} & (_VERBS.keys() | _GROUPS.keys()) if words else set[str]()
+    for name, place in _VERBS.items():
+        if name in wanted or not wanted:
+            app.command(name)(_found(place))
+    for name, (place, purpose) in _GROUPS.items():
+        if name in wanted or not wanted:
+            app.add_typer(_group(name, place), name=name, help=purpose)
+    return app
+
+
+def _begin() -> None:
+    """Do nothing; but for this, a verb that is alone would not be said."""
+
+
+def _group(name: str, place: str) -> typer.Typer:
+    group: typer.Typer = _found(place)
+    known = {command.name for command in group.registered_commands}
+    for verb, where in _MORE.get(name, {}).items():
+        if verb not in known:
+            group.command(verb)(_found(where))
+    return group
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"runwire.cli.{module}"), name)

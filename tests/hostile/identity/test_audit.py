@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from runwire import app
-from runwire.cli.main import app as command_line
+from runwire.cli.main import make_app
 from runwire.settings import load
 from runwire.storage.base_audit import AuditEntry
 from runwire.storage.open import open_storage
@@ -38,7 +38,7 @@ async def audited(tmp_path: Path) -> Path:
 
 
 def printed(folder: Path, *words: str) -> list[str]:
-    done = CliRunner().invoke(command_line, ["audit", "--data-dir", str(folder), *words])
+    done = CliRunner().invoke(make_app(), ["audit", "--data-dir", str(folder), *words])
     assert done.exit_code == 0, done.output
     return done.output.splitlines()
 
@@ -57,5 +57,5 @@ def test_what_is_older_is_left_out(audited: Path, since: str, count: int) -> Non
 
 
 def test_a_moment_that_is_none_is_said_so(tmp_path: Path) -> None:
-    done = CliRunner().invoke(command_line, ["audit", "--data-dir", str(tmp_path), "--since", "yesterday"])
+    done = CliRunner().invoke(make_app(), ["audit", "--data-dir", str(tmp_path), "--since", "yesterday"])
     assert done.exit_code == 2

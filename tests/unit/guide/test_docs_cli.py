@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import typer
 
-from runwire.cli.main import app
+from runwire.cli.main import make_app
 from runwire.guide import docs_root
 
 PAGE = (docs_root() / "reference" / "cli.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ def _verbs(command: object, name: str = "runwire") -> Iterator[tuple[str, set[st
     yield name, {word for word in words if word.startswith("--")} - {"--help"}
 
 
-VERBS = dict(_verbs(typer.main.get_command(app)))
+VERBS = dict(_verbs(typer.main.get_command(make_app())))
 
 
 def _written(verb: str) -> set[str]:

@@ -27,7 +27,10 @@ async def test_memory_and_sqlite_are_opened_by_url(tmp_path: Path) -> None:
 
 
 def test_what_serves_a_data_file_needs_no_driver_of_postgresql() -> None:
-    code = "import runwire.cli.main, sys; print(sorted({'asyncpg', 'sqlalchemy', 'alembic'} & set(sys.modules)))"
+    code = (
+        "from runwire.cli.main import make_app; make_app()\n"
+        "import sys; print(sorted({'asyncpg', 'sqlalchemy', 'alembic'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"
 
