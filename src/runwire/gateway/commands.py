@@ -10,6 +10,7 @@ import msgspec
 from runwire.errors import Conflict, NotFound, ProtocolError, RunwireError, Unavailable
 from runwire.gateway.acquaintances import Acquaintances
 from runwire.gateway.admission import Admission, NotAdmitted
+from runwire.gateway.limits import PersonalLimits
 from runwire.gateway.metrics import Metrics
 from runwire.gateway.offered import OfferedAgents
 from runwire.gateway.queue import Queue
@@ -17,6 +18,7 @@ from runwire.gateway.tail import Tail
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
 from runwire.protocol.events import EventType, UserMessage, decode_data
+from runwire.resilience.quotas import OverLimit
 from runwire.storage.base import Bus, CancelRequest, Committed, IncomingMessage, RunRow, Sent, Storage, ThreadRow, Wake
 
 __all__ = ["Commands"]
@@ -38,6 +40,7 @@ class Commands:
         queue: whether the workers have.
         metrics: count what is refused for want of room.
         acquaintances: meet a person before anything of theirs is made.
+        limits: of each person and key; None: there are none.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Commands:
         queue: Queue,
         metrics: Metrics,
         acquaintances: Acquaintances,
+        limits: PersonalLimits | None = None,
     ) -> None:
         self._storage = storage
         self._bus = bus
@@ -60,15 +64,37 @@ class Commands:
         self._queue = queue
         self._metrics = metrics
         self._acquaintances = acquaintances
+        self._limits = limits
 
-    async def send(self, user: str, body: frames.MessageBody, *, thread: str | None, key: str | None) -> Sent:
+    def count_bytes(self, user: str, size_bytes: int) -> None:
+        """Count what somebody has sent over HTTP; sockets count all that comes."""
+        if self._limits is not None and self._limits.traffic is not None:
+            self._limits.traffic.add(user, size_bytes)
+
+    async def send(
+        self,
+        user: str,
+        body: frames.MessageBody,
+        *,
+        thread: str | None,
+        key: str | None,
+        api_key: str | None = None,
+    ) -> Sent:
         """Store a message and its run; call `announce` once the reply is on its way.
+
+        Args:
+            user: who sends it.
+            body: what.
+            thread: where; None: in a new one.
+            key: makes a repetition harmless.
+            api_key: the key that proved the user, if it was one.
 
         Raises:
             ProtocolError: no such agent, or which one is not said; `too_large`: content or metadata.
             NotFound: unknown or foreign thread.
             Conflict: `conflict` or `run_active`.
             Unavailable: this node, or the workers, have too much to do, and nothing was stored.
+            OverLimit: the person, or the key, has; likewise.
         """
         fingerprint = frames.fingerprint(body, thread=thread)
         content = msgspec.to_builtins(body.content)
@@ -78,6 +104,8 @@ class Commands:
             _check_size("content", content)
             _check_size("metadata", body.metadata)
             self._queue.check(agent)
+            if (earlier := await self._take(user, key, fingerprint, api_key)) is not None:
+                return earlier
         except (ProtocolError, Unavailable) as error:
             # What was accepted once is answered alike as long as its run is kept, whoever is served here since.
             # Where nothing is refused, the write looks for the key itself: only it can tell two at once apart.
@@ -129,8 +157,11 @@ class Commands:
             NotFound: unknown or foreign run, or no such wait in it.
             Conflict: it was answered otherwise, its time was over, or the run has ended.
             ProtocolError: `too_large`, or not what such a wait takes: field `value`; a timer: field `wait`.
+            OverLimit: the person has sent too many bytes.
         """
         _check_size("value", body.value)
+        if self._limits is not None and self._limits.traffic is not None:
+            self._limits.traffic.check(user)
         try:
             answered = await self._storage.runs.answer(user, run, body.wait, body.value)
         except Conflict as error:
@@ -144,7 +175,9 @@ class Commands:
             self._bus.publish(Wake(topic="runs", thread=answered.thread) if answered.is_parked else _SIGNALS)
         return frames.AnswerData(run=answered.run, wait=answered.wait)
 
-    async def retry(self, user: str, run: str, body: frames.RetryBody, *, key: str | None) -> Sent:
+    async def retry(
+        self, user: str, run: str, body: frames.RetryBody, *, key: str | None, api_key: str | None = None
+    ) -> Sent:
         """Start a run with the message of one that has ended; call `announce` once the reply is on its way.
 
         Raises:
@@ -162,6 +195,8 @@ class Commands:
             asked = await self._message_of(row)
             agent = await self._agents.choose(row.agent)
             self._queue.check(agent)
+            if (earlier := await self._take(user, key, fingerprint, api_key)) is not None:
+                return earlier
             message = IncomingMessage(
                 user=user,
                 thread=row.thread,
@@ -192,6 +227,22 @@ class Commands:
                 return data
         raise NotFound("The message of this run is no longer kept; send it anew.", field="run")
 
+    async def _take(self, user: str, key: str | None, fingerprint: str, api_key: str | None) -> Sent | None:
+        """Count a message towards the limits of who sends it, unless it was accepted before: then return that.
+
+        Raises:
+            OverLimit: it is one too many.
+        """
+        if self._limits is None:
+            return None
+        if key is not None and self._limits.counts_messages:
+            # Before anything is counted: a client that resends what it has no answer to would use up its own limit.
+            earlier = await self._storage.runs.sent(user, key, fingerprint)
+            if earlier is not None:
+                return earlier
+        await self._limits.take_message(user, api_key)
+        return None
+
     async def _store(self, message: IncomingMessage) -> Sent:
         await self._acquaintances.meet(message.user)
         return await self._storage.runs.send(message)
@@ -211,7 +262,7 @@ class Commands:
             self._bus.publish(_SIGNALS)
 
     def _count(self, error: RunwireError) -> None:
-        if isinstance(error, NotAdmitted):
+        if isinstance(error, NotAdmitted | OverLimit):
             self._metrics.refused.labels(reason=error.reason).inc()
 
     def _tell(self, committed: Iterable[Committed]) -> None:

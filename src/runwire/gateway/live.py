@@ -146,7 +146,8 @@ class Live:
         """
         user = listener.identity.user
         if self._of_user[user] >= self._per_user:
-            raise Unavailable(f"You have {self._per_user} connections here; close one.", code="rate_limited")
+            sentence = f"You have {self._per_user} connections here; close one."
+            raise Unavailable(sentence, code="rate_limited", retry_after_s=back_after_s())
         self._listeners.add(listener)
         self._of_user[user] += 1
         self._is_empty.clear()

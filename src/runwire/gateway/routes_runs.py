@@ -147,7 +147,9 @@ class RunRoutes:
         """
         identity = await self.callers.who(request)
         desk = self.desks.of(identity.user)
-        body = decode_body(frames.AnswerBody, await read_body(request, limit_bytes=self.body_bytes))
+        came = await read_body(request, limit_bytes=self.body_bytes)
+        desk.commands.count_bytes(identity.user, len(came))
+        body = decode_body(frames.AnswerBody, came)
         return answer(await desk.commands.answer(identity.user, run, body))
 
     async def retry(
@@ -160,7 +162,7 @@ class RunRoutes:
         identity = await self.callers.who(request)
         desk = self.desks.of(identity.user)
         body = decode_body(frames.RetryBody, await read_body(request, limit_bytes=self.body_bytes))
-        sent = await desk.commands.retry(identity.user, run, body, key=idempotency_key or None)
+        sent = await desk.commands.retry(identity.user, run, body, key=idempotency_key or None, api_key=identity.key)
         desk.commands.announce(sent)
         accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)
         return answer(accepted, status=202)

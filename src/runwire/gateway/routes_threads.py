@@ -153,8 +153,12 @@ class ThreadRoutes:
         """
         identity = await self.callers.who(request)
         desk = self.desks.of(identity.user)
-        body = decode_body(frames.MessageBody, await read_body(request, limit_bytes=self.body_bytes))
-        sent = await desk.commands.send(identity.user, body, thread=thread, key=idempotency_key or None)
+        came = await read_body(request, limit_bytes=self.body_bytes)
+        desk.commands.count_bytes(identity.user, len(came))
+        body = decode_body(frames.MessageBody, came)
+        sent = await desk.commands.send(
+            identity.user, body, thread=thread, key=idempotency_key or None, api_key=identity.key
+        )
         desk.commands.announce(sent)
         accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)
         return answer(accepted, status=202)

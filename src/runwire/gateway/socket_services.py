@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runwire.gateway.admission import Admission
 from runwire.gateway.desk import Desk
 from runwire.gateway.identities import Identities
+from runwire.gateway.limits import Traffic
 from runwire.gateway.live import Live
 from runwire.gateway.metrics import Metrics
 from runwire.storage.placed import Placed
@@ -24,3 +25,4 @@ class SocketServices:
     admission: Admission  # whether one more is let in
     metrics: Metrics  # figures
     abort_s: float  # after a close, the peer has so long to answer
+    traffic: Traffic | None = None  # counts what people send; None: nobody does

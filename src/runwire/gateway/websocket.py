@@ -19,6 +19,7 @@ from runwire.errors import RunwireError, Unavailable
 from runwire.gateway.alarm import Alarm
 from runwire.gateway.clock import wall_ms
 from runwire.gateway.desk import Desk
+from runwire.gateway.limits import Traffic
 from runwire.gateway.live import Patience, back_after_s
 from runwire.gateway.socket_protocol import SocketTransport
 from runwire.gateway.socket_services import SocketServices
@@ -176,6 +177,8 @@ class Socket:
             self._connection.receive(
                 message.get("bytes") or b"" if text is None else text, is_binary=text is None, now_s=self._clock()
             )
+            if self._services.traffic is not None and self._identity is not None:
+                self._count(self._services.traffic, text or "")
             if not self._connection.is_greeting:
                 self._services.live.greeted(self)
             credential = self._connection.take_credential()
@@ -184,6 +187,13 @@ class Socket:
                 self._proving = self._tasks.create_task(self._sign_in(prove))
             self._start_commands()
             self._stir()
+
+    def _count(self, traffic: Traffic, text: str) -> None:
+        """Count what has come; end a connection that is refused all of it and goes on."""
+        user = self.identity.user
+        traffic.add(user, len(text) if text.isascii() else len(text.encode()))
+        if (after_s := traffic.flood_s(user)) > 0:
+            self._connection.close(CloseCode.RATE, "You have sent far too much; come back later.", after_s=after_s)
 
     async def _sign_in(self, prove: Prove) -> None:
         connection = self._connection
@@ -287,7 +297,9 @@ class Socket:
 
     async def _send(self, command: frames.Send) -> None:
         user = self.identity.user
-        sent = await self.desk.commands.send(user, command, thread=command.thread, key=command.key)
+        sent = await self.desk.commands.send(
+            user, command, thread=command.thread, key=command.key, api_key=self.identity.key
+        )
         # The reply goes into the queue before anything of the write can: it is announced only after that.
         if sent.thread not in self._subscriptions:
             self._subscriptions[sent.thread] = self.desk.subscriptions.open_after_send(

@@ -15,13 +15,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import BlockingConnectionPool, Connection, SSLConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError
 
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.storage.redis.address import Address, Node
 
-__all__ = ["GIVE_UP_S", "Link", "ask"]
+__all__ = ["GIVE_UP_S", "Link", "answered", "ask", "open_pool"]
 
 GIVE_UP_S: Final = 0.5  # for any answer; then the connection is replaced
 _TICK_S: Final = 0.15
@@ -57,11 +57,11 @@ class Link:
             Unavailable: it does not answer within `GIVE_UP_S`.
             ConfigurationError: it refuses the password, or what is to be done there.
         """
-        async with _answered():
+        async with answered():
             await _connect(self._ear)
             await _connect(self._mouth)
         await self.change(channels, ())
-        async with _answered():
+        async with answered():
             while self._asked:
                 await self._read()
         # Proves that it may be spoken to, too; nobody hears the empty message but this link.
@@ -76,7 +76,7 @@ class Link:
         if not messages:
             return
         command = f"{self._prefix}PUBLISH"
-        async with _answered():
+        async with answered():
             packed = self._mouth.pack_commands([(command, channel, payload) for channel, payload in messages])
             await self._mouth.send_packed_command(packed, check_health=False)
             for _ in messages:
@@ -94,7 +94,7 @@ class Link:
         commands = [(f"{self._prefix}SUBSCRIBE", channel) for channel in add]
         commands += [(f"{self._prefix}UNSUBSCRIBE", channel) for channel in remove]
         if commands:
-            async with _answered():
+            async with answered():
                 await self._ear.send_packed_command(self._ear.pack_commands(commands), check_health=False)
 
     async def hear(self, take: Callable[[bytes, bytes], None], confirmed: Callable[[], None]) -> None:
@@ -103,7 +103,7 @@ class Link:
         Raises:
             Unavailable: the connection was lost, or the server no longer has a channel that was asked for.
         """
-        async with _answered(within_s=None):
+        async with answered(within_s=None):
             while True:
                 kind, channel, payload = await self._read()
                 if kind.endswith(b"message"):  # of a shard: smessage
@@ -126,7 +126,7 @@ class Link:
             if silent > _SILENT_TICKS:
                 raise Unavailable("Redis does not answer.")
             if silent == 1:
-                async with _answered():
+                async with answered():
                     await self._ear.send_command("PING", check_health=False)
 
     async def close(self) -> None:
@@ -158,7 +158,7 @@ async def ask(address: Address, node: Node, *command: str, login: tuple[str | No
     """
     connection = _connection(address, node, login=login)
     try:
-        async with _answered():
+        async with answered():
             await _connect(connection)
             await connection.send_command(*command, check_health=False)
             return await connection.read_response(timeout=math.inf)
@@ -167,8 +167,24 @@ async def ask(address: Address, node: Node, *command: str, login: tuple[str | No
             await connection.disconnect(nowait=True)
 
 
+def open_pool(address: Address, node: Node, *, size: int) -> BlockingConnectionPool:
+    """Return connections to a server, `size` at most, for a client that speaks within `answered`.
+
+    Who finds none free waits for one; the deadline of `answered` is that of the wait, too.
+    """
+    kind = SSLConnection if address.is_tls else Connection
+    return BlockingConnectionPool(
+        max_connections=size, timeout=None, connection_class=kind, **_options(address, node, address.login)
+    )
+
+
 def _connection(address: Address, node: Node, *, login: tuple[str | None, str | None] | None = None) -> Connection:
-    user, password = login or address.login
+    options = _options(address, node, login or address.login)
+    return SSLConnection(**options) if address.is_tls else Connection(**options)
+
+
+def _options(address: Address, node: Node, login: tuple[str | None, str | None]) -> dict[str, Any]:
+    user, password = login
     options: dict[str, Any] = {
         "host": node[0],
         "port": node[1],
@@ -177,7 +193,7 @@ def _connection(address: Address, node: Node, *, login: tuple[str | None, str | 
         "protocol": 2,
         "driver_info": None,  # two round trips less
         "retry": None,
-        # `_answered` has the deadline: with one of its own, redis-py sends by way of `asyncio.wait_for`, and that of
+        # `answered` has the deadline: with one of its own, redis-py sends by way of `asyncio.wait_for`, and that of
         # Python 3.11 swallows a cancellation that comes when the bytes have just been sent.
         "socket_timeout": None,
         "socket_connect_timeout": GIVE_UP_S,
@@ -185,7 +201,7 @@ def _connection(address: Address, node: Node, *, login: tuple[str | None, str | 
         "socket_keepalive": True,
         "socket_keepalive_options": _KEEPALIVE,
     }
-    return SSLConnection(**options | address.files) if address.is_tls else Connection(**options)
+    return options | address.files if address.is_tls else options
 
 
 async def _connect(connection: Connection) -> None:
@@ -212,7 +228,7 @@ _KEEPALIVE: Final = _keepalive()
 
 
 @asynccontextmanager
-async def _answered(within_s: float | None = GIVE_UP_S) -> AsyncIterator[None]:
+async def answered(within_s: float | None = GIVE_UP_S) -> AsyncIterator[None]:
     """Speak to a server with a deadline; whatever it does instead of an answer is one of two errors."""
     try:
         async with asyncio.timeout(within_s):
