@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from runwire.errors import ConfigurationError
 from runwire.settings import RULES, Loaded, Rule, Settings, hint, load, shown
 
 __all__ = ["config"]
@@ -69,12 +70,19 @@ def explain(
 @config.command("check")
 def check(file: _File = None, environment: _Environment = None, as_json: _AsJson = False) -> None:
     """Judge the settings as a server does at its start; status 78 and every fault if it would not start."""
-    loaded = _load(file, environment, serves=True)
+    try:
+        loaded = _load(file, environment, serves=True)
+    except ConfigurationError as error:
+        if not as_json:
+            raise
+        typer.echo(json.dumps({"is_ok": False, "faults": list(error.faults)}, ensure_ascii=False))
+        raise typer.Exit(78) from None
     settings = loaded.settings
     changed = sum(source != "default" for source in loaded.sources.values())
     if as_json:
         allowed = [rule.id for rule in loaded.allowed]
-        typer.echo(json.dumps({"environment": settings.environment, "changed": changed, "unsafe_allowed": allowed}))
+        about = {"is_ok": True, "environment": settings.environment, "changed": changed, "unsafe_allowed": allowed}
+        typer.echo(json.dumps(about))
         return
     typer.echo(
         f"ok: {settings.environment}, {changed} of {len(Settings.model_fields)} settings are not at their default"

@@ -94,12 +94,18 @@ def from_variables(environ: Mapping[str, str], faults: list[str]) -> Layer:
         if not variable.startswith(PREFIX) or variable in CLIENT_NAMES:
             continue
         if variable not in candidates:
-            faults.append(f"{variable}: unknown variable{hint(variable, candidates)}.")
+            faults.append(f"{variable}: unknown variable{_nearest(variable, candidates)}.")
         elif not value.strip():
             faults.append(f"{variable}: is empty; give it a value or unset it.")
         elif variable in names:
             layer[names[variable]] = (value, variable)
     return layer
+
+
+def _nearest(variable: str, candidates: list[str]) -> str:
+    # What all begin with makes nothing alike.
+    found = hint(variable.removeprefix(PREFIX), [name.removeprefix(PREFIX) for name in candidates])
+    return found.replace("`", f"`{PREFIX}", 1)
 
 
 def from_secret_files(environ: Mapping[str, str], faults: list[str]) -> Layer:

@@ -75,7 +75,7 @@ def test_http_is_for_development_on_this_machine() -> None:
     table = {**GOOD, "issuer": "http://127.0.0.1:9000", "allow_private_addresses": True}
     environ = {"RUNWIRE_ISSUERS": json.dumps([table])}
     assert load(environ={**environ, "RUNWIRE_ENVIRONMENT": "development"}).settings.issuers[0].is_loopback
-    with pytest.raises(ConfigurationError, match="issuers: company: issuer: http is refused"):
+    with pytest.raises(ConfigurationError, match="rule http-issuers"):
         load(environ=environ)
 
 
