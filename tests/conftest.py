@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 import structlog
@@ -29,6 +31,24 @@ def _logs_as_before() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+RESTS: Final = pytest.StashKey[dict[Path, list[Callable[[], None]]]]()
+"""Folder → what stops the deployments that its tests share; whoever hands one out starts it again."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make room for what rests."""
+    config.stash[RESTS] = {}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop what a folder shares when other tests follow: a deployment that nobody asks takes a twentieth of a core."""
+    folder = item.path.parent
+    if nextitem is None or nextitem.path.parent != folder:
+        for rest in item.config.stash[RESTS].get(folder, ()):
+            rest()
 
 
 def pytest_collection_finish() -> None:

@@ -157,10 +157,21 @@ class Cluster:
                 await process.kill9()
             raise
 
-    async def end(self) -> None:
-        """Kill what runs, and see that nobody has said what he should not."""
+    async def rest(self) -> None:
+        """Kill what runs; `wake` starts it again."""
         for process in self.processes:
             await process.kill9()
+
+    async def wake(self) -> None:
+        """Start all that do not run, at once."""
+        async with asyncio.TaskGroup() as tasks:
+            for process in self.processes:
+                if not process.is_running:
+                    tasks.create_task(process.start())
+
+    async def end(self) -> None:
+        """Kill what runs, and see that nobody has said what he should not."""
+        await self.rest()
         for process in self.processes:
             said = process.logs(lines=100_000)
             assert PASSWORD not in said, process.name

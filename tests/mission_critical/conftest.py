@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import RESTS
 from tests.mission_critical.deployment import Deployment
+from tests.mission_critical.staging import OwnStaging
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +19,19 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     asyncio.run(server.start())
     yield server
     asyncio.run(server.kill9())
+
+
+@pytest.fixture(scope="session")
+def own_staging(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[OwnStaging]:
+    """Start many processes on PostgreSQL and Redis; who kills one starts it again."""
+    own = OwnStaging(tmp_path_factory.mktemp("staging"), postgres_server)
+    pytestconfig.stash[RESTS].setdefault(Path(__file__).parent, []).append(lambda: asyncio.run(own.cluster.rest()))
+    try:
+        yield own.start()
+    finally:
+        own.end()
 
 
 @pytest.fixture
