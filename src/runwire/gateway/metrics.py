@@ -52,7 +52,15 @@ class Metrics:
             registry=self.registry,
         )
         self.refused = Counter(
-            "gateway_refused_sends", "Messages refused for want of room.", ["reason"], registry=self.registry
+            "gateway_refused_sends",
+            "Messages refused, for want of room or over a limit of the person's.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.limits_alone = Gauge(
+            "gateway_limits_alone",
+            "1 while personal limits are counted by each process alone, for Redis does not answer.",
+            registry=self.registry,
         )
         self.bus_age = Gauge("gateway_bus_beacon_age_seconds", "Age of the last beacon heard.", registry=self.registry)
         self.closes = Counter("gateway_closes", "Sockets ended by the server.", ["code"], registry=self.registry)

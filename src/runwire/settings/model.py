@@ -135,6 +135,33 @@ class Settings(BaseSettings):
         le=86_400,
         description="How long an agent's oldest run may wait for a worker; over it, it gets no new message, seconds.",
     )
+    max_memory_mb: int | None = Field(
+        None,
+        ge=64,
+        description="Memory of a process over which it takes nothing new, MiB; unset: nine tenths of its container's.",
+    )
+    user_sockets: int = Field(
+        500, ge=1, description="Sockets and streams of one user at a time, at each gateway; one more is refused."
+    )
+    user_messages_per_minute: int | None = Field(
+        None, ge=1, le=10_000, description="Messages that one user may send within a minute; unset: no limit."
+    )
+    key_messages_per_minute: int | None = Field(
+        None, ge=1, le=10_000, description="Messages that may come with one API key within a minute; unset: no limit."
+    )
+    user_bytes_per_minute: int | None = Field(
+        None,
+        ge=65_536,
+        description="Bytes that one user may send to a gateway within a minute, all frames together; unset: no limit.",
+    )
+    user_tokens_per_day: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens that one user's agents may report by `ctx.usage` within 24 hours; unset: no limit.",
+    )
+    user_cost_per_day: float | None = Field(
+        None, gt=0, le=1e9, description="Cost that they may report within 24 hours; unset: no limit."
+    )
     access_ttl_s: int = Field(300, ge=30, le=900, description="Life of an access token, seconds.")
     refresh_ttl_s: int = Field(30 * 86_400, ge=300, description="Life of a sign-in without use, seconds.")
     service_secret: Secret | None = Field(

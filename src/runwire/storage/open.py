@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from runwire.errors import ConfigurationError
@@ -14,7 +15,19 @@ from runwire.storage.bus_local import LocalBus
 from runwire.storage.migrations import REVISIONS
 from runwire.storage.placed import ALONE, Placed, PlaceOf
 
-__all__ = ["is_postgres", "migrate_storage", "open_bus", "open_placed", "open_storage", "with_driver", "with_redis"]
+if TYPE_CHECKING:
+    from runwire.storage.redis.counts import RedisCounts
+
+__all__ = [
+    "is_postgres",
+    "migrate_storage",
+    "open_bus",
+    "open_counts",
+    "open_placed",
+    "open_storage",
+    "with_driver",
+    "with_redis",
+]
 
 
 async def open_storage(url: str, *, lease_s: float = 6.0, place: PlaceOf = ALONE, may_be_away: bool = False) -> Storage:
@@ -119,6 +132,17 @@ def open_bus(storage: Storage, redis_url: str | None = None, redis_prefix: str =
         assert isinstance(storage, PostgresStorage)
         return PostgresBus(storage.database)
     return LocalBus()
+
+
+def open_counts(redis_url: str, redis_prefix: str) -> RedisCounts:
+    """Return the counts that all processes with one Redis have in common.
+
+    Raises:
+        ConfigurationError: the URL of Redis cannot be meant, or its client is not installed.
+    """
+    with with_redis():
+        from runwire.storage.redis.counts import RedisCounts
+    return RedisCounts(redis_url, prefix=redis_prefix)
 
 
 async def migrate_storage(url: str) -> tuple[str | None, str]:
