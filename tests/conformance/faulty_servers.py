@@ -1,14 +1,12 @@
-"""Small wrong servers: each is the minimal one with one fault, and `FAULTS` says which case must name it."""
+"""Small wrong servers: each is the minimal one with one fault of the stream; `faults.py` says which case names it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from tests.conformance.minimal_server import (
     TERMINAL,
-    Agent,
     Connection,
     Frame,
     MinimalServer,
@@ -16,8 +14,6 @@ from tests.conformance.minimal_server import (
     Subscription,
     Thread,
     fresh,
-    with_tool,
-    without_tools,
 )
 from websockets.datastructures import Headers
 from websockets.http11 import Response
@@ -71,10 +67,10 @@ class SwapsTwo(MinimalServer):
 class Canned(MinimalServer):
     """Answers every message with the same recorded run: same ids, same times, same text."""
 
-    def start(self, thread: Thread, user: str, content: str) -> Frame:
+    def start(self, thread: Thread, user: str, content: str, agent: str | None = None) -> Frame:
         thread = self.threads.setdefault("th_canned", Thread("th_canned", user, self.log))
         if not thread.runs:
-            super().start(thread, user, "What is Runwire?")
+            super().start(thread, user, "What is Runwire?", agent)
         run = thread.runs[0]
         return {"thread": thread.thread, "log": self.log, "after": 0, "run": run.run, "message": run.message, "seq": 1}
 
@@ -82,14 +78,14 @@ class Canned(MinimalServer):
 class CannedWithNewIds(MinimalServer):
     """Takes new ids and times for each run, and plays the same recorded message and answer."""
 
-    def start(self, thread: Thread, user: str, content: str) -> Frame:
-        return super().start(thread, user, "What is Runwire?")
+    def start(self, thread: Thread, user: str, content: str, agent: str | None = None) -> Frame:
+        return super().start(thread, user, "What is Runwire?", agent)
 
 
 class CannedFromThePast(MinimalServer):
     """Plays events with the times of their recording."""
 
-    def append(self, run: Run, kind: str, data: Frame, *, attempt: int = 1) -> None:
+    def append(self, run: Run, kind: str, data: Frame, *, attempt: int | None = None) -> None:
         super().append(run, kind, data, attempt=attempt)
         run.thread.events[-1]["ts"] = 1_700_000_000_000 + run.thread.head
 
@@ -258,6 +254,56 @@ class ThinLifecycle(MinimalServer):
         return [e for e in super().history(sub) if sub.view == "all" or e["type"] != "agent_thinking"]
 
 
+class ForgetsLaterRuns(MinimalServer):
+    """Goes on one event too late after a reconnect, in all runs but the first of a thread."""
+
+    def subscription(self, thread: Thread, view: str, after: int) -> Subscription:
+        is_late = len(thread.runs) == 2 and thread.runs[1].message in str(thread.events[: after - 1])
+        return Subscription(thread, view, after + 1 if is_late and after < thread.head else after)
+
+
+class TrimsSilently(MinimalServer):
+    """Leaves out the beginning of a thread that is read from the start."""
+
+    def subscribe(self, connection: Connection, frame: Frame) -> None:
+        super().subscribe(connection, frame)
+        if frame["after"] == 0:
+            connection.subscriptions[frame["thread"]].last = 3
+
+
+class LosesInOldRuns(MinimalServer):
+    """Goes on one event too late in a run that is long over."""
+
+    wrong_view = "all"
+
+    def subscription(self, thread: Thread, view: str, after: int) -> Subscription:
+        is_old = len(thread.runs) == 2 and after > 0 and thread.runs[1].message not in str(thread.events[: after + 4])
+        return Subscription(thread, view, after + 3 if is_old and view == self.wrong_view else after)
+
+
+class LosesInOldLifecycles(LosesInOldRuns):
+    """Does so in the view lifecycle alone."""
+
+    wrong_view = "lifecycle"
+
+
+class IgnoresTheHead(MinimalServer):
+    """Takes a position that the log never reached for a good one."""
+
+    def subscribe(self, connection: Connection, frame: Frame) -> None:
+        super().subscribe(connection, frame)
+        if frame["after"] > self.threads[frame["thread"]].head:
+            connection.out = [out for out in connection.out if out["op"] != "reset"]
+            connection.subscriptions[frame["thread"]].last = frame["after"]
+
+
+class IgnoresTheLog(MinimalServer):
+    """Takes a position of another history for one of its own."""
+
+    def subscribe(self, connection: Connection, frame: Frame) -> None:
+        super().subscribe(connection, {**frame, "log": None})
+
+
 class NeverResets(MinimalServer):
     """Takes any position for one of its own."""
 
@@ -321,6 +367,21 @@ class Refuses(MinimalServer):
         return None
 
 
+class HeartbeatOnly(MinimalServer):
+    """Pings, and does nothing else."""
+
+    def command(self, connection: Connection, frame: Frame) -> None:
+        return
+
+
+class BreaksAtOnce(MinimalServer):
+    """Closes each socket with 1011 as it is opened."""
+
+    def welcome(self, connection: Connection) -> None:
+        assert self.tasks
+        self.tasks.create_task(connection.socket.close(1011, "internal error"))
+
+
 class Drains(MinimalServer):
     """Says goodbye as it drains."""
 
@@ -344,61 +405,3 @@ async def fabricated(content: str, emit: Any) -> str:
     await emit("tool_completed", {**call, "ok": True, "final": True, "result": 1, "duration_ms": 1})
     await emit("tool_executing", {**call, "args": {}})
     return "done"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A wrong server and the cases that must name it, and no other."""
-
-    server: type[MinimalServer]
-    names: tuple[str, ...]
-    agent: Agent = with_tool
-
-
-FAULTS = {
-    "golden_path": (
-        Fault(Mute, ("welcome",)),
-        Fault(Silent, ("ends",)),
-        Fault(LosesOne, ("no_hole",)),
-        Fault(LosesTheEnd, ("ends",)),
-        Fault(DoublesOne, ("once",)),
-        Fault(SwapsTwo, ("ordered",)),
-        Fault(Canned, ("fresh",)),
-        Fault(CannedWithNewIds, ("fresh",)),
-        Fault(CannedFromThePast, ("fresh",)),
-        Fault(FabricatesTools, ("fresh",)),
-        Fault(WrongPrev, ("no_hole",)),
-        Fault(TwoTerminals, ("lifecycle",)),
-        Fault(TalksAfterTheEnd, ("lifecycle",)),
-        Fault(UnpairedTool, ("tools_paired",)),
-        Fault(MinimalServer, ("tools_paired",), agent=fabricated),
-        Fault(MinimalServer, ("five",), agent=without_tools),
-        Fault(EndsAToolTwice, ("tools_paired",)),
-        Fault(StartsTwice, ("lifecycle",)),
-        Fault(WrongText, ("text",)),
-        Fault(WrongShape, ("frames",)),
-        Fault(EventsFirst, ("reply_first",)),
-        Fault(ForgetsTheAnswer, ("snapshot_agrees",)),
-        Fault(ForgetsKeys, ("idempotent",)),
-        Fault(RepeatsForTheSameBody, ("idempotent",)),
-        Fault(TakesAnyBody, ("idempotent",)),
-        Fault(OtherHistoryOverHttp, ("sse_agrees",)),
-        Fault(OtherPage, ("page_agrees",)),
-        Fault(Hangs, ("ends",)),
-        Fault(Breaks, ("answered",)),
-    ),
-    "resume": (
-        Fault(Mute, ("cut_at_every_event",)),
-        Fault(Silent, ("cut_at_every_event",)),
-        Fault(LosesOne, ("cut_at_every_event",)),
-        Fault(ResumesWithAHole, ("cut_at_every_event",)),
-        Fault(ResumesFromZero, ("cut_at_every_event",)),
-        Fault(RewritesHistory, ("replay_is_live",)),
-        Fault(ThinLifecycle, ("views_agree",)),
-        Fault(NeverResets, ("beyond_the_end", "another_log")),
-        Fault(ResetsToNowhere, ("beyond_the_end", "another_log")),
-        Fault(SseStartsOver, ("sse_resumes",)),
-        Fault(SseNeverEnds, ("sse_resumes",)),
-        Fault(WrongPosition, ("position_frame",)),
-    ),
-}

@@ -8,98 +8,76 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from http import HTTPStatus
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
+from tests.conformance.minimal_agents import NAMED, Breakers
+from tests.conformance.minimal_http import Front, Http
+from tests.conformance.minimal_run import (
+    DELTAS,
+    TERMINAL,
+    Agent,
+    Emit,
+    Failed,
+    Frame,
+    Run,
+    Thread,
+    fresh,
+    now_ms,
+    say,
+    with_tool,
+    without_tools,
+)
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-Frame = dict[str, Any]
-Emit = Callable[[str, Frame], Awaitable[None]]
-Agent = Callable[[str, Emit], Awaitable[Any]]
+__all__ = [
+    "DELTAS",
+    "TERMINAL",
+    "Agent",
+    "Connection",
+    "Emit",
+    "Frame",
+    "MinimalServer",
+    "Run",
+    "Subscription",
+    "Thread",
+    "fresh",
+    "say",
+    "with_tool",
+    "without_tools",
+]
 
 SUBPROTOCOL = Subprotocol("runwire.v1")
-TERMINAL = {"agent_completed", "agent_failed", "agent_cancelled"}
-DELTAS = {"text_delta", "thinking_delta", "tool_args_delta"}
 LIMITS = {"frame_bytes": 65536, "subscriptions": 64, "commands_in_flight": 32, "replay_events": 20000}
-
-
-def fresh(prefix: str) -> str:
-    """Return a new id."""
-    return f"{prefix}_{secrets.token_hex(12)}"
-
-
-def now_ms() -> int:
-    """Return the time as the wire has it."""
-    return int(datetime.now(tz=UTC).timestamp() * 1000)
-
-
-async def with_tool(content: str, emit: Emit) -> str:
-    """Think, count the letters with a tool, answer in a few pieces."""
-    await emit("agent_thinking", {"text": f"How long is {len(content.split())} words?"})
-    call = {"call": fresh("call"), "step": "count:1", "try": 1, "name": "count"}
-    await emit("tool_executing", {**call, "args": {"text": content}})
-    await emit("tool_completed", {**call, "ok": True, "final": True, "result": len(content), "duration_ms": 1})
-    return await say(f"That is {len(content)} letters: {content}", emit)
-
-
-async def without_tools(content: str, emit: Emit) -> str:
-    """Answer at once."""
-    return await say(f"You said: {content}", emit)
-
-
-async def say(text: str, emit: Emit) -> str:
-    """Stream a message in pieces of eight code points."""
-    message = fresh("msg")
-    await emit("message_started", {"message": message, "role": "assistant"})
-    for offset in range(0, len(text), 8):
-        await emit("text_delta", {"message": message, "offset": offset, "text": text[offset : offset + 8]})
-    await emit("message_completed", {"message": message, "content": text, "complete": True})
-    return text
-
-
-@dataclass
-class Run:
-    """One execution of the agent."""
-
-    run: str
-    thread: Thread
-    user: str
-    content: str
-    message: str
-    status: str = "queued"
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass
-class Thread:
-    """A thread's log; the k-th event has seq k + 1."""
-
-    thread: str
-    user: str
-    log: str
-    events: list[Frame] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def head(self) -> int:
-        """Return the last seq."""
-        return len(self.events)
-
-    def wake(self) -> None:
-        """Let everybody who waits for events look again."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+FIELDS: dict[str, dict[str, Any]] = {
+    # op → field → whether a value will do; those of `NEEDED` must be there
+    "subscribe": {
+        "thread": lambda v: isinstance(v, str),
+        "after": lambda v: isinstance(v, int) and v >= -1,
+        "log": lambda v: v is None or isinstance(v, str),
+        "view": lambda v: v in ("all", "lifecycle"),
+    },
+    "unsubscribe": {"thread": lambda v: isinstance(v, str)},
+    "send": {
+        "key": lambda v: v is None or isinstance(v, str),
+        "thread": lambda v: v is None or isinstance(v, str),
+        "agent": lambda v: v is None or isinstance(v, str),
+        "content": lambda v: isinstance(v, str) and bool(v.strip()) and not any("\ud800" <= c <= "\udfff" for c in v),
+        "on_active": lambda v: v in ("enqueue", "reject", "interrupt"),
+        "metadata": lambda v: v is None or isinstance(v, dict),
+    },
+    "cancel": {"run": lambda v: isinstance(v, str)},
+    "answer": {"run": lambda v: isinstance(v, str), "wait": lambda v: isinstance(v, str), "value": lambda v: True},
+    "refresh": {"token": lambda v: isinstance(v, str)},
+}
+NEEDED = {"subscribe": {"thread"}, "unsubscribe": {"thread"}, "send": {"content"}, "cancel": {"run"},
+          "answer": {"run", "wait", "value"}, "refresh": {"token"}}  # fmt: skip
 
 
 @dataclass
@@ -114,8 +92,9 @@ class Subscription:
 class Connection:
     """One socket: answers first in, first out; then events of each subscription from its cursor."""
 
-    def __init__(self, socket: ServerConnection, user: str) -> None:
+    def __init__(self, socket: ServerConnection, user: str, token: str = "") -> None:
         self.socket = socket
+        self.token = token
         self.user = user
         self.subscriptions: dict[str, Subscription] = {}
         self.out: list[Frame] = []
@@ -128,7 +107,14 @@ class Connection:
         self.wake.set()
 
 
-class MinimalServer:
+def _quiet() -> logging.Logger:
+    """Return a logger for what `websockets` says of connections that were never sockets."""
+    logger = logging.getLogger("tests.conformance.minimal")
+    logger.setLevel(logging.CRITICAL)
+    return logger
+
+
+class MinimalServer(Http):
     """Serve PROTOCOL for the users in `tokens`.
 
     Args:
@@ -148,7 +134,8 @@ class MinimalServer:
         log: str = "k3x9",
     ) -> None:
         self.agent = agent
-        self.tokens = tokens or {"good-token": "usr_1"}
+        self.tokens = tokens or {"good-token": "usr_1", "other-token": "usr_2"}
+        self.tickets: dict[str, str] = {}
         self.ping_s = ping_s
         self.pace_s = pace_s
         self.log = log
@@ -159,21 +146,28 @@ class MinimalServer:
         self.tasks: asyncio.TaskGroup | None = None
         self.url = ""
         self.accepted = 0  # sockets so far
+        self.named = dict(NAMED)
+        self.max_size: int | None = LIMITS["frame_bytes"]
+        self.breakers = Breakers()
 
     @asynccontextmanager
     async def running(self, port: int = 0) -> AsyncIterator[str]:
         """Serve on a free port; yields the URL."""
         async with asyncio.TaskGroup() as tasks:
             self.tasks = tasks
+            front = type("OwnFront", (Front,), {"owner": self})
             async with serve(
                 self.socket,
                 "127.0.0.1",
                 port,
                 process_request=self.http,
                 select_subprotocol=lambda _, offered: SUBPROTOCOL if SUBPROTOCOL in offered else None,
+                create_connection=front,
                 compression=None,
                 ping_interval=None,
                 close_timeout=0.2,
+                max_size=self.max_size,
+                logger=_quiet(),
             ) as server:
                 self.url = f"http://127.0.0.1:{self._port(server)}"
                 yield self.url
@@ -189,27 +183,55 @@ class MinimalServer:
 
     def user_of(self, headers: Headers) -> str | None:
         """Return the user of the Authorization header."""
-        return self.tokens.get(headers.get("Authorization", "").removeprefix("Bearer "))
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
+        return self.user_by(token) if scheme == "Bearer" else None
+
+    def user_by(self, token: str) -> str | None:
+        """Return the user of a token."""
+        return self.tokens.get(token)
+
+    def revoke(self, token: str) -> None:
+        """Withdraw a token, and end its sockets."""
+        self.tokens.pop(token, None)
+        assert self.tasks
+        for connection in self.connections:
+            if connection.token == token:
+                self.tasks.create_task(self.bye(connection.socket, 4507, "the sign-in has ended"))
 
     # --- the socket
 
     async def socket(self, socket: ServerConnection) -> None:
         """Serve one socket from sign-in to close."""
         self.accepted += 1
-        assert socket.request
-        user = self.user_of(socket.request.headers)
-        early: list[Frame] = []
         try:
-            if user is None and "Authorization" not in socket.request.headers:
-                async with asyncio.timeout(5):
-                    hello, *early = self.parse(await socket.recv())
-                user = self.tokens.get(hello.get("token", "")) if hello["op"] == "hello" else None
+            user, token, early = await self.signed_in(socket)
             if user is None:
                 await self.bye(socket, 4501, "sign in with a token of this server")
                 return
-            await self.serve_user(Connection(socket, user), early)
+            await self.serve_user(Connection(socket, user, token), early)
         except (ConnectionClosed, TimeoutError):
             return
+
+    async def signed_in(self, socket: ServerConnection) -> tuple[str | None, str, list[Frame]]:
+        """Return who it is, by what, and the frames that came behind a hello."""
+        assert socket.request
+        headers = socket.request.headers
+        if "Authorization" in headers:
+            return self.user_of(headers), headers["Authorization"].partition(" ")[2], []
+        if "?ticket=" in socket.request.path:
+            return self.user_of_ticket(socket.request.path.partition("?ticket=")[2]), "", []
+        offered = headers.get("Sec-WebSocket-Protocol", "")
+        if "bearer." in offered:
+            token = offered.partition("bearer.")[2].split(",")[0].strip()
+            return self.user_by(token), token, []
+        async with asyncio.timeout(5):
+            hello, *early = self.parse(await socket.recv())
+        token = hello.get("token", "") if hello.get("op") == "hello" else ""
+        return self.user_by(token), token, early
+
+    def user_of_ticket(self, ticket: str) -> str | None:
+        """Return the user of a ticket, once."""
+        return self.tickets.pop(ticket, None)
 
     async def serve_user(self, connection: Connection, early: list[Frame]) -> None:
         """Welcome, then read and write until the socket ends."""
@@ -223,14 +245,20 @@ class MinimalServer:
                     for frame in early:
                         self.command(connection, frame)
                     async for text in connection.socket:
-                        for frame in self.parse(text):
-                            self.command(connection, frame)
-                except (ConnectionClosed, ValueError):
+                        self.message(connection, text)
+                except ConnectionClosed:
                     pass
+                except (ValueError, RecursionError):
+                    await self.bye(connection.socket, 4500, "that is no frame")
                 writer.cancel()
                 pinger.cancel()
         finally:
             self.connections.discard(connection)
+
+    def message(self, connection: Connection, text: str | bytes) -> None:
+        """Carry out the frames of one message."""
+        for frame in self.parse(text):
+            self.command(connection, frame)
 
     def welcome(self, connection: Connection) -> None:
         """Say who the socket is and what holds."""
@@ -241,8 +269,13 @@ class MinimalServer:
 
     def parse(self, text: str | bytes) -> list[Frame]:
         """Return the frames of a message: one, or an array."""
-        found = json.loads(text)
-        return found if isinstance(found, list) else [found]
+        if isinstance(text, bytes):
+            raise ValueError("binary")  # noqa: TRY004 - as all that is no frame
+        value = json.loads(text)
+        found = value if isinstance(value, list) else [value]
+        if not all(isinstance(frame, dict) for frame in found):
+            raise ValueError("no frame")
+        return found
 
     async def bye(self, socket: ServerConnection, code: int, reason: str, after_s: float | None = None) -> None:
         """End a socket."""
@@ -269,11 +302,15 @@ class MinimalServer:
                     frames.extend(self.pull(sub))
                 for frame in frames:
                     for written in self.outgoing(connection, frame):
-                        await connection.socket.send(json.dumps(written, ensure_ascii=False))
+                        await self.deliver(connection, json.dumps(written, ensure_ascii=False))
                 if not frames:
                     await connection.wake.wait()
         except ConnectionClosed:
             return
+
+    async def deliver(self, connection: Connection, text: str) -> None:
+        """Write to a socket; who does not read is waited for, by nobody else."""
+        await connection.socket.send(text)
 
     def pull(self, sub: Subscription) -> list[Frame]:
         """Return what a cursor has not seen and move it; `prev` is where it stood."""
@@ -282,6 +319,10 @@ class MinimalServer:
             frames.append({"op": "event", "thread": sub.thread.thread, **event, "prev": sub.last})
             sub.last = event["seq"]
         return frames
+
+    def page(self, thread: Thread, view: str, after: int) -> list[Frame]:
+        """Return the events after a position, over HTTP."""
+        return MinimalServer.pull(self, Subscription(thread, view, after))
 
     def history(self, sub: Subscription) -> list[Frame]:
         """Return the events after a cursor in its view."""
@@ -295,20 +336,23 @@ class MinimalServer:
 
     def command(self, connection: Connection, frame: Frame) -> None:
         """Carry out one client frame."""
-        op = frame.get("op")
-        if op == "pong":
+        if frame.get("op") == "pong":
             return
-        handler = {
-            "subscribe": self.subscribe,
-            "unsubscribe": self.unsubscribe,
-            "send": self.send,
-            "cancel": self.cancel,
-            "refresh": self.refresh,
-        }.get(op or "")
-        if handler is None or "id" not in frame:
-            self.refuse(connection, frame, "bad_request", field="op" if handler is None else "id")
-        else:
-            handler(connection, frame)
+        if field := self.fault(frame):
+            self.refuse(connection, frame, "bad_request", field)
+            return
+        getattr(self, frame["op"])(connection, frame)
+
+    def fault(self, frame: Frame) -> str | None:
+        """Return the field that is wrong in a command; None: it is sound."""
+        op = frame.get("op")
+        if not isinstance(op, str) or op not in FIELDS:
+            return "op"
+        known = FIELDS[op]
+        for name, value in frame.items():
+            if name not in ("op", "id") and (name not in known or not known[name](value)):
+                return name
+        return next(iter(sorted(NEEDED[op] - set(frame))), None)
 
     def refuse(self, connection: Connection, frame: Frame, code: str, field: str | None = None) -> None:
         """Answer a command with an error."""
@@ -330,7 +374,7 @@ class MinimalServer:
         if thread is None:
             self.refuse(connection, frame, "not_found", "thread")
             return
-        after = thread.head if frame["after"] == -1 else frame["after"]
+        after = thread.head if frame.get("after") == -1 else frame.get("after", 0)
         view = frame.get("view", "all")
         sub = self.subscription(thread, view, after)
         connection.subscriptions[thread.thread] = sub
@@ -358,27 +402,54 @@ class MinimalServer:
 
     def refresh(self, connection: Connection, frame: Frame) -> None:
         """Take a newer token of the same user."""
-        if self.tokens.get(frame["token"]) != connection.user:
-            self.refuse(connection, frame, "forbidden", "token")
+        if self.user_by(frame["token"]) != connection.user:
+            assert self.tasks
+            self.tasks.create_task(self.bye(connection.socket, 4503, "another user's token"))
             return
         self.reply(connection, frame, {"expires_at": now_ms() + 3_600_000})
 
+    def own_run(self, user: str, run: str) -> Run | None:
+        """Return a user's run; somebody else's is unknown."""
+        found = self.runs.get(run)
+        return found if found and found.user == user else None
+
     def cancel(self, connection: Connection, frame: Frame) -> None:
         """Ask a run to end."""
-        run = self.runs.get(frame["run"])
-        if run is None or run.user != connection.user:
+        run = self.own_run(connection.user, frame["run"])
+        if run is None:
             self.refuse(connection, frame, "not_found", "run")
             return
-        self.reply(connection, frame, {"run": run.run, "status": run.status})
-        if run.task:
+        self.reply(connection, frame, {"run": run.run, "status": self.call_off(run)})
+
+    def call_off(self, run: Run, by: str = "user") -> str:
+        """Ask a run to end, and say what was found."""
+        if run.is_over:
+            return run.status
+        run.by, run.is_called_off = by, True
+        assert run.task
+        if run.has_begun:
             run.task.cancel()
+        return "requested"
+
+    def answer(self, connection: Connection, frame: Frame) -> None:
+        """Answer a wait; the first one wins."""
+        run = self.own_run(connection.user, frame["run"])
+        wait = next((wait for wait in run.waits if wait["wait"] == frame["wait"]), None) if run else None
+        if run is None or wait is None:
+            self.refuse(connection, frame, "not_found", "run" if run is None else "wait")
+            return
+        if wait["by"] is not None and wait["value"] != frame["value"]:
+            self.refuse(connection, frame, "conflict", "value")
+            return
+        if wait["by"] is None:
+            wait.update(by=connection.user, value=frame["value"])
+            self.append(run, "agent_resumed", {"wait": wait["wait"], "value": frame["value"], "by": connection.user})
+            run.answered.set()
+        self.reply(connection, frame, {"run": run.run, "wait": frame["wait"]})
 
     def send(self, connection: Connection, frame: Frame) -> None:
         """Start a run for a message, once per key."""
-        content = frame.get("content")
-        if not isinstance(content, str) or not content.strip():
-            self.refuse(connection, frame, "bad_request", "content")
-            return
+        content = frame["content"]
         if frame.get("thread") and self.own(connection.user, frame["thread"]) is None:
             self.refuse(connection, frame, "not_found", "thread")
             return
@@ -389,12 +460,23 @@ class MinimalServer:
             return
         if not data:
             thread = self.threads[frame["thread"]] if frame.get("thread") else self.new_thread(connection.user)
-            data = self.start(thread, connection.user, content)
+            if not self.has_way(thread, frame.get("on_active", "enqueue")):
+                self.refuse(connection, frame, "run_active", "thread")
+                return
+            data = self.start(thread, connection.user, content, frame.get("agent"))
             if frame.get("key"):
                 self.keys[connection.user, frame["key"]] = (body, data)
         thread = self.threads[data["thread"]]
         self.reply(connection, frame, data)
         connection.subscriptions.setdefault(thread.thread, self.subscription(thread, "all", data["after"]))
+
+    def has_way(self, thread: Thread, policy: str) -> bool:
+        """Return whether a message may come while runs are unfinished; those that it interrupts are called off."""
+        active = [run for run in thread.runs if not run.is_over]
+        if policy == "interrupt":
+            for run in active:
+                self.call_off(run, "policy")
+        return policy != "reject" or not active
 
     def known(self, user: str, frame: Frame, body: str) -> Any:
         """Return the first answer to this key, False for another body, None for a new key."""
@@ -407,9 +489,9 @@ class MinimalServer:
         self.threads[thread.thread] = thread
         return thread
 
-    def start(self, thread: Thread, user: str, content: str) -> Frame:
+    def start(self, thread: Thread, user: str, content: str, agent: str | None = None) -> Frame:
         """Store the message and begin its run."""
-        run = Run(fresh("run"), thread, user, content, fresh("msg"))
+        run = Run(fresh("run"), thread, user, content, fresh("msg"), agent)
         self.runs[run.run] = run
         thread.runs.append(run)
         after = thread.head
@@ -425,11 +507,25 @@ class MinimalServer:
             "seq": after + 1,
         }
 
+    async def die(self) -> None:
+        """Lose all sockets, and go on with unfinished runs in another attempt, as after `kill -9`."""
+        for connection in list(self.connections):
+            connection.socket.transport.abort()
+        for run in self.runs.values():
+            if run.status == "running":
+                self.take_over(run)
+
+    def take_over(self, run: Run) -> None:
+        """Begin another attempt at a run; faulty servers do it otherwise."""
+        run.attempt += 1
+        self.append(run, "agent_retrying", {"attempt": run.attempt, "reason": "worker_lost"})
+
     # --- runs
 
-    def append(self, run: Run, kind: str, data: Frame, *, attempt: int = 1) -> None:
+    def append(self, run: Run, kind: str, data: Frame, *, attempt: int | None = None) -> None:
         """Give an event its seq and wake the sockets that follow the thread."""
-        run.thread.events.append({"seq": run.thread.head + 1, "run": run.run, "attempt": attempt, "ts": now_ms(),
+        tried = run.attempt if attempt is None else attempt
+        run.thread.events.append({"seq": run.thread.head + 1, "run": run.run, "attempt": tried, "ts": now_ms(),
                                   "type": kind, "data": data})  # fmt: skip
         run.thread.wake()
         for connection in self.connections:
@@ -438,23 +534,46 @@ class MinimalServer:
 
     async def execute(self, run: Run) -> None:
         """Run the agent after the runs before it; exactly one terminal event."""
-        while any(r.status in ("queued", "running") for r in run.thread.runs[: run.thread.runs.index(run)]):
-            await run.thread.changed.wait()
         began = now_ms()
 
         async def emit(kind: str, data: Frame) -> None:
             self.emitted(run, kind, data)
             await asyncio.sleep(self.pace_s)
 
-        run.status = "running"
-        await emit("agent_started", {"agent": "minimal", "message": run.message})
+        run.has_begun = True
         try:
-            output = await self.agent(run.content, emit)
+            if not run.is_called_off:
+                output = await self.work(run, emit)
+        except Failed as error:
+            run.status = "failed"
+            self.end(run, "agent_failed", error.data)
+            return
+        except asyncio.CancelledError:
+            run.is_called_off = True
+        if run.is_called_off:
+            run.status = "cancelled"
+            self.end(run, "agent_cancelled", {"by": run.by})
+        else:
             run.status = "completed"
             self.end(run, "agent_completed", {"output": output, "duration_ms": now_ms() - began})
-        except asyncio.CancelledError:
-            run.status = "cancelled"
-            self.end(run, "agent_cancelled", {"by": "user"})
+
+    async def work(self, run: Run, emit: Emit) -> Any:
+        """Wait for its turn, and have the agent answer."""
+        await self.turn(run)
+        run.status = "running"
+        await emit("agent_started", {"agent": run.agent or "minimal", "message": run.message})
+        return await self.ask(run, emit)
+
+    async def turn(self, run: Run) -> None:
+        """Wait for the runs before it; faulty servers do not."""
+        while not all(other.is_over for other in run.thread.runs[: run.thread.runs.index(run)]):
+            await run.thread.changed.wait()
+
+    async def ask(self, run: Run, emit: Emit) -> Any:
+        """Have the agent answer; faulty servers have another one."""
+        if run.agent in self.named:
+            return await self.named[run.agent](self.breakers, run, emit)
+        return await self.agent(run.content, emit)
 
     def emitted(self, run: Run, kind: str, data: Frame) -> None:
         """Store what an agent emits; faulty servers change it."""
@@ -463,101 +582,3 @@ class MinimalServer:
     def end(self, run: Run, kind: str, data: Frame) -> None:
         """Store the terminal event; faulty servers change it."""
         self.append(run, kind, data)
-
-    # --- HTTP
-
-    async def http(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Answer the GET routes; None lets the upgrade go on."""
-        target = urlsplit(request.path)
-        if target.path == "/v1/ws":
-            return None
-        user = self.user_of(request.headers)
-        if user is None:
-            return self.problem(HTTPStatus.UNAUTHORIZED, "unauthenticated")
-        query = {name: values[0] for name, values in parse_qs(target.query).items()}
-        match target.path.strip("/").split("/"):
-            case ["v1", "agents"]:
-                return self.json({"items": [{"agent": "minimal"}], "next_cursor": None})
-            case ["v1", "runs", run] if run in self.runs and self.runs[run].user == user:
-                return self.json(self.run_of(self.runs[run]))
-            case ["v1", "threads", name, *rest] if thread := self.own(user, name):
-                return await self.thread_route(thread, rest, query, request.headers)
-        return self.problem(HTTPStatus.NOT_FOUND, "not_found")
-
-    async def thread_route(self, thread: Thread, rest: list[str], query: dict[str, str], headers: Headers) -> Response:
-        """Answer a route below a thread."""
-        match rest:
-            case []:
-                return self.json(self.snapshot(thread))
-            case ["messages"]:
-                return self.json({"items": self.messages(thread), "next_cursor": None})
-            case ["events"] if "text/event-stream" in headers.get("Accept", ""):
-                return await self.sse(thread, query, headers)
-            case ["events"]:
-                sub = Subscription(thread, query.get("view", "all"), int(query.get("after", 0)))
-                page = {"thread": thread.thread, "log": self.log, "after": sub.last, "events": self.pull(sub)}
-                return self.json({**page, "through": thread.head})
-        return self.problem(HTTPStatus.NOT_FOUND, "not_found")
-
-    async def sse(self, thread: Thread, query: dict[str, str], headers: Headers) -> Response:
-        """Answer a finite stream: until the terminal event of `until`, or what is there."""
-        after = int(headers.get("Last-Event-ID", f":{query.get('after', 0)}").partition(":")[2])
-        until = query.get("until")
-        while until and not any(e["run"] == until and e["type"] in TERMINAL for e in thread.events):
-            await thread.changed.wait()
-        sub = Subscription(thread, query.get("view", "all"), after)
-        frames = self.pull(sub)
-        for at, frame in enumerate(frames):
-            if frame["run"] == until and frame["type"] in TERMINAL:
-                frames = frames[: at + 1]
-                break
-        if not frames and until:
-            return Response(204, "No Content", Headers())
-        text = "".join(f"id: {self.log}:{f['seq']}\ndata: {json.dumps(f, ensure_ascii=False)}\n\n" for f in frames)
-        return self.respond(HTTPStatus.OK, text, "text/event-stream")
-
-    def snapshot(self, thread: Thread) -> Frame:
-        """Return the thread as a person sees it, exact at `seq`."""
-        return {"thread": thread.thread, "title": None, "log": self.log, "seq": thread.head,
-                "messages": self.messages(thread), "runs": [self.run_of(run) for run in thread.runs]}  # fmt: skip
-
-    def run_of(self, run: Run) -> Frame:
-        """Return a run with its steps."""
-        done = {e["data"]["call"]: e["data"] for e in run.thread.events if e["type"] == "tool_completed"}
-        begun = [e["data"] for e in run.thread.events if e["type"] == "tool_executing" and e["run"] == run.run]
-        steps = [{"call": c["call"], "name": c["name"], "args": c["args"], "ok": done.get(c["call"], {}).get("ok"),
-                  "result": done.get(c["call"], {}).get("result"), "error": None} for c in begun]  # fmt: skip
-        return {"run": run.run, "thread": run.thread.thread, "agent": "minimal", "status": run.status, "attempt": 1,
-                "error": None, "steps": steps, "waits": []}  # fmt: skip
-
-    def messages(self, thread: Thread) -> list[Frame]:
-        """Return the messages, open ones included."""
-        found: dict[str, Frame] = {}
-        for event in thread.events:
-            data = event["data"]
-            if event["type"] == "user_message":
-                found[data["message"]] = {"message": data["message"], "role": "user", "content": data["content"],
-                                          "run": event["run"], "seq": event["seq"], "complete": True}  # fmt: skip
-            elif event["type"] == "message_started":
-                found[data["message"]] = {"message": data["message"], "role": "assistant", "content": "",
-                                          "run": event["run"], "seq": event["seq"], "complete": False}  # fmt: skip
-            elif event["type"] == "text_delta":
-                found[data["message"]]["content"] = found[data["message"]]["content"][: data["offset"]] + data["text"]
-            elif event["type"] == "message_completed":
-                found[data["message"]].update(content=data["content"], complete=data["complete"])
-        return list(found.values())
-
-    def json(self, body: Frame) -> Response:
-        """Answer with JSON."""
-        return self.respond(HTTPStatus.OK, json.dumps(body), "application/json")
-
-    def problem(self, status: HTTPStatus, code: str) -> Response:
-        """Answer with a problem (RFC 9457)."""
-        body = {"title": status.phrase, "status": int(status), "code": code, "field": None, "retry_after_s": None}
-        return self.respond(status, json.dumps(body), "application/problem+json")
-
-    def respond(self, status: HTTPStatus, text: str, kind: str) -> Response:
-        """Answer with a body and end the connection, as `websockets` needs it."""
-        body = text.encode()
-        headers = Headers({"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"})
-        return Response(int(status), status.phrase, headers, body)

@@ -4,86 +4,164 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from tests.conformance.faulty_servers import FAULTS, Drains, Fault, Refuses
-from tests.conformance.minimal_server import MinimalServer, with_tool, without_tools
+from tests.conformance.faults import BUDGET, FAULTS, Fault
+from tests.conformance.faulty_servers import Drains, LosesOne, Refuses
+from tests.conformance.minimal_server import MinimalServer, without_tools
 
-from runwire.conformance import Report, as_json, as_markdown, as_text, check
+from runwire.conformance import CATEGORIES, Report, as_json, as_markdown, as_text, check
 from runwire.errors import ConfigurationError
 
-TIMEOUT_S = 1.5  # a faulty server is waited for that long
+SLOW = ("timing", "crash")  # they measure, so they are not looked at beside all others
+AT_ONCE = 24
 
 
-def check_server(server: MinimalServer, **options: object) -> Report:
-    async def run() -> Report:
-        async with server.running() as url:
-            return await check(
-                url, "good-token", **{"timeout_s": TIMEOUT_S, "categories": ("golden_path", "resume"), **options}
-            )  # type: ignore[arg-type]
+async def checked(server: MinimalServer, **options: Any) -> Report:
+    defaults = {
+        "expect": "five",
+        "timeout_s": 1.5,  # a faulty server is waited for that long
+        "rounds": 1,
+        "budget": BUDGET,
+        "other_token": "other-token",
+        "expired_token": "expired-token",
+        "kill": server.die,
+    }
+    async with server.running() as url:
+        return await check(url, "good-token", **{**defaults, **options})
 
-    return asyncio.run(run())
+
+def check_server(server: MinimalServer, **options: Any) -> Report:
+    return asyncio.run(checked(server, **options))
 
 
-def broken(report: Report) -> tuple[str, ...]:
-    return tuple(result.case for result in report.of("broken"))
+def broken(report: Report) -> set[str]:
+    return {result.id for result in report.of("broken")}
 
 
-@pytest.mark.parametrize("fault", FAULTS["golden_path"], ids=lambda f: f"{f.server.__name__}-{f.names[0]}")
-def test_golden_path_names_the_fault_with_evidence(fault: Fault) -> None:
-    report = check_server(fault.server(fault.agent), categories=["golden_path"], expect="five")
-    assert broken(report) == fault.names, as_text(report)
+async def _one(fault: Fault, free: asyncio.Semaphore, **options: Any) -> Report:
+    async with free:
+        slow = {"timeout_s": 10.0} if fault.category in SLOW else {}
+        return await checked(fault.server(fault.agent, ping_s=0.1), **{**slow, **options, **fault.options})
+
+
+async def _all() -> dict[str, Report]:
+    reports = {}
+    for kind in (False, True):
+        free = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            faults = [fault for fault in FAULTS if (fault.category in SLOW) is kind]
+            found = {str(fault): tasks.create_task(_one(fault, free, categories=[fault.category])) for fault in faults}
+        reports.update({name: task.result() for name, task in found.items()})
+    return reports
+
+
+@pytest.fixture(scope="module")
+def reports() -> Mapping[str, Report]:
+    """Check all wrong servers, many at once: most of a check is waiting."""
+    return asyncio.run(_all())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_each_fault_is_named_with_evidence(reports: Mapping[str, Report], fault: Fault) -> None:
+    report = reports[str(fault)]
+    assert broken(report) == fault.cases, as_text(report)
     assert report.exit_code == 1
-    assert_has_evidence(report)
-
-
-@pytest.mark.parametrize("fault", FAULTS["resume"], ids=lambda f: f"{f.server.__name__}-{f.names[0]}")
-def test_resume_names_the_fault_with_evidence(fault: Fault) -> None:
-    report = check_server(fault.server(fault.agent, ping_s=0.1), categories=["resume"])
-    assert broken(report) == fault.names, as_text(report)
-    assert report.exit_code == 1
-    assert_has_evidence(report)
-
-
-def assert_has_evidence(report: Report) -> None:
     for result in report.of("broken"):
         assert result.evidence
-        for evidence in result.evidence:
-            assert evidence.expected
-            assert evidence.seen
+        assert all(evidence.expected and evidence.seen for evidence in result.evidence)
 
 
-def test_evidence_says_where_and_shows_the_frames() -> None:
-    lost = next(fault for fault in FAULTS["golden_path"] if fault.names == ("no_hole",))
-    evidence = check_server(lost.server(), categories=["golden_path"]).of("broken")[0].evidence[0]
+def test_for_each_case_there_is_a_server_that_only_it_names() -> None:
+    cases = {f"{category.name}/{case.name}" for category in CATEGORIES.values() for case in category.cases}
+    assert cases == {fault.case for fault in FAULTS if not fault.also}
+    assert len({fault.server for fault in FAULTS}) >= 25
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+def test_each_fault_is_named_by_no_case_of_any_other_category() -> None:
+    async def everything() -> dict[str, Report]:
+        free = asyncio.Semaphore(2)
+        async with asyncio.TaskGroup() as tasks:
+            found = {str(fault): tasks.create_task(_one(fault, free, timeout_s=5.0)) for fault in FAULTS}
+        return {name: task.result() for name, task in found.items()}
+
+    reports = asyncio.run(everything())
+    assert {str(f): broken(reports[str(f)]) for f in FAULTS if broken(reports[str(f)]) != f.cases} == {}
+
+
+def test_evidence_says_where_and_shows_the_frames(reports: Mapping[str, Report]) -> None:
+    evidence = reports["LosesOne-golden_path/no_hole"].of("broken")[0].evidence[0]
     assert evidence.position == 5
     assert "from seq 4 to seq 4 are missing" in evidence.seen
     assert any('"seq":5' in frame for frame in evidence.frames)
 
 
-def test_a_correct_server_passes_twenty_times() -> None:
-    for _ in range(20):
-        report = check_server(MinimalServer(ping_s=0.1), expect="five")
+@pytest.mark.timeout(60)
+def test_a_correct_server_passes_everything() -> None:
+    async def twice() -> list[Report]:
+        async with asyncio.TaskGroup() as tasks:
+            servers = [(MinimalServer(ping_s=0.1), workers) for workers in (1, 4)]
+            found = [tasks.create_task(checked(server, timeout_s=10, workers=n)) for server, n in servers]
+        return [task.result() for task in found]
+
+    for report in asyncio.run(twice()):
+        assert report.exit_code == 0, as_text(report)
+        assert not report.of("not_checked")
+
+
+def test_a_correct_server_passes_the_golden_path_and_resumes_five_times() -> None:
+    for _ in range(5):
+        report = check_server(MinimalServer(ping_s=0.1), categories=("golden_path", "resume"), timeout_s=10)
         assert report.exit_code == 0, as_text(report)
         assert not report.of("not_checked")
 
 
 def test_a_correct_server_under_its_own_pace_passes() -> None:
-    report = check_server(MinimalServer(pace_s=0.01), expect="five", timeout_s=10)
+    report = check_server(MinimalServer(pace_s=0.01), categories=("golden_path", "resume"), timeout_s=10)
     assert report.exit_code == 0, as_text(report)
 
 
 def test_without_tools_five_is_never_passed_and_any_is() -> None:
-    assert broken(check_server(MinimalServer(without_tools), expect="five")) == ("five",)
-    report = check_server(MinimalServer(without_tools), expect="any")
+    server = MinimalServer(without_tools)
+    assert broken(check_server(server, categories=["golden_path"])) == {"golden_path/five"}
+    report = check_server(MinimalServer(without_tools), expect="any", categories=["golden_path"])
     assert report.exit_code == 0, as_text(report)
-    assert [result.case for result in report.of("not_checked")] == ["five", "position_frame"]
+    assert [result.case for result in report.of("not_checked")] == ["five"]
+
+
+def test_what_rests_on_the_golden_path_is_not_looked_at_where_that_is_broken() -> None:
+    report = check_server(LosesOne(), categories=("golden_path", "input"))
+    assert broken(report) == {"golden_path/no_hole"}
+    assert {r.why for r in report.results if r.category == "input"} == {"needs golden_path/no_hole"}
+
+
+def test_fail_fast_stops_at_the_first_broken_promise() -> None:
+    report = check_server(LosesOne(), categories=("golden_path",), fail_fast=True)
+    after = [r for r in report.results if r.status == "not_checked" and r.why == "stopped at the first broken promise"]
+    assert len(report.of("broken")) == 1
+    assert after
+
+
+def test_priority_one_is_the_golden_path() -> None:
+    report = check_server(MinimalServer(), priority="p1", timeout_s=10)
+    assert report.categories == ("golden_path",)
+    assert report.exit_code == 0, as_text(report)
+
+
+def test_what_is_skipped_is_not_in_the_report() -> None:
+    report = check_server(MinimalServer(), categories=("golden_path", "input"), skip=("golden_path",), timeout_s=10)
+    assert report.categories == ("input",)
 
 
 def test_a_dead_host_could_not_be_checked() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
-        report = asyncio.run(check(f"http://127.0.0.1:{taken.getsockname()[1]}", "t", timeout_s=TIMEOUT_S))
+        report = asyncio.run(check(f"http://127.0.0.1:{taken.getsockname()[1]}", "t", timeout_s=1.5))
     assert report.exit_code == 2
     assert report.problem
     assert "cannot be reached" in report.problem
@@ -107,23 +185,44 @@ def test_zero_checks_are_no_success() -> None:
     assert report.exit_code == 2
 
 
-def test_an_unknown_category_is_an_error_that_names_the_known() -> None:
-    with pytest.raises(ConfigurationError, match="golden_path, ordering"):
-        asyncio.run(check("http://127.0.0.1:9", "t", categories=["golden"]))
+def test_what_needs_more_than_was_given_is_not_checked_and_says_what() -> None:
+    report = check_server(
+        MinimalServer(), categories=("isolation", "auth", "crash"), other_token=None, expired_token=None, kill=None
+    )
+    whys = {result.id: result.why or "" for result in report.of("not_checked")}
+    assert "--other-token" in whys["isolation/lists"]
+    assert "--expired-token" in whys["auth/expired"]
+    assert "--kill" in whys["crash/survives"]
+    assert report.exit_code == 0, as_text(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"categories": ["golden"]}, "golden_path, ordering"), ({"budget": {"replies_ms": 1.0}}, "reply_ms")],
+)
+def test_an_unknown_name_is_an_error_that_says_the_known(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigurationError, match=word):
+        asyncio.run(check("http://127.0.0.1:9", "t", **options))
 
 
 def test_each_result_is_told_at_once_and_in_order() -> None:
     told: list[str] = []
-    report = check_server(MinimalServer(), on_result=lambda result: told.append(result.case))
+    report = check_server(
+        MinimalServer(),
+        on_result=lambda result: told.append(result.case),
+        categories=("golden_path", "ordering"),
+        timeout_s=10,
+    )
     assert told == [result.case for result in report.results]
 
 
-def test_reports_show_promise_evidence_and_verdict() -> None:
-    lost = next(fault for fault in FAULTS["golden_path"] if fault.names == ("no_hole",))
-    report = check_server(lost.server(with_tool), categories=["golden_path"])
+def test_reports_show_promise_evidence_and_verdict_and_no_secret(reports: Mapping[str, Report]) -> None:
+    report = reports["LosesOne-golden_path/no_hole"]
     for text in (as_text(report), as_markdown(report), as_json(report)):
         assert "no_hole" in text
         assert "Promises are broken" in text
         assert "seq 4" in text
     assert '"exit_code": 1' in as_json(report)
-    assert "good-token" not in as_json(report)
+    for each in reports.values():
+        for secret in ("good-token", "other-token", "expired-token"):
+            assert secret not in as_json(each)

@@ -100,11 +100,12 @@ async def _no_credentials(stage: Stage) -> list[Evidence]:
 async def _forged(stage: Stage) -> list[Evidence]:
     tokens = forged.tokens(stage.subject.token, user=stage.user, url=stage.subject.url)
     shapes: dict[str, str] = {}
-    for name, token in tokens.items():
-        answer = await _me(stage, token)
-        if answer.status != 401:
-            return [found(f"401 for a token: {name}", answer.clipped)]
-        shapes[name] = answer.text
+    async with stage.http(is_signed_in=False) as http:
+        for name, token in tokens.items():
+            answer = await http.request("GET", "/v1/me", headers={"Authorization": f"Bearer {token}"})
+            if answer.status != 401:
+                return [found(f"401 for a token: {name}", answer.clipped)]
+            shapes[name] = answer.text
     for name in list(tokens)[:_SOCKETS]:
         outcome = await _outcome(stage, tokens[name])
         if outcome != CloseCode.UNAUTHENTICATED:

@@ -12,7 +12,7 @@ import msgspec
 __all__ = ["tokens"]
 
 _FAR_S: Final = 4_102_444_800  # 2100, in seconds: no forged token is refused for its age
-_LONG: Final = 12_000  # characters: below every limit of a request's head, above that of a token
+_LONG: Final = 6_000  # characters: below every limit of a request's head, above that of a token
 
 
 def tokens(good: str, *, user: str, url: str) -> dict[str, str]:

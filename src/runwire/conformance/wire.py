@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket as sockets
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -322,6 +324,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(self.text)
 
 
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """Return whom to trust, read once: it takes longer than a request."""
+    return ssl.create_default_context()
+
+
 class WireHttp:
     """Raw requests with a token; each has a deadline and none is repeated.
 
@@ -333,7 +341,9 @@ class WireHttp:
 
     def __init__(self, url: str, token: str | None, *, timeout_s: float) -> None:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._client = httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, follow_redirects=False)
+        self._client = httpx2.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout_s, follow_redirects=False, verify=_authorities()
+        )
         self._timeout_s = timeout_s
 
     async def __aenter__(self) -> WireHttp:
