@@ -28,7 +28,8 @@ from runwire.storage.open import migrate_storage
 __all__ = ["Layout", "run_cluster"]
 
 _UP_S: Final = 90.0  # for all processes; some seconds on a machine with cores to spare
-_OWN: Final = ("roles", "port", "data_dir", "agents", "environment")  # not the processes' to take from the settings
+# Not the processes' to take from the settings: each has its own.
+_OWN: Final = ("roles", "port", "management_port", "data_dir", "agents", "environment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
