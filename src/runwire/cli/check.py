@@ -16,7 +16,6 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from typer.core import TyperCommand
 
 from runwire.cli.accounts import DataDir
 from runwire.cli.place import TokenOption, found
@@ -26,23 +25,11 @@ from runwire.conformance import BUDGET, CATEGORIES, FORMATS, Options, Report, Re
 from runwire.conformance import check as prove
 from runwire.errors import ConfigurationError, ProtocolError, Unauthenticated, Unavailable
 
-__all__ = ["Command", "check"]
+__all__ = ["check"]
 
 _CALL_S: Final = 30.0  # for a token
 _KILL_S: Final = 60.0  # for the operator's command
 _SUFFIXES: Final = {".md": "md", ".json": "json", ".xml": "junit", ".html": "html", ".htm": "html"}
-
-
-class Command(TyperCommand):
-    """Takes `--report FORMAT PATH` as one option of two words, which may be repeated."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Join the two words, and parse."""
-        words = list(args)
-        for at in range(len(words) - 2, 0, -1):
-            if words[at - 1] == "--report" and words[at] in FORMATS:
-                words[at : at + 2] = [f"{words[at]}:{words[at + 1]}"]
-        return super().parse_args(ctx, words)
 
 
 def check(
@@ -72,11 +59,14 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: each result, then the end.")] = False,
     report: Annotated[
         list[str] | None,
-        typer.Option(metavar="FORMAT PATH", help=f"Also write a report: {', '.join(FORMATS)}; repeatable."),
+        typer.Option(
+            metavar="[FORMAT] PATH",
+            help=f"Also write a report: {', '.join(FORMATS)}, or by the name of the file (.xml: junit). Repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Exit status 0: every promise kept; 1: one is broken; 2: it could not be checked."""
-    reports = [_report(each) for each in report or []]
+    places, reports = _told_apart(urls or [], report or [])
     secret = _secret(password_stdin, user, client_id)
     options: dict[str, Any] = {
         "categories": tuple(only or CATEGORIES),
@@ -88,7 +78,7 @@ def check(
         "agent": agent,
         "timeout_s": timeout_s,
         "budget": _limits(budget),
-        "others": tuple((urls or [])[1:]),
+        "others": tuple(places[1:]),
         "other_token": other_token,
         "expired_token": expired_token,
         "person": (user, secret) if user and secret else None,
@@ -97,7 +87,7 @@ def check(
 
     async def prove_it() -> Report:
         # With a secret the credential is made below, so `found` need not have one.
-        async with found(urls[0] if urls else None, token or secret, data_dir) as (place, credential):
+        async with found(places[0] if places else None, token or secret, data_dir) as (place, credential):
             credential = await _signed_in(place, credential, user=user, client_id=client_id, secret=secret)
             with _shown(Options(**options), as_json=as_json) as tell:
                 return await prove(place, credential, on_result=tell, **options)
@@ -165,13 +155,23 @@ def _limits(path: Path | None) -> Mapping[str, float]:
         raise ConfigurationError([f"--budget {path}: {error}. Write lines such as `first_event_ms = 2000`."]) from error
 
 
-def _report(words: str) -> tuple[str, Path]:
-    kind, colon, path = words.partition(":")
-    if colon and kind in FORMATS:
-        return kind, Path(path)
-    if (suffix := Path(words).suffix) in _SUFFIXES:
-        return _SUFFIXES[suffix], Path(words)
-    raise typer.BadParameter(f"{words}: write `--report FORMAT PATH`, with a format of {', '.join(FORMATS)}")
+def _told_apart(words: list[str], reports: list[str]) -> tuple[list[str], list[tuple[str, Path]]]:
+    """Return URLs and reports: the path of `--report FORMAT PATH` stands among the words that no option takes."""
+    urls = [word for word in words if word.startswith(("http://", "https://"))]
+    paths = [word for word in words if word not in urls]
+    found_ = []
+    for each in reports:
+        if each in FORMATS:
+            if not paths:
+                raise typer.BadParameter(f"{each}: say where, `--report {each} PATH`")
+            found_.append((each, Path(paths.pop(0))))
+        elif (suffix := Path(each).suffix) in _SUFFIXES:
+            found_.append((_SUFFIXES[suffix], Path(each)))
+        else:
+            raise typer.BadParameter(f"{each}: write `--report FORMAT PATH`, with a format of {', '.join(FORMATS)}")
+    if paths:
+        raise typer.BadParameter(f"{paths[0]}: write it with its scheme, e.g. http://127.0.0.1:8000", param_hint="URL")
+    return urls, found_
 
 
 def _killing(command: str) -> Callable[[], Awaitable[None]]:
