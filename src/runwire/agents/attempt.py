@@ -12,7 +12,7 @@ from runwire.errors import RunwireError
 from runwire.protocol.events import AgentResumed
 from runwire.protocol.replay import Emit, Replay, Step
 
-__all__ = ["Attempt", "Begun", "Place"]
+__all__ = ["Attempt", "Begun", "Place", "Used"]
 
 Ts = TypeVarTuple("Ts")
 
@@ -31,6 +31,15 @@ class Place(msgspec.Struct, eq=False, gc=False):
     scope: str = ""  # "" the run, else a try, a sub-agent or a branch
     open_bytes: int = 0  # of the message that `write` streams into
     depth: int = 0  # sub-agents that it is within
+
+
+class Used(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one call of a model has used."""
+
+    input_tokens: int
+    output_tokens: int
+    cost: float  # in the currency that the operator's limits are in
+    is_new: bool  # else a replay tells of it again
 
 
 class Attempt(Protocol):
@@ -109,6 +118,10 @@ class Attempt(Protocol):
             after_s: when it ends without an answer, from its first beginning on.
             blobs: values that the prompt names by `$ref`.
         """
+        ...
+
+    def report(self, used: Used) -> None:
+        """Add what the agent has used to the run's sum, and have it counted for its person if it is new."""
         ...
 
     def fork(self, places: Mapping[asyncio.Task[Any], Place]) -> None:

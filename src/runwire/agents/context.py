@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NoReturn
 from uuid import UUID
 
 from runwire.agents import branches, clock, steps, subagents
-from runwire.agents.attempt import Attempt, Place
+from runwire.agents.attempt import Attempt, Place, Used
 from runwire.agents.failures import RunEnded, ToolFailed, WaitExpired, WrongAnswer
 from runwire.agents.options import (
     OnCrash,
@@ -42,6 +42,8 @@ __all__ = ["Attempt", "Context", "RunEnded", "ToolFailed", "User", "closing", "t
 # A delta is never put aside (PROTOCOL §2), so its text is cut below 64 KiB of JSON: at most six bytes a character.
 _PIECE_CHARS: Final = 8192
 _NOW: Final = "ctx.now"  # name of the steps that keep the time
+_USAGE: Final = "ctx.usage"  # of those that keep what was used
+_MOST_TOKENS: Final = 10**12  # of one report
 
 
 def _no_agent(_name: str) -> Agent | None:
@@ -187,6 +189,39 @@ class Context:
         blobs: dict[str, bytes] = {}
         label, shown = _text(name), put_aside(plain(value), blobs)
         await self._attempt.say(Replay.custom, place.scope, label, shown, blobs=blobs)
+
+    async def usage(self, *, input_tokens: int = 0, output_tokens: int = 0, cost: float = 0.0) -> None:
+        """Report what a call of a model has used: it counts towards the person's limits, a replay not again.
+
+        The sum of all reports is `usage` of `agent_completed`. If it takes the person over a limit of the day
+        (`user_tokens_per_day`, `user_cost_per_day`), the run ends as `quota_exceeded`, soon after the report.
+
+        Args:
+            input_tokens: that the model was given.
+            output_tokens: that it gave.
+            cost: of the call, in the currency that the operator's limit is in.
+
+        Raises:
+            PayloadError: one is no number, or out of its bounds.
+        """
+        place = await self._place()
+        report: dict[str, Any] = {
+            "input_tokens": _count(input_tokens, "input_tokens"),
+            "output_tokens": _count(output_tokens, "output_tokens"),
+            "cost": _price(cost),
+        }
+        is_new = True
+
+        def speech(replay: Replay) -> list[Emit]:
+            nonlocal is_new, report
+            step = replay.begin_step(place.scope, _USAGE, None, kind="step", closes=False)
+            if step.recorded is None:
+                return [*step.emits, *replay.end_step(step, ok=True, result=report, duration_ms=0)]
+            is_new, report = False, step.recorded.result
+            return step.emits
+
+        await self._attempt.say(speech)
+        self._attempt.report(Used(**report, is_new=is_new))
 
     # ── what it calls ────────────────────────────────────────────────────────────────────────────────────
 
@@ -423,6 +458,19 @@ def _asked(prompt: object) -> Any:
         return plain(prompt)
     except PayloadError as error:
         raise PayloadError(f"the prompt: {error.message}", code=error.code, field="prompt") from error.__cause__
+
+
+def _count(value: object, field: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:
+        raise refused(field, "is a number of tokens, 0 or more")
+    return value
+
+
+def _price(value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= _MOST_TOKENS:  # type: ignore[operator]  # a number
+        raise refused("cost", "is a number, 0 or more")
+    return float(value)  # type: ignore[arg-type]  # as above
 
 
 def _text(value: object) -> str:

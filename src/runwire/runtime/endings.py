@@ -77,7 +77,9 @@ class LastWords:
     blobs: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def last_words(ending: Ending, replay: Replay, *, duration_ms: int) -> LastWords:
+def last_words(
+    ending: Ending, replay: Replay, *, duration_ms: int, usage: Mapping[str, float] | None = None
+) -> LastWords:
     """Return what ends the run: what is open is closed, then one terminal event."""
     if isinstance(ending, CancelRequest):
         emits = replay.close_all(code="cancelled", message="The run was cancelled.")
@@ -85,10 +87,10 @@ def last_words(ending: Ending, replay: Replay, *, duration_ms: int) -> LastWords
         return LastWords(emits=[*emits, Emit(cancelled)], ending=ending, end=RunEnd(status="cancelled"))
     if isinstance(ending, Failure):
         return _failed(ending, replay)
-    return _returned(ending, replay, duration_ms)
+    return _returned(ending, replay, duration_ms, usage)
 
 
-def _returned(ending: Returned, replay: Replay, duration_ms: int) -> LastWords:
+def _returned(ending: Returned, replay: Replay, duration_ms: int, usage: Mapping[str, float] | None) -> LastWords:
     output = ending.output
     if output is None and not replay.has_message:
         message = "The agent returned nothing and wrote no message. Return a value or yield text."
@@ -103,8 +105,9 @@ def _returned(ending: Returned, replay: Replay, duration_ms: int) -> LastWords:
     except PayloadError as error:
         failed = _failed(Failure(code=error.code, message=error.message, is_raised=True), replay)
         return dataclasses.replace(failed, emits=[*emits, *failed.emits])
+    told_usage = dict(usage) if usage else msgspec.UNSET
     return LastWords(
-        emits=[*emits, Emit(AgentCompleted(output=shown, duration_ms=duration_ms))],
+        emits=[*emits, Emit(AgentCompleted(output=shown, duration_ms=duration_ms, usage=told_usage))],
         ending=ending,
         end=RunEnd(status="completed"),
         blobs=blobs,

@@ -24,5 +24,6 @@ class WorkerSettings:
     lease_margin_s: float | None = None  # how long before its end a lease counts as over; None: a third of it
     blind_s: float = 60.0  # without any answer of the database for so long, runs are given up
     absent_s: float = 60.0  # without a worker that has their agent for so long, runs end as `agent_unavailable`
+    max_memory_bytes: int | None = None  # of this process, resident; over it no run is begun; None: no limit
     blocked_warn_s: float = 2.0  # a loop blocked this long is named in the log
     blocked_fail_s: float = 30.0  # a loop blocked this long ends the run that blocks it

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVarTuple
 
 import msgspec
 
-from runwire.agents.attempt import Begun, Place
+from runwire.agents.attempt import Begun, Place, Used
 from runwire.agents.failures import RunEnded
 from runwire.agents.payload import is_ref
 from runwire.agents.steps import LEFT
@@ -44,6 +44,10 @@ _LEAST_SHARE: Final = 0.2
 _EVENTS_PER_TURN: Final = 32  # then the loop's other agents get their turn, and a cancel its chance
 
 
+def _nothing(_used: Used) -> None:
+    return
+
+
 class HandOver(msgspec.Struct, frozen=True):
     """Another worker, or this one in another thread, is to go on with the run: no loss, whatever the reason."""
 
@@ -68,6 +72,7 @@ class Speaker:
         is_allowed: whether the person may still use tools; must be quick and callable from any thread.
         is_stopping: whether the control loop is ending the run, so that cancellations are its own; any thread.
         on_waiting: told whether every branch waits for a person or a time, when that changes; any thread.
+        on_used: told what the code reports to have used; any thread.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Speaker:
         is_allowed: Callable[[str], bool],
         is_stopping: Callable[[], bool],
         on_waiting: Callable[[bool], None],
+        on_used: Callable[[Used], None] = _nothing,
     ) -> None:
         self._claim = claim
         self._buffer = buffer
@@ -92,6 +98,8 @@ class Speaker:
         self._is_allowed = is_allowed
         self._is_run_stopping = is_stopping
         self._on_waiting = on_waiting
+        self._on_used = on_used
+        self._usage: dict[str, float] = {}  # in all, as the code has reported it
         self._leaves = Leaves(self._on_idle)
         self._loop: asyncio.AbstractEventLoop | None = None  # the agent's
         self._is_draining = False
@@ -148,7 +156,7 @@ class Speaker:
         Raises:
             Fenced: the attempt does not own the run any more.
         """
-        return self._transcript.conclude(ending, duration_ms=self.duration_ms)
+        return self._transcript.conclude(ending, duration_ms=self.duration_ms, usage=dict(self._usage))
 
     def open_waits(self) -> dict[str, int | None]:
         """Return the waits that nothing has ended, and when each is due (ms UTC). Any thread."""
@@ -183,6 +191,13 @@ class Speaker:
     def fork(self, places: Mapping[asyncio.Task[Any], Place]) -> None:
         """Give the word to branches of the running task until they end."""
         self._leaves.fork(places)
+
+    def report(self, used: Used) -> None:
+        """Add what the code has used to the run's sum, and tell of it if it is new."""
+        for name in ("input_tokens", "output_tokens", "cost"):
+            self._usage[name] = self._usage.get(name, 0) + getattr(used, name)
+        if used.is_new:
+            self._on_used(used)
 
     def stray(self) -> RunwireError:
         """Return what to raise in a task that has no place."""

@@ -118,15 +118,20 @@ class Transcript:
         with self._lock:
             self.is_over = True
 
-    def conclude(self, ending: Ending, *, duration_ms: int) -> Ending:
+    def conclude(self, ending: Ending, *, duration_ms: int, usage: Mapping[str, float] | None = None) -> Ending:
         """Say the last words, after which nothing is said; return how the run really ends.
+
+        Args:
+            ending: how it ends, as far as is known.
+            duration_ms: how long it ran.
+            usage: what it used; empty or None: nothing was reported.
 
         Raises:
             Fenced: the attempt does not own the run any more.
         """
         with self._lock:
             self.is_over = True
-            words = last_words(ending, self._replay, duration_ms=duration_ms)
+            words = last_words(ending, self._replay, duration_ms=duration_ms, usage=usage)
             self._buffer.put(words.emits, blobs=words.blobs, end=words.end)
             return words.ending
 

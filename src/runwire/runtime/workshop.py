@@ -10,18 +10,24 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
 from runwire.resilience.breaker import Transition
 from runwire.resilience.breakers import Breakers, Kind
+from runwire.resilience.gate import Gate
+from runwire.resilience.memory import resident_bytes
 from runwire.runtime.call_threads import CallThreads
 from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.run import Run
+from runwire.runtime.spending import Spending
 from runwire.runtime.watchdog import Stall, Watchdog
 
 __all__ = ["Crew", "Workshop"]
+
+_MEMORY_OPENS: Final = 0.95  # share of the limit; what a run has taken comes back in part only
 
 _log = structlog.get_logger(__name__)
 
@@ -46,10 +52,13 @@ class Workshop:
 
     Args:
         settings: limits and times, of all workers together.
+        spending: counts what the user's code reports to have used; None: nobody does.
     """
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, *, spending: Spending | None = None) -> None:
         self._settings = settings
+        self.spending = spending or Spending(tokens=None, cost=None)
+        self._memory = Gate(settings.max_memory_bytes, opens_at=_MEMORY_OPENS)
         self.breakers = Breakers(on_change=_log_change)  # what fails for one worker fails for all; any thread
         self._calls = CallThreads(limit=settings.max_threads)
         self._crews: list[Crew] = []
@@ -79,6 +88,8 @@ class Workshop:
         starves the others. The rest is for whoever comes. One claim takes no more than such a half: while the answer of
         a database that is away is waited for, what was asked of it is nobody's.
         """
+        if self._is_short_of_memory():
+            return 0  # looked at again when it polls
         others = [other for other in self._crews if other is not crew]
         if not others:
             return limit - crew.used
@@ -86,6 +97,14 @@ class Workshop:
         free = limit - crew.used - sum(max(other.used, kept) for other in others)
         crew.is_full = free <= 0
         return min(free, kept)
+
+    def _is_short_of_memory(self) -> bool:
+        if self._settings.max_memory_bytes is None:
+            return False
+        was_short, is_short = self._memory.is_closed, self._memory.look(resident_bytes() or 0)
+        if is_short and not was_short:
+            _log.warning("memory_short", limit_bytes=self._settings.max_memory_bytes)
+        return is_short
 
     def leave(self) -> None:
         """Tell the workers that found no room that a run has gone."""
