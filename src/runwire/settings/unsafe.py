@@ -79,8 +79,8 @@ def unknown_rules(settings: Settings, sources: Mapping[str, str]) -> list[str]:
 
 
 def is_reachable(settings: Settings) -> bool:
-    """Return whether anybody but this machine can be meant to come: by the address, or by the public URL."""
-    if not _is_loopback(settings.host):
+    """Return whether anybody but this machine can be meant to come: by the address, a proxy, or the public URL."""
+    if not _is_loopback(settings.host) or settings.trusted_proxies:
         return True
     return settings.public_url is not None and not _is_loopback(urlsplit(settings.public_url).hostname or "")
 
@@ -154,9 +154,7 @@ RULES: Final[tuple[Rule, ...]] = (
         sentence="is not set, so whoever asks says what this server is called",
         fix="set it to what people type, e.g. https://agents.example.org",
         applies=lambda settings, _: (
-            settings.public_url is None
-            and not _is_loopback(settings.host)
-            and bool({"gateway", "auth"} & settings.active_roles)
+            settings.public_url is None and is_reachable(settings) and bool({"gateway", "auth"} & settings.active_roles)
         ),
     ),
     Rule(

@@ -26,6 +26,7 @@ HTTP_ISSUER: Final = (
 BROKEN: Final[list[tuple[str, dict[str, Any]]]] = [
     ("no-public-url", {"public_url": None, "host": "0.0.0.0"}),
     ("no-public-url", {"public_url": None, "host": "agents.internal"}),
+    ("no-public-url", {"public_url": None, "trusted_proxies": "127.0.0.1"}),
     ("http-public-url", {"public_url": "http://agents.example.org"}),
     ("http-public-url", {"public_url": "http://localhost.evil.example"}),
     ("http-origins", {"allowed_origins": "https://a.example, http://192.168.1.7:3000"}),
@@ -134,7 +135,7 @@ def test_d4_all_at_once_are_named_at_once_beside_what_is_wrong_anyway() -> None:
 
 
 def test_what_only_this_machine_can_reach_needs_no_certificate_and_no_monitoring() -> None:
-    alone = load({"log_level": "debug", "trusted_proxies": "0.0.0.0/0", "service_secret": "a" * 40}, environ={})
+    alone = load({"log_level": "debug", "service_secret": "a" * 40}, environ={})
     assert alone.settings.environment == "production"
     assert alone.allowed == ()
     for host in ("127.0.0.2", "::1", "localhost"):
