@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,19 +13,6 @@ from runwire.errors import Unavailable
 from runwire.testing import ServerProcess
 
 AGENTS = str(Path(__file__).parent.parent / "agents" / "golden.py")
-PROJECT = """
-import asyncio, urllib.request
-
-def test_my_agent_answers(runwire_client):
-    async def ask():
-        async with runwire_client() as client:
-            run = await client.send("hello")
-            return await run.result()
-    assert asyncio.run(ask()) == "echo hello"
-
-def test_that_fails(runwire_server):
-    assert False
-"""
 
 
 def test_killed_and_started_again_it_has_the_same_port_and_the_same_runs(tmp_path: Path) -> None:
@@ -69,13 +54,3 @@ def test_a_verb_that_fails_says_why(tmp_path: Path) -> None:
     server = ServerProcess(AGENTS, data_dir=tmp_path / "data")
     with pytest.raises(Unavailable, match="user add"):
         asyncio.run(server.create_token("nobody"))
-
-
-def test_the_fixtures_serve_a_project_and_show_the_log_on_failure(tmp_path: Path) -> None:
-    (tmp_path / "agent.py").write_text("async def agent(ctx, message):\n    return f'echo {message}'\n")
-    (tmp_path / "test_agent.py").write_text(PROJECT)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_agent.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
-    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
-    assert "log of http://127.0.0.1:" in done.stdout
-    assert "run_completed" in done.stdout

@@ -33,26 +33,47 @@ async def agent(ctx, message):
         yield piece + " "
         await asyncio.sleep(0.03)
 '''
+_TEST: Final = '''"""The agent, asked as a person asks it, by a real server: `runwire test --category golden_path`."""
+
+FIVE = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
+
+
+def test_the_agent_counts_words_before_it_speaks(golden_path):
+    run = golden_path("one two three")
+    assert run.output.startswith("You wrote 3 words")
+    assert run.tools == ["count_words"]
+    assert [kind for kind in run.types if kind in FIVE] == FIVE
+'''
 _PYPROJECT: Final = """[project]
 name = "{name}"
 version = "0.1.0"
 requires-python = ">=3.11"
 dependencies = ["runwire>={version}"]
 
+[project.optional-dependencies]
+test = ["runwire[test]>={version}"]
+
 [tool.runwire]
 agent = "agent.py"
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
 """
 _README: Final = """# {name}
 
     runwire dev agent.py
 
 It prints where it listens and a sign-in link. `runwire run "hello"` runs the agent in the terminal.
+
+    runwire test --category golden_path
+
+tests it by a real server, offline. If pytest is missing: `pip install "runwire[test]"`.
 """
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
 def new(name: Annotated[str, typer.Argument(help="Name of the project and of its folder.")]) -> None:
-    """Make a folder with an agent, a pyproject.toml and a README."""
+    """Make a folder with an agent, a test that passes, a pyproject.toml and a README."""
     if not _NAME.fullmatch(name):
         raise typer.BadParameter("letters, digits, - and _ only, beginning with a letter", param_hint="NAME")
     folder = Path(name)
@@ -63,11 +84,13 @@ def new(name: Annotated[str, typer.Argument(help="Name of the project and of its
         "agent.py": _AGENT,
         "pyproject.toml": _PYPROJECT.format(name=name, version=runwire.__version__),
         "README.md": _README.format(name=name),
-        ".gitignore": ".runwire/\n.venv/\n__pycache__/\n",
+        "tests/test_golden_path.py": _TEST,
+        ".gitignore": ".runwire/\n.venv/\n__pycache__/\n.pytest_cache/\n",
     }
+    (folder / "tests").mkdir()
     for path, text in files.items():
         (folder / path).write_text(text, encoding="utf-8")
-    typer.echo(f"{folder}/ is ready:\n  cd {folder}\n  runwire dev agent.py")
+    typer.echo(f"{folder}/ is ready:\n  cd {folder}\n  runwire dev agent.py\n  runwire test --category golden_path")
 
 
 def version(

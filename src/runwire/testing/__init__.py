@@ -1,3 +1,4 @@
+from runwire.testing.model import FakeModel
 from runwire.testing.server import ServerProcess
 
-__all__ = ["ServerProcess"]
+__all__ = ["FakeModel", "ServerProcess"]

@@ -39,7 +39,8 @@ class ServerProcess:
     Made for one task at a time: start, stop and kill9 must not overlap.
 
     Args:
-        target: what `runwire dev` takes: `file.py`, `file.py:attribute`, `module:attribute`.
+        target: what `runwire dev` takes: `file.py`, `file.py:attribute`, `module:attribute`; empty: what pyproject.toml
+            names.
         data_dir: the server's folder; the server creates it.
         port: 0 takes a free one at the first start and keeps it for later starts.
         options: further words of the command line, such as `("--max-attempts", "3")`.
@@ -65,6 +66,7 @@ class ServerProcess:
         self.options = options
         self.cwd = cwd
         self.start_timeout_s = start_timeout_s
+        self.cli_cwd: Path | None = None  # where verbs start; None: where the server does
         self.url = ""
         self.sign_in_link = ""
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
@@ -116,6 +118,10 @@ class ServerProcess:
         """Kill the server and what it started with SIGKILL; nothing happens if it does not run."""
         await asyncio.to_thread(self._end, signal.SIGKILL, _CLI_S)
 
+    async def end(self) -> None:
+        """Let nothing of it be left; how is its own."""
+        await self.kill9()
+
     async def restart(self, *, kill: bool = False) -> None:
         """Stop (or kill) the server and start it again on the same folder and port."""
         if kill:
@@ -154,8 +160,8 @@ class ServerProcess:
     # Below: in a thread.
 
     def _command(self) -> list[str]:
-        words = [sys.executable, "-m", "runwire", "dev", self.target, "--port", str(self.port), "--no-open"]
-        return [*words, "--data-dir", str(self.data_dir), *self.options]
+        words = [sys.executable, "-m", "runwire", "dev", *([self.target] if self.target else [])]
+        return [*words, "--port", str(self.port), "--no-open", "--data-dir", str(self.data_dir), *self.options]
 
     def _start(self) -> None:
         if self.is_running:
@@ -175,8 +181,13 @@ class ServerProcess:
             self._end(signal.SIGKILL, _CLI_S)
             said = "was not ready in time" if status is None else f"ended with status {status}"
             raise Unavailable(f"`{' '.join(self._command())}` {said}. The end of its log:\n{self.logs()}")
-        self.url, self.sign_in_link = (*found, "")[:2]
+        self.url, self.sign_in_link = self._reached(found)
         self.port = int(self.url.rsplit(":", 1)[1].strip("/"))
+
+    def _reached(self, found: list[str]) -> tuple[str, str]:
+        """Return the URL and the sign-in link, maybe empty, of what follows each of `says`."""
+        url, link = (*found, "")[:2]
+        return url, link
 
     def _status(self, process: subprocess.Popen[str]) -> int | None:
         """Return how a process ended that printed no `ready` line; None if it has not."""
@@ -215,7 +226,7 @@ class ServerProcess:
                 encoding="utf-8",
                 timeout=_CLI_S,
                 check=False,
-                cwd=self.cwd,
+                cwd=self.cli_cwd or self.cwd,
             )
         except subprocess.TimeoutExpired:
             raise Unavailable(f"`runwire {' '.join(words)}` did not end within {_CLI_S} s.") from None

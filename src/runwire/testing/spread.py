@@ -30,7 +30,7 @@ class Spread:
 
         folders = self._together
 
-        class ByPlace(LoadFileScheduling):  # type: ignore[misc] - xdist says no types
+        class ByPlace(LoadFileScheduling):  # type: ignore[misc]  # xdist says no types
             def _split_scope(self, nodeid: str) -> str:
                 return unit(nodeid, folders)
 
