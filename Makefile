@@ -71,4 +71,5 @@ bench: setup
 docs: setup
 	@$(BIN)/python -m runwire.protocol.schema --write
 	@$(BIN)/python -m runwire.settings.reference --write
+	@$(BIN)/python -m runwire.conformance.reference --write
 	@cp docs/reference/protocol.d.ts clients/js/protocol.d.ts

@@ -215,10 +215,10 @@ class OtherHistoryOverHttp(MinimalServer):
 class OtherPage(MinimalServer):
     """Shows another history in the JSON of the events than on the socket."""
 
-    def json(self, body: Frame) -> Any:
+    def json(self, body: Frame, status: HTTPStatus = HTTPStatus.OK) -> Response:
         if "events" in body:
             body = {**body, "events": body["events"][1:]}
-        return super().json(body)
+        return super().json(body, status)
 
 
 class ResumesWithAHole(MinimalServer):

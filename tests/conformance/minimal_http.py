@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from tests.conformance.minimal_run import TERMINAL, Frame, Run, Thread, fresh
@@ -12,14 +12,11 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-if TYPE_CHECKING:
-    from tests.conformance.minimal_server import MinimalServer
-
 
 class Front(ServerConnection):
     """A connection that may begin with a request other than GET; it answers one and ends."""
 
-    owner: ClassVar[MinimalServer]
+    owner: ClassVar[Http]
     taken: bytes | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -40,10 +37,30 @@ class Front(ServerConnection):
             self.transport.close()
 
 
-class Http:
+class Kept(Protocol):
+    """What the routes need of the rest of the server."""
+
+    log: str
+    threads: dict[str, Thread]
+    tokens: dict[str, str]
+    tickets: dict[str, str]
+    named: dict[str, Any]
+
+    def user_of(self, headers: Headers) -> str | None: ...
+    def own(self, user: str, thread: str) -> Thread | None: ...
+    def own_run(self, user: str, run: str) -> Run | None: ...
+    def page(self, thread: Thread, view: str, after: int) -> list[Frame]: ...
+    def new_thread(self, user: str) -> Thread: ...
+    def start(self, thread: Thread, user: str, content: str, agent: str | None = None) -> Frame: ...
+    def call_off(self, run: Run, by: str = "user") -> str: ...
+    def fault(self, frame: Frame) -> str | None: ...
+    def revoke(self, token: str) -> None: ...
+
+
+class Http(Kept):
     """Routes; `MinimalServer` is the rest of it."""
 
-    async def http(self: MinimalServer, socket: ServerConnection, request: Request) -> Response | None:
+    async def http(self, socket: ServerConnection, request: Request) -> Response | None:
         """Answer the GET routes; None lets the upgrade go on."""
         target = urlsplit(request.path)
         query = {name: values[0] for name, values in parse_qs(target.query).items()}
@@ -70,7 +87,7 @@ class Http:
                 return await self.thread_route(thread, rest, query, request.headers)
         return self.unknown(target.path)
 
-    def door(self: MinimalServer, headers: Headers, query: dict[str, str]) -> Response | None:
+    def door(self, headers: Headers, query: dict[str, str]) -> Response | None:
         """Refuse an upgrade before it happens, or let it go on."""
         if "Origin" in headers:
             return self.problem(HTTPStatus.FORBIDDEN, "forbidden")
@@ -78,17 +95,15 @@ class Http:
             return self.problem(HTTPStatus.BAD_REQUEST, "bad_request")
         return None
 
-    def unknown(self: MinimalServer, path: str) -> Response:
+    def unknown(self, path: str) -> Response:
         """Answer for what there is not, or is another's; faulty servers tell the two apart."""
         return self.problem(HTTPStatus.NOT_FOUND, "not_found")
 
-    def listed(self: MinimalServer, user: str) -> list[Thread]:
+    def listed(self, user: str) -> list[Thread]:
         """Return the threads that a list shows."""
         return [thread for thread in self.threads.values() if thread.user == user]
 
-    async def thread_route(
-        self: MinimalServer, thread: Thread, rest: list[str], query: dict[str, str], headers: Headers
-    ) -> Response:
+    async def thread_route(self, thread: Thread, rest: list[str], query: dict[str, str], headers: Headers) -> Response:
         """Answer a route below a thread."""
         match rest:
             case []:
@@ -105,7 +120,7 @@ class Http:
                 )
         return self.problem(HTTPStatus.NOT_FOUND, "not_found")
 
-    async def sse(self: MinimalServer, thread: Thread, query: dict[str, str], headers: Headers) -> Response:
+    async def sse(self, thread: Thread, query: dict[str, str], headers: Headers) -> Response:
         """Answer a finite stream: until the terminal event of `until`, or what is there."""
         after = int(headers.get("Last-Event-ID", f":{query.get('after', 0)}").partition(":")[2])
         until = query.get("until")
@@ -123,7 +138,7 @@ class Http:
 
     # --- what changes something
 
-    def changing(self: MinimalServer, method: str, path: str, headers: Headers, body: bytes) -> Response:
+    def changing(self, method: str, path: str, headers: Headers, body: bytes) -> Response:
         """Answer everything that is no GET."""
         words = path.strip("/").split("/")
         if words == ["auth", "revoke"]:
@@ -148,7 +163,7 @@ class Http:
                 return self.json({"run": run.run, "status": self.call_off(run)})
         return self.unknown(path)
 
-    def posted(self: MinimalServer, thread: Thread, user: str, body: bytes) -> Response:
+    def posted(self, thread: Thread, user: str, body: bytes) -> Response:
         """Start a run for a message over HTTP."""
         try:
             said = json.loads(body)
@@ -160,12 +175,12 @@ class Http:
 
     # --- what is shown
 
-    def snapshot(self: MinimalServer, thread: Thread) -> Frame:
+    def snapshot(self, thread: Thread) -> Frame:
         """Return the thread as a person sees it, exact at `seq`."""
         return {"thread": thread.thread, "title": None, "log": self.log, "seq": thread.head,
                 "messages": self.messages(thread), "runs": [self.run_of(run) for run in thread.runs]}  # fmt: skip
 
-    def run_of(self: MinimalServer, run: Run) -> Frame:
+    def run_of(self, run: Run) -> Frame:
         """Return a run with its steps."""
         done = {e["data"]["call"]: e["data"] for e in run.thread.events if e["type"] == "tool_completed"}
         begun = [e["data"] for e in run.thread.events if e["type"] == "tool_executing" and e["run"] == run.run]
@@ -174,7 +189,7 @@ class Http:
         return {"run": run.run, "thread": run.thread.thread, "agent": "minimal", "status": run.status,
                 "attempt": run.attempt, "error": None, "steps": steps, "waits": run.waits}  # fmt: skip
 
-    def messages(self: MinimalServer, thread: Thread) -> list[Frame]:
+    def messages(self, thread: Thread) -> list[Frame]:
         """Return the messages, open ones included."""
         found: dict[str, Frame] = {}
         for event in thread.events:

@@ -229,6 +229,6 @@ def _line(report: Report) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise Unavailable(f"The report {path} cannot be written ({error.strerror}).", field="--report") from error

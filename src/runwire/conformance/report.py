@@ -116,13 +116,13 @@ def issue_words(report: Report, result: Result) -> str:
 
 
 def without(evidence: Evidence, secrets: Iterable[str]) -> Evidence:
-    """Return evidence in which no secret is shown; a report is meant to be posted."""
+    """Return evidence in which no secret is shown, and no half of a character; a report is meant to be posted."""
 
     def clean(text: str) -> str:
         for secret in sorted(secrets, key=len, reverse=True):
             if len(secret) >= _SECRET_LENGTH:
                 text = text.replace(secret, "[secret]")
-        return text
+        return text.encode(errors="replace").decode()
 
     return Evidence(
         expected=clean(evidence.expected),

@@ -1,0 +1,123 @@
+"""What is written of a check: as a comment, for machines, for CI servers, and as a page."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from runwire.conformance import FORMATS, Evidence, Report, Result, as_html, as_junit, as_markdown, as_text, reference
+from runwire.conformance.report import Status, without
+
+NASTY = 'a-secret a <script>alert("1")</script> & ]]> \x00 \ud800 end'
+
+
+def _result(case: str, status: Status, **more: Any) -> Result:
+    return Result(case=case, category="golden_path", priority="p1", promise=f"{case} holds", status=status, **more)
+
+
+@pytest.fixture
+def report() -> Report:
+    evidence = Evidence(expected="one event", seen=NASTY, position=7, frames=('{"op":"event","seq":7}', NASTY))
+    evidence = without(evidence, ["a-secret"])  # as a check does with all of it
+    return Report(
+        url="https://agents.example.org",
+        expect="five",
+        started_at="2026-11-23T17:00:00+00:00",
+        duration_s=1.5,
+        server="runwire/0.1.0",
+        results=(
+            _result("welcome", "kept", duration_s=0.25),
+            _result("once", "broken", evidence=(evidence,)),
+            _result("five", "not_checked", why="expect is any"),
+            Result(category="timing", case="reply", priority="p2", promise="in time", status="kept"),
+        ),
+        figures={"reply_p50_ms": 12.5},
+    )
+
+
+def test_the_comment_says_all_that_a_reader_asks(report: Report) -> None:
+    text = as_markdown(report)
+    for wanted in (
+        "Promises are broken (2 kept, 1 broken, 1 not checked)",
+        "https://agents.example.org",
+        "runwire/0.1.0",
+        "| ❌ `golden_path` | 1 | 1 | 1 |",
+        "### ❌ `golden_path/once`",
+        "(at seq 7)",
+        '| {"op":"event","seq":7}',
+        "| reply_p50_ms | 12.5 |",
+        "- `golden_path/five`: expect is any",
+        "runwire check https://agents.example.org --only golden_path --expect five",
+    ):
+        assert wanted in text, wanted
+
+
+def test_the_terminal_has_words_to_paste_into_an_issue(report: Report) -> None:
+    text = as_text(report)
+    assert "to paste into an issue" in text
+    assert "`golden_path/once` is broken: once holds" in text
+    assert text.endswith(report.verdict)
+
+
+def test_junit_is_what_the_schema_of_the_ant_task_says(report: Report) -> None:
+    root = ElementTree.fromstring(as_junit(report).split("\n", 1)[1])
+    assert root.tag == "testsuites"
+    assert [suite.get("name") for suite in root] == ["golden_path", "timing"]
+    for number, suite in enumerate(root):
+        assert suite.get("id") == str(number)
+        assert suite[0].tag == "properties"
+        assert [child.tag for child in suite][-2:] == ["system-out", "system-err"]
+        wanted = {"name", "package", "id", "timestamp", "hostname", "tests", "failures", "errors", "skipped", "time"}
+        assert set(suite.keys()) == wanted
+        assert "+" not in (suite.get("timestamp") or "+"), "the schema has no time zone"
+        assert Decimal(suite.get("time") or "") >= 0
+        cases = suite.findall("testcase")
+        assert suite.get("tests") == str(len(cases))
+        assert suite.get("failures") == str(len(suite.findall("testcase/failure")))
+        assert suite.get("skipped") == str(len(suite.findall("testcase/skipped")))
+    failure = root.find("testsuite/testcase/failure")
+    assert failure is not None
+    assert failure.get("type") == "broken"
+    assert "seen:     [secret] a <script>" in (failure.text or "")
+    assert "\x00" not in (failure.text or "")
+
+
+class _Links(HTMLParser):
+    """Collects what a page would load, and the tags that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+
+
+def test_the_page_needs_no_network_and_runs_nothing(report: Report) -> None:
+    page = as_html(report)
+    found = _Links()
+    found.feed(page)
+    assert found.loads == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(found.tags)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "&lt;script&gt;" in page
+    assert "Broken: golden_path/once" in page
+
+
+def test_every_format_can_be_written_as_utf_8(report: Report) -> None:
+    for kind, shown in FORMATS.items():
+        assert shown(report).encode(), kind
+        assert shown(report).endswith("\n"), kind
+
+
+def test_the_reference_lists_all_cases_as_the_registry_has_them() -> None:
+    written = (Path(__file__).parents[2] / reference.PAGE).read_text(encoding="utf-8")
+    assert written == reference.page(), "run `make docs`"
