@@ -33,6 +33,7 @@ from runwire.agents.load import Agents
 from runwire.app import rooms
 from runwire.app.doors import Asgi, Doors
 from runwire.app.gauges import ProcessFigures
+from runwire.app.limits import Limits, open_limits
 from runwire.app.local import control_sockets
 from runwire.app.registries import registry_of
 from runwire.auth.client import AuthClient
@@ -126,17 +127,19 @@ def assemble(ground: Ground) -> Assembled:
     roles = ground.settings.active_roles
     figures = ProcessFigures(ground.registry)
     follower = Follower(store=ground.storage.auth, bus=ground.places.first.bus)
-    parts = [_bus(ground, place) for place in ground.places]
+    limits = open_limits(ground.settings)
+    parts = [Part(run=limits.spending.run, close=limits.close)]
+    parts += [_bus(ground, place) for place in ground.places]
     service = _auth_service(ground) if "auth" in roles else None
     gateway: Gateway | None = None
     if roles & {"gateway", "worker"}:
         parts.append(_identity(follower))
     if "gateway" in roles:
         way, client, auth_app = _way_to_auth(ground, follower, service)
-        gateway = _make_gateway(ground, client, auth_app)
+        gateway = _make_gateway(ground, client, auth_app, limits)
         parts += [way, Part(run=gateway.run, drain=gateway.drain)]
     if "worker" in roles:
-        workshop = Workshop(rooms.worker_settings(ground.settings))
+        workshop = Workshop(rooms.worker_settings(ground.settings), spending=limits.spending)
         figures.agent_tasks = lambda: workshop.tasks
         registries = registry_of(ground.places, ground.registry)
         for place, membership in zip(ground.places, _memberships(ground), strict=True):
@@ -281,7 +284,7 @@ def _memberships(ground: Ground) -> list[Membership]:
     ]
 
 
-def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway:
+def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi, limits: Limits) -> Gateway:
     return make_gateway(
         ground.places,
         auth=client,
@@ -292,6 +295,7 @@ def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi) -> Gateway
         console_app=make_console_app(docs_root()),
         unready=client.unready,
         registry=ground.registry,
+        limits=limits.personal,
     )
 
 

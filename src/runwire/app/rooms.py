@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import runwire
+from runwire.app.limits import memory_limit_bytes
 from runwire.auth.client import AuthClientSettings
 from runwire.auth.service.settings import AuthSettings
 from runwire.gateway.app import GatewaySettings
@@ -50,6 +51,7 @@ def worker_settings(settings: Settings) -> WorkerSettings:
     """Return a worker's."""
     return WorkerSettings(
         max_runs=settings.max_runs,
+        max_memory_bytes=memory_limit_bytes(settings),
         user_limit=settings.user_run_limit,
         deadline_s=settings.deadline_s,
         park_after_s=settings.park_after_s,
@@ -89,6 +91,8 @@ def gateway_settings(settings: Settings, url: str) -> GatewaySettings:
         max_queued_runs=settings.max_queued_runs,
         max_queue_age_s=settings.max_queue_age_s,
         user_run_limit=settings.user_run_limit,
+        listeners_per_user=settings.user_sockets,
+        max_memory_bytes=memory_limit_bytes(settings),
     )
 
 

@@ -20,6 +20,7 @@ from runwire.gateway.desk import Desk
 from runwire.gateway.health import HealthRoutes
 from runwire.gateway.http import make_http
 from runwire.gateway.identities import Identities
+from runwire.gateway.limits import PersonalLimits
 from runwire.gateway.live import Live
 from runwire.gateway.metrics import Metrics
 from runwire.gateway.offered import OfferedAgents
@@ -70,6 +71,7 @@ class GatewaySettings:
     user_run_limit: int = 10  # active runs of a user; as the workers have it
     greetings: int = 1_000  # sockets of this node that wait for their hello at a time; the next one is 4029
     greetings_per_address: int = 250  # of these, from one address (of IPv6: one /64); five seconds later there is room
+    max_memory_bytes: int | None = None  # resident, of this process; over it likewise; None: no limit
     listeners_per_user: int = 500  # sockets and streams of one user on this node at most
     allowed_origins: tuple[str, ...] = ()  # exact `scheme://host[:port]` that browsers may come from
     allowed_hosts: tuple[str, ...] = ()  # Host names served, without port; empty: all (development sets its own)
@@ -90,6 +92,7 @@ class Gateway:
         console_app: the page, served for every other path.
         unready: a reason of another room not to be ready.
         registry: gets the figures; None: one of its own.
+        limits: of each person and key; None: there are none.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Gateway:
         console_app: Asgi | None,
         unready: Callable[[], str | None],
         registry: CollectorRegistry | None,
+        limits: PersonalLimits | None,
     ) -> None:
         self.metrics = Metrics(registry)
         self.live = Live(
@@ -113,7 +117,8 @@ class Gateway:
             greetings_per_address=settings.greetings_per_address,
             measure=self.metrics.revocations.observe,
         )
-        self.admission = Admission(max_loop_lag_s=settings.max_loop_lag_s)
+        self.admission = Admission(max_loop_lag_s=settings.max_loop_lag_s, max_memory_bytes=settings.max_memory_bytes)
+        self._limits = limits
         self._auth = auth
         self._settings = settings
         self._console_app = console_app
@@ -146,6 +151,7 @@ class Gateway:
                     queue=queue,
                     metrics=self.metrics,
                     acquaintances=Acquaintances(place.storage.people, accounts),
+                    limits=limits,
                 ),
                 subscriptions=Subscriptions(place.storage, tail, replay_events=replay_events),
             )
@@ -158,6 +164,7 @@ class Gateway:
             admission=self.admission,
             metrics=self.metrics,
             abort_s=settings.abort_s,
+            traffic=limits.traffic if limits else None,
         )
         self._sockets: Asgi = Upgrades(
             services=services,
@@ -255,6 +262,7 @@ class Gateway:
         self.metrics.listeners.set(len(self.live))
         self.metrics.loop_lag.set(self.admission.loop_lag_s)
         self.metrics.is_full.set(self.admission.is_full)
+        self.metrics.limits_alone.set(self._limits is not None and self._limits.is_alone)
         for desk in self.desks:
             self.metrics.queued.labels(database=str(desk.number)).set(desk.queue.waiting)
             self.metrics.queue_age.labels(database=str(desk.number)).set(desk.queue.oldest_s)
@@ -306,6 +314,7 @@ def make_gateway(
     console_app: Asgi | None = None,
     unready: Callable[[], str | None] = lambda: None,
     registry: CollectorRegistry | None = None,
+    limits: PersonalLimits | None = None,
 ) -> Gateway:
     """Make a node's gateway; see `Gateway`."""
     return Gateway(
@@ -318,6 +327,7 @@ def make_gateway(
         console_app=console_app,
         unready=unready,
         registry=registry,
+        limits=limits,
     )
 
 

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Literal
 
 import structlog
 
+from runwire.agents.attempt import Used
 from runwire.agents.context import Context, User
 from runwire.agents.load import Agents
 from runwire.agents.payload import plain
@@ -45,6 +47,7 @@ from runwire.runtime.limits import WorkerSettings
 from runwire.runtime.loop_thread import LoopThread
 from runwire.runtime.outbox import Buffer, Lost, Outbox
 from runwire.runtime.speech import HandOver, Speaker, Stop
+from runwire.runtime.spending import MICRO, Spending
 from runwire.storage import base
 from runwire.storage.base import CancelRequest, Claim, OpenedWait, Signal, Storage
 
@@ -68,6 +71,7 @@ class Run:
         lease: on the run, since it was claimed.
         on_due: told when a wait of the run is due (ms UTC), as soon as it has begun.
         breakers: of what agents ask.
+        spending: told what they use.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Run:
         lease: Lease,
         on_due: Callable[[int], None],
         breakers: Breakers,
+        spending: Spending,
     ) -> None:
         self.claim = claim
         self.lease = lease
@@ -92,6 +97,7 @@ class Run:
         self.waits: dict[str, int | None] = {}  # that are in the log and open, as far as is known; when each is due
         self._on_due = on_due
         self._breakers = breakers
+        self._spending = spending
         self._code = Code(self, thread, grace_s=settings.grace_s, on_over=self._learn)
         self._agents = agents
         self._user = user
@@ -426,6 +432,7 @@ class Run:
             is_allowed=self._is_allowed,
             is_stopping=lambda: self._stop is not None or self._lost is not None,
             on_waiting=self._report_waiting,
+            on_used=self._report_used,
         )
 
     def _silence(self) -> None:
@@ -539,6 +546,10 @@ class Run:
 
     def _request_stop(self, stop: Stop) -> None:
         self._control.call_soon_threadsafe(self.stop, stop)
+
+    def _report_used(self, used: Used) -> None:
+        tokens, micros = used.input_tokens + used.output_tokens, math.ceil(used.cost * MICRO)
+        self._spending.note(self.claim.user, tokens=tokens, micros=micros, stop=self.stop)
 
     def _report_waiting(self, is_waiting: bool) -> None:
         with contextlib.suppress(RuntimeError):  # the control loop has ended

@@ -261,8 +261,11 @@ class Worker:
             lease=Lease(self._storage.lease_s, sent_s=sent_s, margin_s=self._settings.lease_margin_s),
             on_due=self._timers.expect,
             breakers=self._workshop.breakers,
+            spending=self._workshop.spending,
         )
         self._runs.add(run)
+        if (refusal := self._workshop.spending.refusal(claim.user)) is not None:
+            run.stop(refusal)
         if not run.lease.is_valid:  # the claim was on its way for too long: it waits until it is renewed
             self._renewal.renew_now()
         if self._is_draining:  # claimed in the moment in which it began
