@@ -19,7 +19,8 @@ from tests.cluster.deployment import free_port
 from tests.mission_critical.deployment import AGENTS
 from tests.mission_critical.starts import Ended, Starts
 
-from runwire.settings import RULES
+from runwire.app.process import running
+from runwire.settings import RULES, load
 
 SECRET: Final = "5e9b0c27d1f4a386" * 2
 CANARY: Final = "hush-canary-hush"
@@ -132,16 +133,20 @@ def test_d4_what_is_allowed_is_served_and_said_in_the_log_and_the_figures(tmp_pa
     environ = environ_with(UNSAFE["debug-log"], UNSAFE["http-origins"], {"RUNWIRE_MANAGEMENT_PORT": f"{port}"})
     allowed = ("--allow-unsafe", "debug-log", "--allow-unsafe", "http-origins")
     words = [sys.executable, "-m", "runwire", "serve", f"{AGENTS}", *allowed]
-    with (tmp_path / "log").open("w+", encoding="utf-8") as log:
-        process = subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=log, text=True)
+    log = tmp_path / "log"
+    with (
+        log.open("w", encoding="utf-8") as stderr,
+        subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
         try:
             assert process.stdout
-            assert process.stdout.readline().startswith("ready "), (tmp_path / "log").read_text("utf-8")
+            assert process.stdout.readline().startswith("ready "), log.read_text("utf-8")
             figures = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=15, trust_env=False).text
         finally:
             process.terminate()
-            assert process.wait(15) == 0
-        said = (tmp_path / "log").read_text("utf-8")
+            status = process.wait(15)
+    said = log.read_text("utf-8")
+    assert status == 0, said
     for rule in ("debug-log", "http-origins"):
         assert f'runwire_unsafe_allowed{{rule="{rule}"}} 1.0' in figures
         assert re.search(rf"unsafe_allowed.*{rule}", said)
@@ -178,6 +183,37 @@ def test_d5_what_is_misspelt_missing_or_empty_ends_the_start_with_a_hint(starts:
     assert len(faults) == 8
     nowhere = refused(starts("serve", "--config", "gone.toml", folder=tmp_path / "secrets"))
     assert nowhere == ["gone.toml: no such file; create it or drop --config."]
+
+
+async def test_two_environments_in_one_process_never_see_each_others(tmp_path: Path) -> None:
+    """Two servers beside each other: each has its own people, origins, rules and figures. Only the log is shared."""
+    flags = {"port": 0, "agents": (f"{AGENTS}",), "log_level": "error"}
+    (tmp_path / "runwire.toml").write_text("", encoding="utf-8")
+    for environment in ("development", "staging"):
+        text = f'allowed_origins = ["http://{environment}.example"]\ndata_dir = "{tmp_path}/{environment}"\n'
+        (tmp_path / f"runwire.{environment}.toml").write_text(text, encoding="utf-8")
+    first, second = (
+        load({**flags, "environment": environment, "allow_unsafe": allowed}, environ={}, config_file=file)
+        for file in [tmp_path / "runwire.toml"]
+        for environment, allowed in (("development", ()), ("staging", ("http-origins",)))
+    )
+    async with (
+        running(first) as (url, link),
+        running(second) as (other_url, no_link),
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=15) as http,
+        httpx2.AsyncClient(base_url=other_url, trust_env=False, timeout=15) as other,
+    ):
+        assert link is not None
+        assert no_link is None
+        word = {"link": link.partition("link=")[2]}
+        assert (await other.post("/auth/sessions", json=word)).status_code == 401
+        assert (await http.post("/auth/sessions", json=word)).status_code in (200, 201)
+        for one, own in ((http, "development"), (other, "staging")):
+            for environment in ("development", "staging"):
+                answer = await one.get("/v1/me", headers={"origin": f"http://{environment}.example"})
+                assert ("access-control-allow-origin" in answer.headers) is (environment == own)
+        assert "runwire_unsafe_allowed{" not in (await http.get("/metrics")).text
+        assert 'runwire_unsafe_allowed{rule="http-origins"} 1.0' in (await other.get("/metrics")).text
 
 
 def test_d5_config_check_says_what_serve_would_and_starts_nothing(starts: Starts, tmp_path: Path) -> None:
