@@ -11,6 +11,7 @@ import msgspec
 from runwire.errors import RunwireError
 from runwire.protocol.events import AgentResumed
 from runwire.protocol.replay import Emit, Replay, Step
+from runwire.resilience.breaker import Permit
 
 __all__ = ["Attempt", "Begun", "Place", "Used"]
 
@@ -31,6 +32,7 @@ class Place(msgspec.Struct, eq=False, gc=False):
     scope: str = ""  # "" the run, else a try, a sub-agent or a branch
     open_bytes: int = 0  # of the message that `write` streams into
     depth: int = 0  # sub-agents that it is within
+    permit: Permit | None = None  # of the step it is in: what it says first is the first token of an answer
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True, gc=False):

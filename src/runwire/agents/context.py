@@ -22,6 +22,7 @@ from runwire.agents.options import (
     check_breaker,
     check_function,
     checked_options,
+    name_of,
     options_of,
     refused,
     seconds_of,
@@ -142,6 +143,7 @@ class Context:
         async with closing(text) as parts:
             async for part in parts:
                 size = _grown(size, _text(part))
+                _first_token(place)
                 for piece in _pieces(part):
                     await self._attempt.say(Replay.thinking_delta, scope, piece)
         await self._attempt.say(Replay.end_thinking, scope)
@@ -175,6 +177,7 @@ class Context:
         """
         place = self._places.get(asyncio.current_task()) or await self._stray()
         place.open_bytes = _grown(place.open_bytes, _text(text))
+        _first_token(place)
         for piece in _pieces(text):
             await self._attempt.say(Replay.write, place.scope, piece)
 
@@ -253,7 +256,8 @@ class Context:
         check_function(fn)
         options = options_of(fn)
         asked = self._breaker(Kind.TOOL, options.breaker if breaker is None else breaker)
-        call = Call(fn=fn, named=args, options=options, breaker=asked)
+        budget = self._breakers.budgets.of(f"tool/{asked.name if asked else options.name or name_of(fn)}")
+        call = Call(fn=fn, named=args, options=options, breaker=asked, budget=budget)
         return await call.journalled(self._attempt, place, self._run)
 
     async def step(
@@ -276,7 +280,8 @@ class Context:
             returns: the type that the result is made into; None: what the function's annotation says.
             retry: how many tries it has if it raises, with pauses that grow from half a second to half a minute.
             on_crash: what happens if a crash cuts a try off: "retry" calls it again, "fail" raises `OutcomeUnknown`.
-            breaker: name of the model that it asks, as "openai/gpt"; else as of a tool.
+            breaker: name of the model that it asks, as "openai/gpt"; else as of a tool. What the function writes
+                (`ctx.write`) is its answer: one whose first word is late counts as slow.
 
         Raises:
             ToolFailed: as of a tool.
@@ -287,7 +292,9 @@ class Context:
         check_function(fn)
         # Only a tool has the name of its function.
         options = checked_options(name=name or "", retry=retry, on_crash=on_crash, returns=returns)
-        call = Call(fn=fn, args=args, kind="step", options=options, breaker=self._breaker(Kind.MODEL, breaker))
+        asked = self._breaker(Kind.MODEL, breaker)
+        budget = self._breakers.budgets.of(f"model/{asked.name if asked else name}")
+        call = Call(fn=fn, args=args, kind="step", options=options, breaker=asked, budget=budget)
         return await call.journalled(self._attempt, place, self._run)
 
     async def gather(self, *coroutines: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
@@ -478,6 +485,12 @@ def _text(value: object) -> str:
         sentence = f"text is wanted here, not a value of type {type(value).__name__}; ctx.custom shows other values"
         raise PayloadError(sentence, code="agent_error")
     return check_text(str(value))
+
+
+def _first_token(place: Place) -> None:
+    """Tell whom the step asks, if there is a breaker, that the answer has begun."""
+    if place.permit is not None and not place.permit.is_stream:
+        place.permit.first_token()
 
 
 def _grown(size: int, text: str) -> int:

@@ -33,6 +33,7 @@ from runwire.protocol.events import EventError
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import TOOL_CANCELLED, Replay, Step
 from runwire.resilience.breaker import Breaker, CircuitOpen
+from runwire.resilience.retry_budget import RetryBudget
 
 __all__ = ["IDEMPOTENCY_KEY", "LEFT", "MISMATCH", "Call", "type_name", "unwinds"]
 
@@ -66,6 +67,7 @@ class Call:
     kind: Any = "tool"  # or "step": internal
     options: ToolOptions
     breaker: Breaker | None = None  # of what it asks
+    budget: RetryBudget | None = None  # of its retries
 
     @property
     def name(self) -> str:
@@ -88,6 +90,8 @@ class Call:
             lambda replay: replay.begin_step(scope, self.name, given, kind=kind, on_crash=options.on_crash), blobs=blobs
         )
         key = f"{run}:{step.key}"
+        if self.budget and step.recorded is None:
+            self.budget.call()
         while step.recorded is None:
             if step.lost is not None:
                 sentence = f"A crash cut off {step.name}. Whether it took effect is unknown ({step.lost.message})"
@@ -98,6 +102,7 @@ class Call:
                     return await self._perform(attempt, place, step, key, began_s=began_s)
                 except _Raised as failed:
                     is_last = is_last or isinstance(failed.raised, OutcomeUnknown | CircuitOpen)
+                    is_last = is_last or not (self.budget is None or self.budget.retry())
                     await self._fail(attempt, step, run, failed.raised, began_s=began_s, is_final=is_last)
                 except (Mismatch, PayloadError) as failed:
                     await self._fail(attempt, step, run, failed, began_s=began_s, is_final=True)
@@ -107,16 +112,17 @@ class Call:
     async def _perform(self, attempt: Attempt, place: Place, step: Step, key: str, *, began_s: float) -> Any:
         """Run the function inside its try's scope, and end the step if it returned."""
         outer, place.scope = place.scope, step.scope
+        asked = place.permit
         token = IDEMPOTENCY_KEY.set(key)
         try:
-            with self.breaker.acquire() if self.breaker else nullcontext():
+            with self.breaker.acquire() if self.breaker else nullcontext() as place.permit:
                 made = await _invoke(self.fn, self.args, self.named)
         except BaseException as raised:  # the user's tool; also its SystemExit is a failure of the tool alone
             if unwinds(attempt, raised):
                 raise
             raise _Raised(raised) from raised
         finally:
-            place.scope, place.open_bytes = outer, 0
+            place.scope, place.open_bytes, place.permit = outer, 0, asked
             IDEMPOTENCY_KEY.reset(token)
         blobs: dict[str, bytes] = {}
         value = plain(made)

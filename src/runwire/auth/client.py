@@ -26,6 +26,7 @@ from runwire.auth.issuers import Issuer
 from runwire.auth.remote import Introspected, Jwks, Remote
 from runwire.auth.view import AuthView, Freshness
 from runwire.errors import ConfigurationError, Forbidden, RunwireError, Unauthenticated, Unavailable
+from runwire.resilience.breakers import Breakers
 from runwire.storage.base import AuthStore, TicketRow
 
 __all__ = ["TICKET_TTL_S", "AuthClient", "AuthClientSettings"]
@@ -72,6 +73,7 @@ class AuthClient:
         store: the tickets.
         follower: follows everybody's standing; it runs elsewhere.
         settings: what to accept, how long to wait.
+        breakers: those of the process; None: its own.
         wall_s: clock of tokens.
         monotonic_s: clock of caches.
     """
@@ -83,6 +85,7 @@ class AuthClient:
         store: AuthStore,
         follower: Follower,
         settings: AuthClientSettings,
+        breakers: Breakers | None = None,
         wall_s: Callable[[], float] = clock.wall_s,
         monotonic_s: Callable[[], float] = clock.monotonic_s,
     ) -> None:
@@ -98,6 +101,7 @@ class AuthClient:
             background=self._background,
             service_secret=settings.service_secret,
             deadline_s=settings.request_deadline_s,
+            breakers=breakers,
         )
         self._introspections = Introspections(self._remote, background=self._background)
         self._jwks = Jwks(

@@ -16,7 +16,8 @@ from runwire.auth.contract import About
 from runwire.auth.identity import ALL_SCOPE
 from runwire.auth.tokens import PublicKeys, read_jwks
 from runwire.errors import Unavailable
-from runwire.resilience.breaker import Breaker, CircuitOpen, Terms
+from runwire.resilience.breaker import CircuitOpen, Terms
+from runwire.resilience.breakers import Breakers, Kind
 
 __all__ = ["BATCH", "Introspected", "Jwks", "NoBatches", "Remote", "SecretRefused"]
 
@@ -79,10 +80,17 @@ class Remote:
         background: where requests run.
         service_secret: proves this backend to the service.
         deadline_s: of one request.
+        breakers: those of the process; None: its own.
     """
 
     def __init__(
-        self, http: httpx2.AsyncClient, *, background: Background, service_secret: str, deadline_s: float
+        self,
+        http: httpx2.AsyncClient,
+        *,
+        background: Background,
+        service_secret: str,
+        deadline_s: float,
+        breakers: Breakers | None = None,
     ) -> None:
         self._http = http
         self._background = background
@@ -90,14 +98,14 @@ class Remote:
         self._deadline_s = deadline_s
         self._open = 0
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        terms = Terms(
+        self._terms = Terms(
             failure_rate=None,
             failures_in_row=_FAILURES,
             open_s=_PAUSE_S[0],
             longest_open_s=_PAUSE_S[1],
             lease_s=deadline_s,
         )
-        self._breaker = Breaker("The auth service", terms)
+        self._breakers = breakers or Breakers()
         self.is_refused = False  # the last answer to our secret
         self._batches_at_s = 0.0  # not before
 
@@ -234,7 +242,8 @@ class Remote:
     async def _answered(self, ask: Callable[[], AbstractAsyncContextManager[httpx2.Response]]) -> tuple[int, bytes]:
         # Looked at when the turn has come: whoever waited for it while the service fell silent learns it at once.
         try:
-            with self._breaker.acquire() as permit:
+            # Asked for each time: one that was closed for long may have made room for others.
+            with self._breakers.of(Kind.AUTH, self._http.base_url.host, own=self._terms).acquire() as permit:
                 try:
                     async with asyncio.timeout(self._deadline_s):
                         return await _read(ask())

@@ -12,8 +12,10 @@ from enum import StrEnum
 from typing import Final
 
 from runwire.resilience.breaker import Breaker, State, Terms, Transition
+from runwire.resilience.retry_budget import RetryBudgets
+from runwire.resilience.terms import TermsTable
 
-__all__ = ["Breakers", "Kind", "Shown"]
+__all__ = ["Breakers", "Kind", "Order", "Shown"]
 
 _MOST: Final = 1_000
 # Whose loss costs least: a closed one forgets what it counted in a minute anyhow, an operator's word is kept longest.
@@ -29,6 +31,14 @@ class Kind(StrEnum):
     AUTH = "auth"
     BUS = "bus"
     WEBHOOK = "webhook"  # host
+
+
+class Order(StrEnum):
+    """What an operator may say of one."""
+
+    RESET = "reset"  # begin anew: closed, with nothing counted
+    FORCE_OPEN = "force-open"  # refuse every call until `reset`
+    DISABLE = "disable"  # let every call through and count nothing until `reset`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +64,8 @@ class Breakers:
 
     Args:
         terms: of kinds that have terms of their own.
+        table: what an operator has set, over these.
+        budgets: of retries of what agents ask.
         most: how many are kept.
         now_s: a clock that never goes back, seconds.
         chance: gives numbers from 0 to 1.
@@ -64,12 +76,16 @@ class Breakers:
         self,
         terms: Mapping[Kind, Terms] | None = None,
         *,
+        table: TermsTable | None = None,
+        budgets: RetryBudgets | None = None,
         most: int = _MOST,
         now_s: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,  # noqa: S311 - jitter, no secret
         on_change: Callable[[Kind, Transition], None] | None = None,
     ) -> None:
         self._terms = dict(terms or {})
+        self._table = table or TermsTable()
+        self.budgets = budgets or RetryBudgets()
         self._most = most
         self._now_s = now_s
         self._chance = chance
@@ -77,13 +93,13 @@ class Breakers:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Kind, str], Breaker] = OrderedDict()  # used longest ago first
 
-    def of(self, kind: Kind, name: str) -> Breaker:
-        """Return the breaker of this, a new one if there is none."""
+    def of(self, kind: Kind, name: str, *, own: Terms | None = None) -> Breaker:
+        """Return the breaker of this, a new one if there is none; `own`: the terms that such a one comes with."""
         key = (kind, name)
         with self._lock:
             breaker = self._kept.get(key)
             if breaker is None:
-                breaker = self._kept[key] = self._made(kind, name)
+                breaker = self._kept[key] = self._made(kind, name, own)
                 if len(self._kept) > self._most:
                     del self._kept[self._least(key)]
             self._kept.move_to_end(key)
@@ -94,6 +110,27 @@ class Breakers:
         with self._lock:
             kept = sorted(self._kept.items())
         return [_shown(kind, breaker) for (kind, _), breaker in kept]
+
+    def set_for(self, kind: Kind, name: str) -> Breaker | None:
+        """Return the breaker of what has one only if an operator has set terms for it, or given it an order."""
+        if not self._table.names(kind, name):
+            with self._lock:
+                if (kind, name) not in self._kept:
+                    return None
+        return self.of(kind, name)
+
+    def one(self, kind: Kind, name: str) -> Shown:
+        """Return how one is."""
+        return _shown(kind, self.of(kind, name))
+
+    def obey(self, order: Order, kind: Kind, name: str) -> None:
+        """Do what an operator says, also if no call was made yet."""
+        if order is Order.FORCE_OPEN:
+            self.force_open(kind, name)
+        elif order is Order.DISABLE:
+            self.disable(kind, name)
+        else:
+            self.reset(kind, name)
 
     def force_open(self, kind: Kind, name: str) -> None:
         """Refuse every call to this until `reset`, also if none was made yet."""
@@ -107,11 +144,11 @@ class Breakers:
         """Begin anew with this: closed, with nothing counted."""
         self.of(kind, name).reset()
 
-    def _made(self, kind: Kind, name: str) -> Breaker:
+    def _made(self, kind: Kind, name: str, own: Terms | None) -> Breaker:
         tell = self._on_change
         return Breaker(
             name,
-            self._terms.get(kind) or Terms(),
+            self._table.of(kind, name, own=own or self._terms.get(kind)),
             now_s=self._now_s,
             chance=self._chance,
             on_change=(lambda change: tell(kind, change)) if tell else None,

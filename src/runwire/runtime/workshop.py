@@ -14,8 +14,7 @@ from typing import Final
 
 import structlog
 
-from runwire.resilience.breaker import Transition
-from runwire.resilience.breakers import Breakers, Kind
+from runwire.resilience.breakers import Breakers
 from runwire.resilience.gate import Gate
 from runwire.resilience.memory import resident_bytes
 from runwire.runtime.call_threads import CallThreads
@@ -53,13 +52,16 @@ class Workshop:
     Args:
         settings: limits and times, of all workers together.
         spending: counts what the user's code reports to have used; None: nobody does.
+        breakers: of what agents ask, those of the process; None: its own.
     """
 
-    def __init__(self, settings: WorkerSettings, *, spending: Spending | None = None) -> None:
+    def __init__(
+        self, settings: WorkerSettings, *, spending: Spending | None = None, breakers: Breakers | None = None
+    ) -> None:
         self._settings = settings
         self.spending = spending or Spending(tokens=None, cost=None)
         self._memory = Gate(settings.max_memory_bytes, opens_at=_MEMORY_OPENS)
-        self.breakers = Breakers(on_change=_log_change)  # what fails for one worker fails for all; any thread
+        self.breakers = breakers or Breakers()  # what fails for one worker fails for all; any thread
         self._calls = CallThreads(limit=settings.max_threads)
         self._crews: list[Crew] = []
         self._open = 0  # workers that are at work
@@ -168,15 +170,3 @@ class Workshop:
                 run.move()  # nobody was lost: it does not count towards `max_attempts`
         # Last, so that no run takes what this cancels for a time limit of its author's.
         stall.thread.retire()
-
-
-def _log_change(kind: Kind, change: Transition) -> None:
-    _log.warning(
-        "breaker_changed",
-        kind=kind,
-        name=change.name,
-        before=change.before,
-        after=change.after,
-        reason=change.reason,
-        retry_after_s=round(change.retry_after_s, 1),
-    )

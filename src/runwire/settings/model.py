@@ -9,11 +9,14 @@ from urllib.parse import quote
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from runwire.resilience.retry_budget import RATIO
+from runwire.resilience.terms import TermsTable
 from runwire.settings.values import (
     ROLES,
     SHARED,
     Addresses,
     AuthUrl,
+    BreakerTerms,
     Databases,
     Issuers,
     Names,
@@ -172,6 +175,13 @@ class Settings(BaseSettings):
     )
     issuers: Issuers = Field(
         (), repr=False, description="Other issuers whose sign-ins are taken: tables `[[issuers]]`; see the how-to."
+    )
+    breakers: BreakerTerms = Field(
+        TermsTable(),
+        description="When circuit breakers open and close: tables `[breakers]`; see the how-to.",
+    )
+    retry_budget_ratio: float = Field(
+        RATIO, ge=0, le=1, description="Retries of tools and steps, for each first call of the same."
     )
     registration: Literal["off", "invite", "open"] = Field(
         "off", description="Who may register: nobody, whoever has an invitation, everybody."

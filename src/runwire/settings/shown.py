@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from pydantic import BaseModel
 
+from runwire.resilience.terms import TermsTable
 from runwire.settings.model import PREFIX, Settings
 
 __all__ = ["MASK", "bounds", "default_text", "is_secret", "plain", "schema", "text", "variable"]
@@ -50,6 +52,8 @@ def text(settings: Settings, name: str) -> str:
     value = plain(settings, name)
     if name == "issuers":
         value = [issuer["name"] for issuer in value]
+    if name == "breakers":
+        return json.dumps(value) if value else ""
     return _text(value, between=" " if name == "database_url" else ",")
 
 
@@ -61,6 +65,8 @@ def default_text(name: str) -> str:
 def _jsonable(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if isinstance(value, TermsTable):
+        return {**value.each.get("", {}), **{name: dict(terms) for name, terms in value.each.items() if name}}
     if isinstance(value, tuple | list):
         return [_jsonable(one) for one in value]
     if isinstance(value, dict):

@@ -17,12 +17,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from runwire.auth.issuers import Issuer, read_issuers
+from runwire.resilience.terms import TermsTable, read_terms
 
 __all__ = [
     "ROLES",
     "SHARED",
     "Addresses",
     "AuthUrl",
+    "BreakerTerms",
     "Databases",
     "Issuers",
     "Names",
@@ -183,6 +185,7 @@ Roles = Annotated[Names, AfterValidator(_are_roles)]
 Origins = Annotated[Names, AfterValidator(_are_origins)]
 Addresses = Annotated[Names, AfterValidator(_are_addresses)]
 Databases = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_urls), AfterValidator(_are_databases)]
+BreakerTerms = Annotated[TermsTable, NoDecode, BeforeValidator(read_terms)]
 Issuers = Annotated[tuple[Issuer, ...], NoDecode, BeforeValidator(_read_issuers)]
 AuthUrl = Annotated[str, AfterValidator(_is_service)]
 RedisUrl = Annotated[str, AfterValidator(_is_redis)]
