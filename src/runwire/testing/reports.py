@@ -48,14 +48,16 @@ def _as_junit(found: Mapping[str, Any]) -> str:
     counts = found["counts"]
     tests: dict[str, dict[str, Any]] = {**found["tests"]}
     tests |= {name: {"outcome": "not_run", "seconds": 0.0} for name in found["not_run"] if name not in tests}
-    loose = [fault for fault in found["faults"] if not any(fault.startswith(f"{name} ") for name in tests)]
+    # A skip that should not be is a failure, too.
+    blamed = {name: fault for fault in found["faults"] for name in tests if fault.startswith(f"{name} ")}
+    loose = [fault for fault in found["faults"] if fault not in blamed.values()]
     suite = ElementTree.Element(
         "testsuite",
         name="runwire test",
         tests=str(len(tests) + len(loose)),
-        failures=str(counts["failed"]),
+        failures=str(len(blamed)),
         errors=str(len(loose)),
-        skipped=str(counts["skipped"] + counts["not_run"]),
+        skipped=str(counts["skipped"] + counts["not_run"] - len(blamed) + counts["failed"]),
         time=f"{found['seconds']:.3f}",
     )
     for name, test in sorted(tests.items()):
@@ -63,10 +65,10 @@ def _as_junit(found: Mapping[str, Any]) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", classname=file, name=function or file, time=f"{test['seconds']:.3f}"
         )
-        if test["outcome"] == "failed":
-            text = _NOT_XML.sub("�", test.get("evidence", ""))
-            last = text.strip().splitlines()[-1:] or ["failed"]
-            ElementTree.SubElement(case, "failure", message=last[0][:500]).text = text
+        if name in blamed:
+            text = _NOT_XML.sub("�", test.get("evidence", blamed[name]))
+            message = text.strip().splitlines()[-1][:500]
+            ElementTree.SubElement(case, "failure", message=message).text = text
         elif test["outcome"] != "passed":
             ElementTree.SubElement(case, "skipped", message=_NOT_XML.sub("�", found["not_run"].get(name, "")))
     for fault in loose:
