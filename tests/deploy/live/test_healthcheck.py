@@ -10,9 +10,10 @@ from tests.deploy.processes import DOCKERFILE
 from tests.mission_critical.deployment import Deployment
 
 
-def _ask(what: str, port: int) -> tuple[int, str]:
+def _ask(what: str, port: int, **more: str) -> tuple[int, str]:
     script = DOCKERFILE.parent / "healthcheck.py"
-    environ = {"RUNWIRE_PORT": str(port), "http_proxy": "http://192.0.2.1:1", "HTTP_PROXY": "http://192.0.2.1:1"}
+    proxy = "http://192.0.2.1:1"
+    environ = {"RUNWIRE_PORT": str(port), "http_proxy": proxy, "HTTP_PROXY": proxy, **more}
     # -I: as in an image that has nothing else.
     words = [sys.executable, "-I", f"{script}", what]
     done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=15, check=False)
@@ -26,6 +27,8 @@ async def test_a_server_that_serves_is_well_and_one_that_is_gone_is_not(tmp_path
         for what in ("live", "started", "ready"):
             assert _ask(what, deployment.process.port) == (0, f'/health/{what}: 200 {{"status":"ok"}}\n')
         assert _ask("nonsense", deployment.process.port)[0] == 1
+        # As in the image: machines have a port of their own.
+        assert _ask("ready", 1, RUNWIRE_MANAGEMENT_PORT=str(deployment.process.port))[0] == 0
     finally:
         await deployment.kill9()
     status, said = _ask("live", deployment.process.port)
