@@ -42,14 +42,14 @@ async def check_slow(ctx: Any, message: str) -> AsyncIterator[str]:
 
 
 async def rest(number: int) -> int:
-    """Take half a second."""
-    await asyncio.sleep(0.5)
+    """Take a moment."""
+    await asyncio.sleep(0.4)
     return number
 
 
 async def check_steps(ctx: Any, message: str) -> AsyncIterator[str]:
     """Work for some seconds in steps that are recorded, and say each: what a crash can interrupt."""
-    for number in range(8):
+    for number in range(6):
         yield f"{await ctx.tool(rest, number=number)} "
 
 
