@@ -12,7 +12,8 @@ from tests.postgres import PostgresServer
 
 @pytest.fixture(scope="session")
 def started(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    house = asyncio.run(House.start(tmp_path_factory.mktemp("house"), postgres_server, access_ttl_s=900))
+    folder = tmp_path_factory.mktemp("house")
+    house = asyncio.run(House.start(folder, postgres_server, auths=2, access_ttl_s=900, registration="invite"))
     yield house
     asyncio.run(house.end())
 

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +37,9 @@ from runwire.auth.service.settings import AuthSettings
 from runwire.storage.base import AuthEvent
 from runwire.storage.postgres.storage import PostgresStorage
 
-__all__ = ["Change", "House", "Person", "Session"]
+__all__ = ["ROOT", "Change", "House", "Person", "Session"]
 
-_ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[2]
 _COMMITTED_S: Final = 5.0
 _ADMIN_S: Final = 60.0
 _DEATH_S: Final = 20.0
@@ -108,10 +108,15 @@ class House:
         cluster = Cluster(
             folder, url, redis_url=redis.url, gateways=gateways, workers=workers, agents=agents, **settings
         )
+        house = cls(cluster, redis, faults)
         for process in cluster.processes:
-            process.module = "tests.identity.server"
-            process.within = ("env", f"{FOLDER}={faults}", f"PYTHONPATH={_ROOT}:{_ROOT / 'src'}")
-        return cls(cluster, redis, faults)
+            house.harness(process)
+        return house
+
+    def harness(self, process: RoleProcess) -> None:
+        """Make a process, before its start, one that takes orders to fail."""
+        process.module = "tests.identity.server"
+        process.within = ("env", f"{FOLDER}={self.faults}", f"PYTHONPATH={ROOT}:{ROOT / 'src'}")
 
     @classmethod
     async def start(cls, folder: Path, postgres: PostgresServer, **options: Any) -> House:
@@ -166,7 +171,9 @@ class House:
     # ── faults ──────────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
-    async def ordered(self, what: Literal["publish", "meet"], how: Literal["lost", "kill"]) -> AsyncIterator[None]:
+    async def ordered(
+        self, what: Literal["publish", "meet", "register"], how: Literal["lost", "kill"]
+    ) -> AsyncIterator[None]:
         """Have something fail as long as the block lasts; see `tests.identity.server`."""
         path = self.faults / what
         part = path.with_suffix(".part")
@@ -187,10 +194,16 @@ class House:
         """Start whoever is dead."""
         if not self.redis.is_running:
             await asyncio.to_thread(self.redis.restart)
-        for process in self.cluster.processes:
-            if not process.is_running:
-                await process.kill9()  # what it left behind
-                await process.start()
+        dead = [process for process in self.cluster.processes if not process.is_running]
+        for process in dead:
+            await process.kill9()  # what it left behind
+        await self.start_again(dead)
+
+    async def start_again(self, processes: Iterable[RoleProcess]) -> None:
+        """Start processes that were killed, all at once."""
+        async with asyncio.TaskGroup() as tasks:
+            for process in processes:
+                tasks.create_task(process.start())
 
     async def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the command line on the database, whatever its status."""

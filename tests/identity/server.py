@@ -5,6 +5,7 @@ long as it stands there:
 
     expired_s   how long after the last read of the log of changes sockets go on: 30 s are long for a test
     publish     `lost`: no wake-up after a change of identity; `kill`: SIGKILL between the commit and the wake-up
+    register    `kill`: SIGKILL when an account is committed, and no session of it is
     meet        `kill`: SIGKILL when the backend's row of a person is committed, and nothing that follows it is
 """
 
@@ -32,6 +33,8 @@ def install(folder: Path) -> None:
     """Put the faults in their places."""
     from runwire.app import parts
     from runwire.auth.follower import FollowSettings
+    from runwire.storage.base import UserRow
+    from runwire.storage.postgres.auth_users import PostgresUsers
     from runwire.storage.postgres.people import PostgresPeople
 
     room: Any = parts
@@ -60,6 +63,15 @@ def install(folder: Path) -> None:
         return is_first
 
     PostgresPeople.meet = meet_and_maybe_die  # type: ignore[method-assign]  # the same, and a place to die in
+    create_user = PostgresUsers.create_user
+
+    async def create_and_maybe_die(self: PostgresUsers, name: str, **options: Any) -> UserRow:
+        row = await create_user(self, name, **options)
+        if _ordered(folder / "register") == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    PostgresUsers.create_user = create_and_maybe_die  # type: ignore[method-assign]  # likewise
 
 
 def _ordered(path: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
 import time
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -11,10 +13,11 @@ from typing import Any, Final
 import asyncpg
 import httpx2
 import pytest
-from tests.identity.house import House, Person
+from tests.identity.house import House, Person, Session
 from tests.identity.sockets import RawSocket, opened
 from tests.outside import TERMINAL, Dismissed, Outside
 
+from runwire.auth import tokens
 from runwire.errors import NotFound
 from runwire.protocol.events import StoredEvent
 from runwire.storage.base import AuthKind
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.timeout(90)
 
 WITHDRAWN_S: Final = 5.0  # promised is 1 s (DESIGN §7), kept by the campaign; here the machine may be busy
 POLLED_S: Final = 5.0  # the poll comes each 250 ms
-AWAY_S: Final = 5
+CROWD: Final = 12  # people who want to come back
 REVOKED: Final = 4507
 
 
@@ -217,13 +220,13 @@ async def test_a08_changed_password_ends_the_other_sessions_and_no_more(house: H
 
 
 async def test_a09_revocation_during_a_connect_finds_the_socket(house: House) -> None:
-    """The gap between the check of a token and the index; the campaign tries it ten thousand times."""
+    """The gap between the check of a token and the index; `tests/unit/auth/test_gap.py` tries it ten thousand times."""
     ada = await house.person("ada")
-    for n in range(25):
+    for n in range(10):
         session = await house.sign_in(ada, at=n % 3)
         async with asyncio.TaskGroup() as tasks:
             connecting = [tasks.create_task(attempt(house, session.access_token, at)) for at in range(3)]
-            await asyncio.sleep(n * 0.001)  # another place of the gap each time
+            await asyncio.sleep(n * 0.0025)  # another place of the gap each time
             tasks.create_task(house.storage.auth.revoke_session(session.session, reason="signed_out"))
         async with asyncio.timeout(WITHDRAWN_S):
             for task in connecting:
@@ -261,22 +264,74 @@ async def test_a11_redis_killed_during_a_revocation_delays_neither_answer_nor_ef
     await cut_off(sockets, at_s=change.at_s, within_s=POLLED_S)
 
 
-async def test_a13_auth_service_away_stops_no_live_work_and_says_when_to_come_back(house: House) -> None:
+@pytest.mark.parametrize("away_s", [3, pytest.param(60, marks=pytest.mark.campaign)])
+async def test_a13_auth_service_away_stops_no_live_work_and_its_return_brings_no_herd(
+    house: House, away_s: int
+) -> None:
+    """A13: both services are away; sockets and runs go on, everybody else is told when to come, and all get in then.
+
+    Ten minutes of it, in simulated time: `tests/unit/auth/test_away.py`.
+    """
     ada = await house.person("ada")
     listener = Outside(house.gateways[0].url, await house.give_key(ada))
-    async with listener.connected():
+    crowd = [await house.sign_in(await house.person("bob"), at=n % 3) for n in range(CROWD)]
+    quiet = [await opened(house.gateways[n % 3].port, one.access_token, one.session) for n, one in enumerate(crowd)]
+    async with listener.connected(), asyncio.TaskGroup() as tasks:
         sent = await listener.send("go on", agent="walk")
-        await house.auth.kill9()
-        back_ms = time.time_ns() // 1_000_000 + AWAY_S * 1000
+        for service in house.cluster.auths:
+            await service.kill9()
+        back_ms = time.time_ns() // 1_000_000 + away_s * 1000
         answer = await house.sign_in_refused()
         assert (answer.status_code, int(answer.headers["retry-after"]) >= 1) == (503, True)
+        waiting = [tasks.create_task(until_refreshed(house, one, at=n % 3)) for n, one in enumerate(crowd)]
         await listener.until(lambda event: event["ts"] > back_ms and event["type"] == "tool_completed")
-        answer = await house.sign_in_refused(at=2)
-        assert answer.status_code == 503, "it was away all the time"
+        reading = tasks.create_task(listener.until(lambda event: event["type"] in TERMINAL, timeout_s=60))
+        for at in range(3):
+            assert (await house.sign_in_refused(at=at)).status_code == 503, "they were away all the time"
+        assert all(socket.is_alive for socket in quiet), "a token needs no service to be good"
         await house.mend()
+        async with asyncio.timeout(3 * WITHDRAWN_S):
+            told = [await task for task in waiting]
+        assert min(told) >= 1, "each was told, and got in at once when it was there"
         assert (await house.sign_in_refused()).status_code == 401
-        await listener.command("cancel", run=sent["run"])
-        await listener.until_end(sent["run"])
+        assert (await house.ask("POST", f"/v1/runs/{sent['run']}/cancel", ada.key, at=1)).status_code < 300
+        await reading
+    for socket in quiet:
+        socket.drop()
+
+
+async def until_refreshed(house: House, session: Session, *, at: int) -> int:
+    """Refresh as people do who are told when to come back; return how often they were."""
+    for told in itertools.count():
+        answer = await house.refresh(session, at=at)
+        if answer.status_code == 200:
+            return told
+        assert answer.status_code == 503, answer.text
+        await asyncio.sleep(int(answer.headers["retry-after"]))
+    raise AssertionError("unreachable")
+
+
+async def test_a15_registration_cut_off_between_its_writes_is_made_good_by_the_next_try(house: House) -> None:
+    """A15: the account is committed and the process killed; the same request elsewhere gets in, as the same person."""
+    secret = tokens.mint_secret(os.urandom(32))
+    await house.storage.auth.create_invite(
+        secret_hash=tokens.secret_hash(secret), roles=["user", "operator"], ttl_s=60, created_by=None
+    )
+    body = {"user": f"eve-{os.urandom(4).hex()}", "password": "the password of eve", "invite": secret}
+    async with house.ordered("register", "kill"):
+        assert (await house.ask("POST", "/auth/register", at=0, **body)).status_code == 503
+        await house.until_dead(house.auth)
+    row = await house.storage.auth.user_by_name(body["user"])
+    assert row is not None, "the first write is there"
+    assert await house.storage.auth.list_sessions(row.user) == [], "the second is not"
+    answer = await house.ask("POST", "/auth/register", at=1, **body)
+    assert (answer.status_code, answer.json()["user"]) == (201, row.user)
+    assert row.roles == ("operator", "user")
+    again = await house.ask("POST", "/auth/register", at=1, **{**body, "password": "of somebody else"})
+    assert (again.status_code, again.json()["field"]) == (403, "invite"), "it was good once"
+    token = answer.json()["access_token"]
+    assert (await house.ask("POST", "/v1/threads", token, at=2, title="first")).status_code == 201
+    assert await differences(house, of=Person(user=row.user, name=row.name)) == []
 
 
 async def test_a15_first_contact_cut_off_between_its_writes_is_made_good_by_the_next(house: House) -> None:
@@ -389,16 +444,41 @@ async def test_a20_identity_is_issuer_and_subject_and_never_an_address(house: Ho
 
 
 async def test_dead_tokens_stay_dead_at_every_instance_after_a_restart_of_any_process(house: House) -> None:
-    ada = await house.person("ada")
-    session = await house.sign_in(ada)
-    await house.ask("DELETE", "/auth/sessions/current", session.access_token)
-    for process in (house.gateways[1], house.auth, house.cluster.workers[0]):
-        await process.kill9()
-        await process.start()
+    """Both tokens, however they died, at three gateways and two auth services; PostgreSQL: tests/e2e."""
+    auth = house.storage.auth
+    people = {how: await house.person(how) for how in ("logout", "disable", "password", "everywhere", "nobody")}
+    sessions = {how: await house.sign_in(person) for how, person in people.items()}
+    assert (await house.ask("DELETE", "/auth/sessions/current", sessions["logout"].access_token)).status_code == 204
+    await auth.disable_user(people["disable"].user)
+    await auth.enable_user(people["disable"].user)
+    await auth.set_password(people["password"].user, "$argon2id$other")
+    await auth.sign_out_everywhere(people["everywhere"].user, with_keys=True, reason="signed_out")
+    dead = [session for how, session in sessions.items() if how != "nobody"]
+    async with asyncio.timeout(WITHDRAWN_S):
+        for at in range(3):
+            while (await house.get("/v1/me", dead[-1].access_token, at=at)).status_code == 200:
+                pass  # the last of the changes is not known there yet
+    await all_dead(house, dead)
+    for processes in (house.gateways, [*house.cluster.auths, *house.cluster.workers]):
+        for process in processes:
+            await process.kill9()
+        await house.start_again(processes)
+        await all_dead(house, dead)
     await asyncio.to_thread(house.redis.restart)
-    await refused(house, session.access_token)
+    await all_dead(house, dead)
     for at in range(3):
-        assert (await house.refresh(session, at=at)).status_code == 400
+        assert (await house.get("/v1/me", sessions["nobody"].access_token, at=at)).status_code == 200, (
+            "who stayed stays"
+        )
+
+
+async def all_dead(house: House, sessions: list[Session]) -> None:
+    """See that nobody gets in anywhere by either token of these sessions."""
+    for session in sessions:
+        await refused(house, session.access_token)
+        for at in range(2):  # the first two gateways ask an auth service each
+            assert (await house.refresh(session, at=at)).status_code == 400
+    for at in range(3):
         with pytest.raises(Dismissed):
-            async with Outside(house.gateways[at].url, session.access_token).connected():
+            async with Outside(house.gateways[at].url, sessions[at].access_token).connected():
                 pass
