@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,7 +20,8 @@ from typing import Any, Final
 import httpx2
 import pytest
 import websockets
-from tests.identity.house import House, Person
+from tests.cluster.deployment import RoleProcess, free_port
+from tests.identity.house import ROOT, House, Person
 from tests.identity.sockets import RawSocket, opened
 from tests.outside import Dismissed, Outside
 from tests.postgres import PostgresServer
@@ -50,6 +53,49 @@ def started(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
     house = asyncio.run(start(tmp_path_factory.mktemp("house")))
     yield house
     asyncio.run(house.end())
+
+
+class Apart:
+    """A gateway whose way to the database can be cut, in silence.
+
+    Args:
+        gateway: it.
+        proxy: what carries its connections: `tests.fleet.proxy`, told what to do line by line.
+    """
+
+    def __init__(self, gateway: RoleProcess, proxy: subprocess.Popen[str]) -> None:
+        self.gateway = gateway
+        self._proxy = proxy
+
+    def cut(self) -> None:
+        """Let nothing through: connections stay, and nobody hears anything."""
+        self._tell("deaf 0 1")
+
+    def mend(self) -> None:
+        """Let all through that comes from now on; what was open is reset."""
+        self._tell("deaf 0 0")
+
+    def _tell(self, line: str) -> None:
+        assert self._proxy.stdin is not None
+        self._proxy.stdin.write(f"{line}\n")
+        self._proxy.stdin.flush()
+
+
+@pytest.fixture(scope="module")
+def apart(started: House, postgres: PostgresServer) -> Iterator[Apart]:
+    port = free_port()
+    command = [sys.executable, "-m", "tests.fleet.proxy", f"{port}:{postgres.port}"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        assert proxy.stdout.readline() == "ready\n"
+        url = started.cluster.url.replace(f":{postgres.port}/", f":{port}/")
+        service = f"http://127.0.0.1:{started.auth.port}"
+        gateway = started.cluster.add(("gateway",), database_url=url, auth_url=service, log_level="debug")
+        started.harness(gateway)
+        asyncio.run(gateway.start())
+        yield Apart(gateway, proxy)
+        asyncio.run(gateway.kill9())
+        proxy.kill()
 
 
 @pytest.fixture
@@ -126,9 +172,10 @@ async def test_person_without_an_account_is_set_aside_and_comes_back_with_it(hou
     assert await differences(house) == []
 
 
-async def test_revocation_reaches_every_instance_though_nobody_is_told(house: House) -> None:
+async def test_revocation_reaches_every_instance_though_nobody_is_told(house: House, postgres: PostgresServer) -> None:
+    """A19: the auth service dies between the change and the wake-up; its restart and the database's revive nothing."""
     ada, bob = await house.person("ada"), await house.person("bob")
-    session, _ = await house.sign_in(ada), await house.sign_in(bob)
+    session, bobs = await house.sign_in(ada), await house.sign_in(bob)
     sockets, others = await everywhere(house, ada), await everywhere(house, bob)
     async with house.ordered("publish", "kill"), house.changing(ada) as change:
         await house.ask("DELETE", "/auth/sessions/current", session.access_token)
@@ -143,6 +190,12 @@ async def test_revocation_reaches_every_instance_though_nobody_is_told(house: Ho
     assert (await house.refresh(session)).status_code == 400
     for socket in others:
         socket.drop()
+    await asyncio.to_thread(postgres.restart)
+    async with asyncio.timeout(3 * BUSY_S):
+        while not await is_served(house, bobs.access_token):
+            pass  # the database is away for a moment
+    await until_refused(house, session.access_token)
+    assert (await house.refresh(session)).status_code == 400, "nor after that"
 
 
 async def test_view_that_cannot_be_confirmed_refuses_first_and_lets_go_then(
@@ -170,10 +223,44 @@ async def test_view_that_cannot_be_confirmed_refuses_first_and_lets_go_then(
             pass  # nothing was withdrawn: soon the same token is as good as before
 
 
-async def is_served(house: House, token: str) -> bool:
-    """Try to connect; it takes a moment either way."""
+async def test_a12_node_that_is_cut_off_from_the_database_lets_go_alone_and_heals_by_its_cursor(
+    house: House, apart: Apart
+) -> None:
+    """A12: stale after a second it refuses, then it lets go; back again it reads on, and not everything anew."""
+    ada, bob = await house.person("ada"), await house.person("bob")
+    session, bobs = await house.sign_in(ada), await house.sign_in(bob)
+    here = [await opened(apart.gateway.port, one.access_token, one.session) for one in (session, bobs)]
+    elsewhere = await everywhere(house, ada)
+    loads = apart.gateway.logs(lines=100_000).count("auth_view_loaded")
+    assert loads == 1
+    apart.cut()
     try:
-        async with Outside(house.gateways[0].url, token).connected():
+        cut_s = time.monotonic()
+        async with asyncio.timeout(BUSY_S):
+            while await is_served(house, session.access_token, of=apart.gateway):
+                pass
+        # What it cannot hear of: it must not serve bob, not even when it is back.
+        await house.storage.auth.disable_user(bob.user)
+        assert await codes(here, within_s=EXPIRED_S + SHED_S + BUSY_S) == {UNAVAILABLE}
+        assert time.monotonic() - cut_s > EXPIRED_S, "not before it had to"
+        assert (await house.http.get(f"{apart.gateway.url}/health/ready")).status_code == 503
+        assert all(socket.is_alive for socket in elsewhere), "the others see the database"
+        assert await is_served(house, session.access_token)
+    finally:
+        apart.mend()
+    async with asyncio.timeout(3 * BUSY_S):
+        while not await is_served(house, session.access_token, of=apart.gateway):
+            pass
+    assert not await is_served(house, bobs.access_token, of=apart.gateway)
+    assert apart.gateway.logs(lines=100_000).count("auth_view_loaded") == loads, "healed by the cursor"
+    for socket in elsewhere:
+        socket.drop()
+
+
+async def is_served(house: House, token: str, *, of: RoleProcess | None = None) -> bool:
+    """Try to connect, at the first gateway or another one; it takes a moment either way."""
+    try:
+        async with Outside((of or house.gateways[0]).url, token).connected():
             await asyncio.sleep(0.1)
     except (Dismissed, TimeoutError, OSError, websockets.WebSocketException):
         await asyncio.sleep(0.1)
