@@ -43,6 +43,21 @@ def test_each_layer_is_over_the_one_before_and_all_are_remembered(tmp_path: Path
     assert "pong_s" not in loaded.trail
 
 
+def test_a_table_of_a_later_file_changes_its_own_entries_and_one_of_the_environment_is_the_whole(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path / "runwire.toml", "[breakers]\nopen_s = 5\nprobes = 2\n[breakers.tool]\nprobes = 3\n")
+    write(tmp_path / "runwire.production.toml", "[breakers]\nopen_s = 9\n[breakers.tool]\nopen_s = 4\n")
+    loaded = load(environ={}, config_file=file)
+    assert loaded.settings.breakers.each == {
+        "": {"open_s": 9, "probes": 2},
+        "tool": {"probes": 3, "open_s": 4},
+    }
+    assert loaded.trail["breakers"] == (str(file), str(tmp_path / "runwire.production.toml"))
+    whole = load(environ={"RUNWIRE_BREAKERS": '{"open_s": 1}'}, config_file=file).settings
+    assert whole.breakers.each == {"": {"open_s": 1}}
+
+
 def test_the_environment_says_which_file_is_read_wherever_it_is_set(tmp_path: Path) -> None:
     file = write(tmp_path / "agents.toml", "max_runs = 1\n")
     write(tmp_path / "agents.staging.toml", "max_runs = 2\n")
@@ -125,6 +140,8 @@ def test_d5_a_misspelt_name_in_a_table_is_refused_with_the_nearest_one() -> None
     assert "there is no algoritms here (did you mean `algorithms`?)" in said
     said = faults_of(environ={"RUNWIRE_ISSUERS": json.dumps([{**issuer, "claims": {"role": CANARY}}])})
     assert "a: claims: there is no role here (did you mean `roles`?)" in said
+    said = faults_of(environ={"RUNWIRE_BREAKERS": json.dumps({"tool/crm": {"open_sec": CANARY}})})
+    assert "`tool/crm.open_sec` is no term of a breaker (did you mean `open_s`?)" in said
 
 
 @pytest.mark.parametrize(
