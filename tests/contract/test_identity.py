@@ -336,6 +336,28 @@ async def test_the_audit_is_appended_with_the_change_or_not_at_all(house: House)
     assert (await store.audit_after(5)).rows == []
 
 
+async def test_orders_to_breakers_are_found_among_all_else_that_was_done(house: House) -> None:
+    store, _ = house
+
+    def order(word: str) -> AuditEntry:
+        return AuditEntry(actor="usr_1", actor_kind="user", action=f"breaker.{word}", subject="model/openai/gpt")
+
+    ada = await store.create_user("ada", audit=did("create"))
+    for word in ("force-open", "reset", "disable", "other"):
+        await store.record(order(word))
+        await store.set_roles(ada.user, [word], audit=did("roles"))
+    page = await store.breaker_orders(0)
+    assert [(row.seq, row.entry) for row in page.rows] == [
+        (2, order("force-open")),
+        (4, order("reset")),
+        (6, order("disable")),
+    ]
+    assert page.head == 9
+    assert [row.seq for row in (await store.breaker_orders(2, limit=1)).rows] == [4]
+    beyond = await store.breaker_orders(6)
+    assert (beyond.rows, beyond.head) == ([], 9)
+
+
 async def session_with(store: AuthStore, holder: UserRow, *, epoch: int) -> Any:
     return await store.create_session(
         holder.user, session="ses_1", epoch=epoch, client="t", refresh_key=b"k", ttl_s=9, audit=did("in")

@@ -16,6 +16,8 @@ __all__ = ["describe", "documented"]
 _TYPES: Final = (
     shapes.Accepted,
     shapes.AgentPage,
+    shapes.BreakerPage,
+    shapes.BreakerShape,
     shapes.Events,
     shapes.Me,
     shapes.MessagePage,

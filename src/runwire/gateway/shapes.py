@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,6 +13,8 @@ from runwire.storage.base import RunRow, RunStatus, ThreadRow, WaitKind
 __all__ = [
     "Accepted",
     "AgentPage",
+    "BreakerPage",
+    "BreakerShape",
     "Events",
     "Me",
     "MessagePage",
@@ -198,6 +200,26 @@ class AgentPage(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /v1/agents`."""
 
     items: list[AgentShape]
+    next_cursor: None
+
+
+class BreakerShape(msgspec.Struct, frozen=True, kw_only=True):
+    """A circuit breaker of the process that answers."""
+
+    kind: Literal["agent", "model", "tool", "auth", "bus", "webhook"]
+    name: str
+    state: Literal["closed", "open", "half_open", "forced_open", "disabled"]
+    generation: int  # how often it has changed
+    retry_after_s: float  # 0: it lets calls through
+    calls: int  # in its window
+    failures: int
+    slow: int
+
+
+class BreakerPage(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /admin/v1/breakers`."""
+
+    items: list[BreakerShape]
     next_cursor: None
 
 

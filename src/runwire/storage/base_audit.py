@@ -58,6 +58,14 @@ class Audit(Protocol):
         """Read rows with seq > cursor, oldest first; at most `limit` (1..1,000)."""
         ...
 
+    async def breaker_orders(self, cursor: int, *, limit: int = 500) -> AuditPage:
+        """Read the orders to circuit breakers with seq > cursor, oldest first; else as `audit_after`.
+
+        They are the rows whose action is "breaker.reset", "breaker.force-open" or "breaker.disable", of the subject
+        "<kind>/<name>". Cheap however many other rows there are.
+        """
+        ...
+
     async def audit_pseudonymise(self, user: str, *, names: Sequence[str] = ()) -> int:
         """Make rows about a user say nothing about them, for good.
 

@@ -85,6 +85,9 @@ auth_audit: Final = Table(
     _text("detail"),  # JSON object of texts
     sqlite_strict=True,
 )
+# Of the orders to circuit breakers, which every process follows.
+_ORDERS: Final = text("action IN ('breaker.reset', 'breaker.force-open', 'breaker.disable')")
+Index("auth_audit_breaker", auth_audit.c.seq, sqlite_where=_ORDERS, postgresql_where=_ORDERS)
 
 auth_user: Final = Table(
     "auth_user",

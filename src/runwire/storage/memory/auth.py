@@ -24,6 +24,7 @@ from runwire.storage.memory.auth_users import MemoryUsers
 
 __all__ = ["MemoryAuthStore"]
 
+_ORDERS = frozenset({"breaker.reset", "breaker.force-open", "breaker.disable"})
 _TOUCH_MS = 60_000
 
 
@@ -274,6 +275,12 @@ class MemoryAuthStore(MemoryUsers):
         """Read rows with seq > cursor, oldest first."""
         with self._lock:
             return AuditPage(head=len(self._audit), rows=self._audit[cursor : cursor + limit])
+
+    async def breaker_orders(self, cursor: int, *, limit: int = 500) -> AuditPage:
+        """Read the orders to circuit breakers with seq > cursor, oldest first."""
+        with self._lock:
+            orders = [row for row in self._audit[cursor:] if row.entry.action in _ORDERS]
+            return AuditPage(head=len(self._audit), rows=orders[:limit])
 
     async def audit_pseudonymise(self, user: str, *, names: Sequence[str] = ()) -> int:
         """Make rows about a user say nothing about them, for good."""

@@ -19,4 +19,5 @@ REVISIONS: Final = (
     "0007_members",
     "0008_places",
     "0009_identity",
+    "0010_breakers",
 )

@@ -218,7 +218,14 @@ class PostgresAuthStore(PostgresUsers):
 
     async def audit_after(self, cursor: int, *, limit: int = 500) -> AuditPage:
         """Read rows with seq > cursor, oldest first."""
-        found = await self._database.fetch(SQL["audit_after"], cursor, limit)
+        return await self._audit_page("audit_after", cursor, limit)
+
+    async def breaker_orders(self, cursor: int, *, limit: int = 500) -> AuditPage:
+        """Read the orders to circuit breakers with seq > cursor, oldest first."""
+        return await self._audit_page("breaker_orders", cursor, limit)
+
+    async def _audit_page(self, block: str, cursor: int, limit: int) -> AuditPage:
+        found = await self._database.fetch(SQL[block], cursor, limit)
         return AuditPage(
             head=found[0]["head"],  # there is always a row
             rows=[rows.audit_row(row) for row in found if row["seq"] is not None],

@@ -191,6 +191,16 @@ FROM (SELECT coalesce(max(m.seq), 0) AS head FROM auth_audit m) h LEFT JOIN LATE
 ) a ON true
 ORDER BY a.seq
 
+-- name: breaker_orders
+SELECT h.head, a.seq, a.at, a.actor, a.actor_kind, a.action, a.subject, a.address, a.detail
+FROM (SELECT coalesce(max(m.seq), 0) AS head FROM auth_audit m) h LEFT JOIN LATERAL (
+  SELECT b.seq, b.at, b.actor, b.actor_kind, b.action, b.subject, b.address, b.detail
+  FROM auth_audit b
+  WHERE b.seq > $1 AND b.action IN ('breaker.reset', 'breaker.force-open', 'breaker.disable')
+  ORDER BY b.seq LIMIT $2
+) a ON true
+ORDER BY a.seq
+
 -- name: erase_in_audit
 SELECT runwire_auth_erase_in_audit($1)
 

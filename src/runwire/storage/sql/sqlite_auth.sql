@@ -245,6 +245,10 @@ SELECT coalesce(max(seq), 0) FROM auth_audit
 -- name: audit_after
 SELECT seq, at, actor, actor_kind, action, subject, address, detail FROM auth_audit WHERE seq > ?1 ORDER BY seq LIMIT ?2
 
+-- name: breaker_orders
+SELECT seq, at, actor, actor_kind, action, subject, address, detail FROM auth_audit
+WHERE seq > ?1 AND action IN ('breaker.reset', 'breaker.force-open', 'breaker.disable') ORDER BY seq LIMIT ?2
+
 -- ?1: the words that meant somebody, JSON.
 -- name: erase_in_audit
 UPDATE auth_audit SET

@@ -278,12 +278,16 @@ class SqliteAuthStore(SqliteUsers):
 
     async def audit_after(self, cursor: int, *, limit: int = 500) -> AuditPage:
         """Read rows with seq > cursor, oldest first."""
+        return await self._audit_page("audit_after", cursor, limit)
 
+    async def breaker_orders(self, cursor: int, *, limit: int = 500) -> AuditPage:
+        """Read the orders to circuit breakers with seq > cursor, oldest first."""
+        return await self._audit_page("breaker_orders", cursor, limit)
+
+    async def _audit_page(self, block: str, cursor: int, limit: int) -> AuditPage:
         def work(db: sqlite3.Connection) -> AuditPage:
             (head,) = one(db, "audit_head") or (0,)
-            return AuditPage(
-                head=head, rows=[rows.audit_row(row) for row in all_rows(db, "audit_after", cursor, limit)]
-            )
+            return AuditPage(head=head, rows=[rows.audit_row(row) for row in all_rows(db, block, cursor, limit)])
 
         return await self._database.read(work)
 
