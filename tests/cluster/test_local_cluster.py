@@ -54,7 +54,12 @@ async def test_a_killed_cluster_is_cleared_away_by_the_next_one_and_serves_all_i
     tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
     urls = [await postgres_server.create_database(), await postgres_server.create_database()]
-    (tmp_path / "runwire.toml").write_text(f"database_url = {json.dumps(urls)}\n", encoding="utf-8")
+    lines = [
+        f"database_url = {json.dumps(urls)}",
+        *("[breakers.tool]", "open_s = 5"),  # tables are handed on, too
+        *("[[issuers]]", 'name = "company"', 'issuer = "https://id.example"', 'audience = "runwire"'),
+    ]
+    (tmp_path / "runwire.toml").write_text("\n".join(lines), encoding="utf-8")
     port = free_port()
     words = ["cluster", str(ROLE_AGENTS), "--gateways", "1", "--workers", "1", "--port", str(port)]
     first, second = tmp_path / "first", tmp_path / "second"

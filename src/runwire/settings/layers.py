@@ -40,6 +40,8 @@ class Loaded:
     trail: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # unsafe, refused in this environment, and allowed all the same by `allow_unsafe`
     allowed: tuple[Rule, ...] = ()
+    # setting → what was written, secrets too, for who hands it on to another process; none of the defaults
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,13 @@ def load(
         allowed = tuple(rule for rule in unsafe if rule.id in settings.allow_unsafe)
     if faults or settings is None:
         raise ConfigurationError(faults)
-    return Loaded(settings=settings, sources=MappingProxyType(found), trail=MappingProxyType(trail), allowed=allowed)
+    return Loaded(
+        settings=settings,
+        sources=MappingProxyType(found),
+        trail=MappingProxyType(trail),
+        allowed=allowed,
+        given=MappingProxyType(values),
+    )
 
 
 def _layers(

@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,11 +150,7 @@ def _roles(
     auth_ports = [free_port() for _ in range(layout.auths)]
     hosts = ("127.0.0.1", "localhost")
     ours: dict[str, Any] = {
-        **{
-            name: _plain(getattr(loaded.settings, name))
-            for name, source in loaded.sources.items()
-            if source != "default"
-        },
+        **{name: _plain(value) for name, value in loaded.given.items()},
         "environment": "development",
         "database_url": list(urls),
         "service_secret": loaded.settings.service_secret or secrets.token_urlsafe(32),
@@ -196,6 +192,9 @@ def _check_ports(layout: Layout) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """Return a value as `_write` can have it: tables are JSON in a text, which is taken from everywhere."""
+    if isinstance(value, Mapping) or (isinstance(value, tuple) and any(isinstance(one, Mapping) for one in value)):
+        return json.dumps(value)
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
