@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from runwire.resilience.breaker import Transition
 from runwire.errors import Unavailable
+from runwire.resilience.breaker import Transition
 from runwire.resilience.breakers import Breakers, Kind, Order
 from runwire.resilience.retry_budget import RetryBudgets
 from runwire.settings import Settings

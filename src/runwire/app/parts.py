@@ -31,6 +31,7 @@ import runwire
 from runwire.agents.context import User
 from runwire.agents.load import Agents
 from runwire.app import rooms
+from runwire.app.circuits import Circuits, open_breakers
 from runwire.app.doors import Asgi, Doors
 from runwire.app.gauges import ProcessFigures
 from runwire.app.limits import Limits, open_limits
@@ -46,6 +47,7 @@ from runwire.errors import Unavailable
 from runwire.gateway.app import Gateway, make_gateway
 from runwire.gateway.health import HealthRoutes
 from runwire.guide import docs_root
+from runwire.resilience.breakers import Breakers
 from runwire.runtime.membership import Membership
 from runwire.runtime.upkeep import Caretaker
 from runwire.runtime.withdrawal import Withdrawals
@@ -128,18 +130,20 @@ def assemble(ground: Ground) -> Assembled:
     figures = ProcessFigures(ground.registry)
     follower = Follower(store=ground.storage.auth, bus=ground.places.first.bus)
     limits = open_limits(ground.settings)
-    parts = [Part(run=limits.spending.run, close=limits.close)]
+    breakers = open_breakers(ground.settings, ground.registry)
+    circuits = Circuits(breakers, store=ground.storage.auth, bus=ground.places.first.bus)
+    parts = [Part(run=limits.spending.run, close=limits.close), Part(run=circuits.run)]
     parts += [_bus(ground, place) for place in ground.places]
     service = _auth_service(ground) if "auth" in roles else None
     gateway: Gateway | None = None
     if roles & {"gateway", "worker"}:
         parts.append(_identity(follower))
     if "gateway" in roles:
-        way, client, auth_app = _way_to_auth(ground, follower, service)
-        gateway = _make_gateway(ground, client, auth_app, limits)
+        way, client, auth_app = _way_to_auth(ground, follower, service, breakers)
+        gateway = _make_gateway(ground, client, auth_app, limits, circuits)
         parts += [way, Part(run=gateway.run, drain=gateway.drain)]
     if "worker" in roles:
-        workshop = Workshop(rooms.worker_settings(ground.settings), spending=limits.spending)
+        workshop = Workshop(rooms.worker_settings(ground.settings), spending=limits.spending, breakers=breakers)
         figures.agent_tasks = lambda: workshop.tasks
         registries = registry_of(ground.places, ground.registry)
         for place, membership in zip(ground.places, _memberships(ground), strict=True):
@@ -199,12 +203,15 @@ def _auth_service(ground: Ground) -> Asgi:
     return Forwarded(app, secrets=settings.service_secrets)
 
 
-def _way_to_auth(ground: Ground, follower: Follower, service: Asgi | None) -> tuple[Part, AuthClient, Asgi]:
+def _way_to_auth(
+    ground: Ground, follower: Follower, service: Asgi | None, breakers: Breakers
+) -> tuple[Part, AuthClient, Asgi]:
     """Return what proves credentials, and what is served below `/auth`: the service itself, or the way to it."""
     url = ground.settings.auth_url or ""
     http = _in_process(service) if service else _remote(url)
     client = AuthClient(
         http=http,
+        breakers=breakers,
         store=ground.storage.auth,
         follower=follower,
         settings=rooms.auth_client_settings(ground.settings, issuer=ground.issuer, secret=ground.secret),
@@ -284,7 +291,7 @@ def _memberships(ground: Ground) -> list[Membership]:
     ]
 
 
-def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi, limits: Limits) -> Gateway:
+def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi, limits: Limits, circuits: Circuits) -> Gateway:
     return make_gateway(
         ground.places,
         auth=client,
@@ -296,6 +303,7 @@ def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi, limits: Li
         unready=client.unready,
         registry=ground.registry,
         limits=limits.personal,
+        circuits=circuits,
     )
 
 

@@ -26,6 +26,7 @@ from runwire.gateway.metrics import Metrics
 from runwire.gateway.offered import OfferedAgents
 from runwire.gateway.queue import Queue
 from runwire.gateway.request import Callers, method_refused, problem_response
+from runwire.gateway.routes_breakers import BreakerRoutes, Circuits
 from runwire.gateway.routes_runs import RunRoutes
 from runwire.gateway.routes_threads import ThreadRoutes
 from runwire.gateway.socket_services import SocketServices
@@ -93,6 +94,7 @@ class Gateway:
         unready: a reason of another room not to be ready.
         registry: gets the figures; None: one of its own.
         limits: of each person and key; None: there are none.
+        circuits: the breakers that operators are shown; None: none.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Gateway:
         unready: Callable[[], str | None],
         registry: CollectorRegistry | None,
         limits: PersonalLimits | None,
+        circuits: Circuits | None,
     ) -> None:
         self.metrics = Metrics(registry)
         self.live = Live(
@@ -190,7 +193,10 @@ class Gateway:
             figures=self._figures,
         )
         version = settings.server.rpartition("/")[2]
-        routes = make_http([threads.router(), runs.router()], version=version, described_too=auth_document)
+        own = [threads.router(), runs.router()]
+        if circuits:  # before what says that the rest of `/admin` is not built
+            own.insert(0, BreakerRoutes(circuits=circuits, callers=callers, body_bytes=settings.body_bytes).router())
+        routes = make_http(own, version=version, described_too=auth_document)
         self._http: Asgi = Deadline(routes, answer_s=settings.answer_s)
         self._auth_app = Deadline(auth_app, answer_s=settings.answer_s) if auth_app else None
         self.management: Asgi = make_http([health.router()], version=version)
@@ -315,6 +321,7 @@ def make_gateway(
     unready: Callable[[], str | None] = lambda: None,
     registry: CollectorRegistry | None = None,
     limits: PersonalLimits | None = None,
+    circuits: Circuits | None = None,
 ) -> Gateway:
     """Make a node's gateway; see `Gateway`."""
     return Gateway(
@@ -328,6 +335,7 @@ def make_gateway(
         unready=unready,
         registry=registry,
         limits=limits,
+        circuits=circuits,
     )
 
 
