@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import pytest
 from tests.mission_critical.deployment import Deployment
 from tests.mission_critical.fleet import Fleet, Node, poll
-from tests.outside import Dismissed, Outside
+from tests.outside import TERMINAL, Dismissed, Outside
 from tests.postgres import PostgresServer
 from tests.redis_server import PASSWORD, RedisServer
 
@@ -26,6 +27,12 @@ _MESSAGES: Final = 20
 _KEY_MESSAGES: Final = 12
 _SOCKETS: Final = 4
 _MEMORY_MB: Final = 400
+_GROWTH: Final = (
+    "ALTER TABLE run ADD COLUMN of_the_next_release text",
+    "ALTER TABLE thread ADD COLUMN of_the_next_release bigint DEFAULT 7",
+    "ALTER TABLE segment ADD COLUMN of_the_next_release text",
+    "CREATE TABLE of_the_next_release (id text PRIMARY KEY)",
+)
 
 
 class Limited(Deployment):
@@ -178,8 +185,7 @@ async def test_whoever_has_used_up_the_tokens_of_the_day_is_told_until_when(limi
         assert error["retry_after_s"] > 86_000
 
 
-async def test_near_its_limit_of_memory_a_server_refuses_what_is_new_and_recovers(limited: Limited) -> None:
-    """C14."""
+async def test_c14_near_its_limit_of_memory_a_server_refuses_what_is_new_and_recovers(limited: Limited) -> None:
     (screen,) = await limited.screens("gus", 1)
     async with screen.connected():
         held = (await screen.send(str(_MEMORY_MB), agent="hold"))["run"]
@@ -243,7 +249,7 @@ async def test_two_servers_let_exactly_the_limit_through_together(shared: Shared
         assert await _passed(screens, 25, first=0) == _MESSAGES
 
 
-async def test_without_redis_each_server_lets_half_of_the_limit_through_and_no_more(shared: Shared) -> None:
+async def test_c12_without_redis_each_server_lets_half_of_the_limit_through_and_no_more(shared: Shared) -> None:
     screens = await shared.screens("bob")
     async with screens[0].connected(), screens[1].connected():
         before = await _passed(screens, 5, first=0)
@@ -256,8 +262,7 @@ async def test_without_redis_each_server_lets_half_of_the_limit_through_and_no_m
         assert alone == 2 * _MESSAGES // 2, "ten at each of the two"
 
 
-async def test_redis_that_hangs_delays_a_send_for_a_moment_and_refuses_nobody(shared: Shared) -> None:
-    """C12."""
+async def test_c12_redis_that_hangs_delays_a_send_for_a_moment_and_refuses_nobody(shared: Shared) -> None:
     screens = await shared.screens("cyd")
     async with screens[0].connected():
         await send_many(screens[0], 1)
@@ -273,6 +278,29 @@ async def test_redis_that_hangs_delays_a_send_for_a_moment_and_refuses_nobody(sh
         # Half a second for each of the two calls after which the breaker is open; then nobody asks.
         assert max(took_s) < 3 * 0.5 + 0.5, took_s
         assert min(took_s) < 0.5, took_s
+
+
+async def test_d3_servers_of_the_old_release_serve_on_while_the_schema_grows_under_them(shared: Shared) -> None:
+    screens = await shared.screens("dan")
+    assert shared.fleet.url is not None
+    async with screens[0].connected(), screens[1].connected():
+        runs = [await screens[0].send("1", agent="slow")]
+        connection = await asyncpg.connect(shared.fleet.url)
+        try:
+            for statement in _GROWTH:  # as `runwire migrate` of a later release does, which only adds
+                await connection.execute(statement)
+                runs += [await screen.send("2", agent="slow") for screen in screens]
+        finally:
+            await connection.close()
+        for n, sent in enumerate(runs):
+            screen = screens[max(n - 1, 0) % 2]
+            events = screen.events.get(sent["thread"], [])
+            if not any(event["type"] in TERMINAL for event in events):
+                events = await screen.until_end(sent["run"])
+            assert events[-1]["type"] == "agent_completed"
+        for screen in screens:
+            for path in ("/v1/threads", "/v1/runs", f"/v1/threads/{runs[0]['thread']}", "/health/ready"):
+                assert (await asyncio.to_thread(screen.http, "GET", path))[0] == 200, path
 
 
 def _refused(url: str, token: str) -> tuple[int, Any, str]:

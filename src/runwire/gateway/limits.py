@@ -41,8 +41,9 @@ class Traffic:
         """Refuse what somebody sends beyond the limit. Raises OverLimit."""
         wait_s = self._windows.wait_s(user, 0, limit=self._limit_bytes, now_s=self._now_s())
         if wait_s > 0:
-            sentence = "You have sent too much within a minute; wait a little."
-            raise OverLimit(sentence, reason="user_bytes", retry_after_s=_rounded(wait_s))
+            wait_s = _rounded(wait_s)
+            sentence = f"You have sent too much within a minute; try again in {_spoken(wait_s)}."
+            raise OverLimit(sentence, reason="user_bytes", retry_after_s=wait_s)
 
     def flood_s(self, user: str) -> float:
         """Return how long somebody must stay away who sends on and on although it is refused; 0: nobody must."""

@@ -69,3 +69,11 @@ def test_what_was_taken_already_counts_beyond_the_limit() -> None:
     assert windows.wait_s("a", limit=10, now_s=60.0) == 0
     assert windows.take("a", 99, limit=10, now_s=60.0) == PERIOD_S, "it never fits, and nothing is taken"
     assert windows.take("a", 5, limit=10, now_s=60.0) == 0
+
+
+def test_what_comes_in_quick_succession_counts_until_the_last_of_it_is_old() -> None:
+    windows = MovingWindows(period_s=PERIOD_S)
+    assert windows.take("a", limit=2, now_s=0.0) == 0
+    assert windows.take("a", limit=2, now_s=2.5) == 0
+    assert windows.take("a", limit=2, now_s=61.0) == 1.5
+    assert windows.take("a", limit=2, now_s=62.5) == 0

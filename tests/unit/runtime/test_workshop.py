@@ -14,6 +14,7 @@ from tests.unit.runtime.bench import PATIENCE_S, QUICK, Gate, play
 from tests.unit.runtime.faults import FaultyStorage
 
 from runwire.agents.load import Agents
+from runwire.resilience.memory import resident_bytes
 from runwire.runtime.worker import Worker, WorkerSettings
 from runwire.runtime.workshop import Crew, Workshop
 from runwire.storage.base import IncomingMessage, Storage, Wake
@@ -159,3 +160,23 @@ def test_who_found_no_room_hears_of_a_run_that_has_gone_and_nobody_else_does() -
     workshop.leave()
     assert woken == ["full"]
     assert isinstance(idle, Crew)
+
+
+async def test_c14_a_worker_that_is_short_of_memory_begins_no_run_until_there_is_room() -> None:
+    now_bytes = resident_bytes()
+    assert now_bytes is not None
+    limit_bytes = int(now_bytes * 1.2) + (64 << 20)
+
+    async def agent(_ctx: Any, _message: Any) -> str:
+        return "done"
+
+    storage = MemoryStorage()
+    async with two_at_work(agent, storage, MemoryStorage(), replace(QUICK, max_memory_bytes=limit_bytes)) as bus:
+        held = bytearray(b"x" * (limit_bytes - now_bytes + (32 << 20)))
+        run = await send(storage, bus, user="usr_ann")
+        for _ in range(20):  # each is a look for runs
+            bus.publish(Wake(topic="runs"))
+            await asyncio.sleep(0.01)
+        assert (await storage.runs.get("usr_ann", run)).status == "queued"
+        held.clear()
+        assert await ended(storage, run, user="usr_ann") == "completed"
