@@ -37,6 +37,7 @@ from runwire.app.gauges import ProcessFigures
 from runwire.app.limits import Limits, open_limits
 from runwire.app.local import control_sockets
 from runwire.app.registries import registry_of
+from runwire.app.unsafe import remind
 from runwire.auth.client import AuthClient
 from runwire.auth.follower import Follower
 from runwire.auth.forward import Forward, Forwarded
@@ -53,7 +54,7 @@ from runwire.runtime.upkeep import Caretaker
 from runwire.runtime.withdrawal import Withdrawals
 from runwire.runtime.worker import Worker
 from runwire.runtime.workshop import Workshop
-from runwire.settings import Settings
+from runwire.settings import Rule, Settings
 from runwire.storage.base import Offered, Storage, Wake
 from runwire.storage.placed import Place, Placed
 
@@ -89,6 +90,7 @@ class Ground:
     """What the parts of a process stand on."""
 
     settings: Settings
+    allowed: tuple[Rule, ...]  # what is unsafe and served all the same
     places: Placed[Place]  # the databases
     agents: Agents | None  # None: this process runs none
     url: str  # where it listens: scheme, host and port
@@ -133,6 +135,7 @@ def assemble(ground: Ground) -> Assembled:
     breakers = open_breakers(ground.settings, ground.registry)
     circuits = Circuits(breakers, store=ground.storage.auth, bus=ground.places.first.bus)
     parts = [Part(run=limits.spending.run, close=limits.close), Part(run=circuits.run)]
+    parts += [Part(run=lambda: remind(ground.allowed, ground.registry))]
     parts += [_bus(ground, place) for place in ground.places]
     service = _auth_service(ground) if "auth" in roles else None
     gateway: Gateway | None = None

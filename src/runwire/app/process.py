@@ -22,7 +22,7 @@ from runwire.app.stopping import stopped_when_told
 from runwire.app.together import together
 from runwire.errors import Unavailable
 from runwire.gateway.server import Server, make_server
-from runwire.settings import Loaded, Settings
+from runwire.settings import Loaded
 from runwire.storage.placed import Place, Placed
 
 __all__ = ["running", "serve"]
@@ -63,7 +63,7 @@ async def _serve(loaded: Loaded, ready: Ready, announce: Announce, *, takes_sign
         places, agents, listener = await prepare(settings, stack)
         for place in places:
             announce("database", await _greeted(place, is_first=place is places.first))
-        process = _Process(settings, places, agents, listener, takes_signals=takes_signals)
+        process = _Process(loaded, places, agents, listener, takes_signals=takes_signals)
         if takes_signals:
             spare_collector()
         await process.run(ready=ready, announce=announce)
@@ -85,14 +85,14 @@ class _Process:
 
     def __init__(
         self,
-        settings: Settings,
+        loaded: Loaded,
         places: Placed[Place],
         agents: Agents | None,
         listener: socket.socket,
         *,
         takes_signals: bool,
     ) -> None:
-        self._settings = settings
+        settings = self._settings = loaded.settings
         self._auth_store = places.first.storage.auth
         self._listener = listener
         self._is_draining = False
@@ -102,6 +102,7 @@ class _Process:
         assembled = assemble(
             Ground(
                 settings=settings,
+                allowed=loaded.allowed,
                 places=places,
                 agents=agents,
                 url=url,

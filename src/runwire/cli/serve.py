@@ -32,6 +32,11 @@ _Role = Annotated[
     ),
 ]
 
+_AllowUnsafe = Annotated[
+    list[str] | None,
+    typer.Option("--allow-unsafe", help="RULE that may be broken in production; repeatable. Logged every hour."),
+]
+
 
 def dev(
     target: _Target = None,
@@ -42,7 +47,7 @@ def dev(
     config: _Config = None,
 ) -> None:
     """Start a development server; print where it is ready and a sign-in link."""
-    flags = {"environment": "development", "host": host, "port": port, "data_dir": data_dir, "agents": _targets(target)}
+    flags = {"environment": "development", "host": host, "port": port, "data_dir": data_dir, "agents": _words(target)}
 
     def ready(url: str, link: str | None) -> None:
         # Outside programs read exactly these two lines (PROTOCOL §6); all else goes to standard error.
@@ -61,15 +66,23 @@ def serve(
     port: _Port = None,
     data_dir: DataDir = None,
     config: _Config = None,
+    allow_unsafe: _AllowUnsafe = None,
 ) -> None:
     """Start the server as configured (environment: production unless set), or some roles of it."""
     roles = tuple(role) if role else None
-    flags = {"roles": roles, "host": host, "port": port, "data_dir": data_dir, "agents": _targets(target)}
+    flags = {
+        "roles": roles,
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "agents": _words(target),
+        "allow_unsafe": _words(allow_unsafe),
+    }
     _run(load(flags, config_file=config), lambda url, _link: print(f"ready {url}", flush=True))
 
 
-def _targets(target: list[str] | None) -> tuple[str, ...] | None:
-    return tuple(target) if target else None
+def _words(words: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(words) if words else None
 
 
 def _run(loaded: Loaded, ready: Any) -> None:
