@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,24 @@ def test_a_process_that_dies_is_a_failure_and_says_in_which_test(project: Path, 
     assert status == 1
     assert any("tests/unit/test_one.py::test_dies" in fault for fault in report["faults"]), report["faults"]
     assert report["tests"]["tests/unit/test_one.py::test_lives"]["outcome"] == "passed", said
+
+
+def test_whoever_ends_the_runner_ends_the_tests_and_still_sees_what_ran(project: Path) -> None:
+    write(
+        project, "unit/test_one.py", "import time\ndef test_a(): pass\ndef test_b(): open('b', 'w'); time.sleep(60)\n"
+    )
+    command = [sys.executable, "tests/unified_test_runner.py", "--category", "unit", "--report", "report.json"]
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True) as process:
+        until_s = time.monotonic() + 30
+        while not (project / "b").exists():
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        process.terminate()
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1, said
+    report = json.loads((project / "report.json").read_text())
+    assert report["tests"]["tests/unit/test_one.py::test_a"]["outcome"] == "passed"
+    assert "pytest ended with status 2" in report["faults"]
 
 
 def test_what_was_skipped_is_named_with_its_reason(project: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -158,12 +160,19 @@ def _tested(
 
 
 def _status(command: Sequence[str], folder: Path) -> int:
+    """Run pytest and return how it ended. Whoever ends this process ends pytest with it, as Ctrl-C does."""
     with subprocess.Popen(command, cwd=folder) as process:  # noqa: S603 - the words are ours, the paths the project's
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue  # pytest was told too, and says so as it ends
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT)) if is_main else None
+        try:
+            while True:
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:
+                    continue  # pytest was told too, and says so as it ends
+        finally:
+            if is_main:
+                signal.signal(signal.SIGTERM, before)
 
 
 def _failed_before(project: Project, chosen: Sequence[Category]) -> list[str]:
