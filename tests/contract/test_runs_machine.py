@@ -106,17 +106,17 @@ def restarting_machine(tmp_path: Path) -> Iterator[type[RunsMachine]]:
 
 @pytest.mark.timeout(120)
 def test_runs_live_as_the_model_says_on_memory() -> None:
-    live(MemoryMachine, 60, 30)
+    live(MemoryMachine, 25, 30)
 
 
 @pytest.mark.timeout(120)
 def test_runs_live_as_the_model_says_on_sqlite(sqlite_machine: type[RunsMachine]) -> None:
-    live(sqlite_machine, 60, 30)
+    live(sqlite_machine, 20, 30)
 
 
 @pytest.mark.timeout(120)
 def test_runs_live_as_the_model_says_on_postgres(postgres_machine: type[RunsMachine]) -> None:
-    live(postgres_machine, 12, 30)
+    live(postgres_machine, 8, 30)
 
 
 @pytest.mark.campaign

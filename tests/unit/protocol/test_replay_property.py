@@ -10,13 +10,13 @@ from tests.unit.protocol.replay_world import campaign
 
 
 def test_agents_lost_at_any_event_end_as_one_coherent_run() -> None:
-    counts = campaign(range(1_500))
-    assert min(counts["deterministic"], counts["other words"], counts["called off"]) > 1_000
-    assert counts["not what was approved"] > 100
+    counts = campaign(range(500))
+    assert min(counts["deterministic"], counts["other words"], counts["called off"]) > 300
+    assert counts["not what was approved"] > 30
 
 
 def test_agents_lost_after_each_event() -> None:
-    assert campaign(range(20_000, 20_020), crashes=None).total() > 1_000
+    assert campaign(range(20_000, 20_010), crashes=None).total() > 500
 
 
 @pytest.mark.campaign
