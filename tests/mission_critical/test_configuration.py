@@ -45,6 +45,7 @@ UNSAFE: Final[dict[str, dict[str, str | None]]] = {
     "redis-without-tls": {"RUNWIRE_REDIS_URL": f"redis://:{CANARY}@redis.example/0"},
     "memory-database": {"RUNWIRE_DATABASE_URL": "memory://"},
     "debug-log": {"RUNWIRE_LOG_LEVEL": "debug"},
+    "conformance-agents": {"RUNWIRE_WITH_CONFORMANCE_AGENTS": "true"},
 }
 # No rule lets these pass, in any environment: what is set, and what names it.
 NEVER: Final[dict[str, tuple[dict[str, str], str]]] = {

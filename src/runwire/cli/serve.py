@@ -36,6 +36,9 @@ _AllowUnsafe = Annotated[
     list[str] | None,
     typer.Option("--allow-unsafe", help="RULE that may be broken in production; repeatable. Logged every hour."),
 ]
+_WithConformanceAgents = Annotated[
+    bool, typer.Option("--with-conformance-agents", help="Also serve the agents that `runwire check` asks.")
+]
 
 
 def dev(
@@ -67,6 +70,7 @@ def serve(
     data_dir: DataDir = None,
     config: _Config = None,
     allow_unsafe: _AllowUnsafe = None,
+    with_conformance_agents: _WithConformanceAgents = False,
 ) -> None:
     """Start the server as configured (environment: production unless set), or some roles of it."""
     roles = tuple(role) if role else None
@@ -77,6 +81,7 @@ def serve(
         "data_dir": data_dir,
         "agents": _words(target),
         "allow_unsafe": _words(allow_unsafe),
+        "with_conformance_agents": with_conformance_agents or None,
     }
     _run(load(flags, config_file=config), lambda url, _link: print(f"ready {url}", flush=True))
 

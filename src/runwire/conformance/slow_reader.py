@@ -14,15 +14,16 @@ from runwire.conformance.stage import Stage, Talk, found, whole
 from runwire.conformance.stage import play as open_stage
 from runwire.conformance.wire import Closed, CouldNotCheck, Silence
 from runwire.errors import RunwireError
+from runwire.protocol import frames
 from runwire.protocol.events import TERMINAL_TYPES
 from runwire.protocol.frames import Event
 
 __all__ = ["CASES", "Slow", "play"]
 
 _BIG: Final = 48_000  # characters of a message: below `frame_bytes`, and more than a small window holds
-_REPLAYS: Final = 60  # of that message, onto a socket that is not read: more than the kernel's buffers hold
-_READ_S: Final = 20.0  # for what the buffers hold
-_REST_S: Final = 0.005  # between two of them, so that each is begun
+_FILL_BYTES: Final = 12_000_000  # sent to a socket that is not read: more than the kernels of both sides hold
+_REPLAYS: Final = (8, 150)  # of the thread: at least, at most
+_REST_S: Final = 0.01  # between two of them, so that each is begun
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,8 +52,10 @@ async def play(subject: Subject) -> Slow:
             sent = await talk.send(big, agent=agent)
             await talk.until_end(sent.run)
             slow.whole = talk.events(thread=sent.thread)
+            size = sum(len(seen.text) for seen in talk.wire.seen)
+        replays = min(max(_FILL_BYTES // size, _REPLAYS[0]), _REPLAYS[1])
         async with stage.talk(is_slow=True) as idle:
-            for number in range(_REPLAYS):
+            for number in range(replays):
                 frame = f'{{"op":"subscribe","id":"s{number}","thread":"{sent.thread}","after":0}}'
                 await idle.wire.send_text(frame)
                 await asyncio.sleep(_REST_S)
@@ -62,7 +65,7 @@ async def play(subject: Subject) -> Slow:
             except (Silence, Closed) as error:
                 slow.beside = error.message
             with contextlib.suppress(Closed):  # too slow: 4008, or no more than a dead connection; it may come back
-                slow.read_late = await _rest(idle, f"s{_REPLAYS - 1}", sent.run)
+                slow.read_late = await _rest(idle, f"s{replays - 1}", sent.run)
                 return slow
         async with stage.talk() as again:
             await again.follow(sent.thread)
@@ -77,12 +80,15 @@ async def play(subject: Subject) -> Slow:
 
 async def _rest(talk: Talk, number: str, run: str) -> list[Event]:
     """Return what follows the answer to the last subscription, up to the run's end."""
-    answer = await talk.answer_to(number)
-    at = talk.wire.seen.index(answer)
-    await talk.wire.until(
-        lambda frame: isinstance(frame, Event) and frame.run == run and frame.type in TERMINAL_TYPES, timeout_s=_READ_S
-    )
-    return [seen.frame for seen in talk.wire.seen[at:] if isinstance(seen.frame, Event)]
+    wire = talk.wire
+    answered: int | None = None
+    while True:
+        # As long as something comes it is no silence: through a small window all of it takes its time.
+        frame = (await wire.next(timeout_s=talk.subject.short_s)).frame
+        if isinstance(frame, frames.Subscribed | frames.Reply) and frame.id == number:
+            answered = len(wire.seen)
+        elif answered is not None and isinstance(frame, Event) and frame.run == run and frame.type in TERMINAL_TYPES:
+            return [seen.frame for seen in wire.seen[answered:] if isinstance(seen.frame, Event)]
 
 
 def _neighbours(slow: Slow) -> list[Evidence]:

@@ -48,7 +48,7 @@ class Talk:
     def __init__(self, wire: Wire, subject: Subject, welcome: frames.Welcome) -> None:
         self.wire = wire
         self.welcome = welcome
-        self._subject = subject
+        self.subject = subject
 
     async def say(self, op: str, **fields: Any) -> Seen:
         """Send a command, as it is, and return its answer.
@@ -66,7 +66,7 @@ class Talk:
             if isinstance(seen.frame, _ANSWERS) and seen.frame.id == number:
                 return seen
         return await self.wire.until(
-            lambda frame: isinstance(frame, _ANSWERS) and frame.id == number, timeout_s=self._subject.short_s
+            lambda frame: isinstance(frame, _ANSWERS) and frame.id == number, timeout_s=self.subject.short_s
         )
 
     async def send(self, content: str, *, agent: str | None = None, **fields: Any) -> frames.SendData:
@@ -75,7 +75,7 @@ class Talk:
         Raises:
             Broken: it is refused.
         """
-        fields = {"agent": agent or self._subject.agent, "key": f"check-{secrets.token_hex(8)}", **fields}
+        fields = {"agent": agent or self.subject.agent, "key": f"check-{secrets.token_hex(8)}", **fields}
         return self.sent(await self.say("send", content=content, **fields))
 
     def sent(self, seen: Seen) -> frames.SendData:
@@ -105,7 +105,7 @@ class Talk:
             if wanted(event):
                 return event
         seen = await self.wire.until(
-            lambda frame: isinstance(frame, Event) and wanted(frame), timeout_s=timeout_s or self._subject.timeout_s
+            lambda frame: isinstance(frame, Event) and wanted(frame), timeout_s=timeout_s or self.subject.timeout_s
         )
         assert isinstance(seen.frame, Event)
         return seen.frame

@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     trusted_proxies: Addresses = Field((), description="Addresses whose X-Forwarded-* headers are believed.")
     agents: Names = Field((), description="Agents to serve: `file.py`, `module:attribute`; unset: [tool.runwire].")
     default_agent: str | None = Field(None, description="The agent that answers when a message names none.")
+    with_conformance_agents: bool = Field(
+        False, description="Serve the agents that `runwire check` asks too, beside your own; anybody may start them."
+    )
     max_runs: int = Field(100, ge=1, le=10_000, description="Runs at a time in this process.")
     user_run_limit: int = Field(10, ge=1, description="Active runs at a time of one user.")
     deadline_s: float = Field(600.0, gt=0, description="Running time after which a run fails, seconds.")

@@ -228,6 +228,13 @@ RULES: Final[tuple[Rule, ...]] = (
         applies=lambda settings, _: settings.storage_url.startswith("memory:"),
     ),
     Rule(
+        id="conformance-agents",
+        settings=("with_conformance_agents",),
+        sentence="has everybody start agents that fail, flood and wait on purpose",
+        fix="set it only where nobody works, or while you check",
+        applies=lambda settings, _: settings.with_conformance_agents,
+    ),
+    Rule(
         id="debug-log",
         settings=("log_level",),
         sentence="is debug, which writes down every request",

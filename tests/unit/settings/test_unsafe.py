@@ -52,6 +52,7 @@ BROKEN: Final[list[tuple[str, dict[str, Any]]]] = [
     ("redis-without-tls", {"redis_url": "redis+cluster://[fd00::1]:7000"}),
     ("memory-database", {"database_url": "memory://"}),
     ("debug-log", {"log_level": "debug"}),
+    ("conformance-agents", {"with_conformance_agents": True}),
 ]
 # What is like them, and safe.
 HARMLESS: Final[list[dict[str, Any]]] = [
@@ -124,6 +125,7 @@ def test_d4_all_at_once_are_named_at_once_beside_what_is_wrong_anyway() -> None:
         "database_url": "postgresql://ada:hush@db.example/runwire",
         "redis_url": "redis://:hush@redis.example/0",
         "log_level": "debug",
+        "with_conformance_agents": True,
         "access_ttl_s": 3600,
     }
     faults = refused(changes)
