@@ -2,7 +2,8 @@
 
     PYTHONPATH=. python3 -m pytest tests/e2e/test_agent_circuit_breaker_simple.py -v
 
-The breaker has the terms that it comes with: half of at least ten calls open it, one probe at a time, one success.
+The breakers have the terms that they come with: half of at least ten calls open one, one probe at a time, one success.
+That of the model `large` has terms that are set.
 """
 
 from __future__ import annotations
@@ -23,6 +24,16 @@ from runwire.testing.server import ServerProcess
 
 AGENTS = Path(__file__).resolve().parent.parent / "agents" / "provider.py"
 TERMS = Terms()
+LARGE = Terms(minimum_calls=6, failure_rate=1.0, probes=2, successes=3, open_s=1.0, longest_open_s=1.0)
+SET = """\
+[breakers."model/test/large"]
+minimum_calls = 6
+failure_rate = 1.0
+probes = 2
+successes = 3
+open_s = 1.0
+longest_open_s = 1.0
+"""
 AT_ONCE = 20
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,7 +47,6 @@ class Provider:
         self.asked: Counter[str] = Counter()
         self.answers = asyncio.Event()  # while it is not set, nobody has an answer
         self.answers.set()
-        self.was_asked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
@@ -51,7 +61,6 @@ class Provider:
         head = await reader.readuntil(b"\r\n\r\n")
         model = head.split()[1].decode().strip("/")
         self.asked[model] += 1
-        self.was_asked.set()
         await self.answers.wait()
         body = f"said by {model}".encode()
         writer.write(b"HTTP/1.1 %d so\r\ncontent-length: %d\r\n" % (self.status.get(model, 200), len(body)))
@@ -69,6 +78,7 @@ async def provider(tmp_path: Path) -> AsyncIterator[Provider]:
 
 @pytest.fixture
 async def client(provider: Provider, tmp_path: Path) -> AsyncIterator[Client]:
+    (tmp_path / "runwire.toml").write_text(SET, encoding="utf-8")
     async with ServerProcess(str(AGENTS), data_dir=tmp_path / "data", cwd=tmp_path) as server:
         key = await server.create_user("ada")
         async with runwire.connect(server.url, key) as connected:
@@ -95,6 +105,17 @@ def codes(found: list[Any]) -> Counter[str]:
     return Counter(each.code if isinstance(each, RunFailed) else each for each in found)
 
 
+async def herd(client: Client, provider: Provider, agent: str, *, permits: int) -> Counter[str]:
+    """Start runs at once while the provider is silent; it answers when all but those with permits have ended."""
+    provider.answers.clear()
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        begun = [tasks.create_task(outcome(client, agent)) for _ in range(AT_ONCE)]
+        while sum(each.done() for each in begun) < AT_ONCE - permits:
+            await asyncio.wait([each for each in begun if not each.done()], return_when=asyncio.FIRST_COMPLETED)
+        provider.answers.set()
+    return codes([each.result() for each in begun])
+
+
 async def took_ms(client: Client, agent: str) -> int:
     """Return how long the server had a run that fails, by the times of its events."""
     run = await client.send("hello", agent=agent)
@@ -106,12 +127,12 @@ async def test_a_provider_that_fails_is_left_alone_until_it_is_well_and_others_a
     client: Client, provider: Provider
 ) -> None:
     provider.status["small"] = 429  # it is well, and has enough of us
-    assert codes(await outcomes(client, "small", 12)) == {"agent_error": 12}
+    assert codes(await outcomes(client, "small", 12)) == {"provider_unavailable": 12}
     assert provider.asked["small"] == 12
 
     provider.status["small"] = 500
     for failed in range(TERMS.minimum_calls):
-        assert codes([await outcome(client, "small")]) == {"agent_error": 1}, f"after {failed} failures"
+        assert codes([await outcome(client, "small")]) == {"provider_unavailable": 1}, f"after {failed} failures"
     assert provider.asked["small"] == 12 + TERMS.minimum_calls
 
     refused = await outcomes(client, "small")
@@ -123,16 +144,8 @@ async def test_a_provider_that_fails_is_left_alone_until_it_is_well_and_others_a
     assert await outcome(client, "either") == "said by large"
 
     provider.status["small"] = 200
-    provider.answers.clear()
-    provider.was_asked.clear()
     await asyncio.sleep(max(each.retry_after_s for each in refused))  # as the person was told
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        begun = [tasks.create_task(outcome(client, "small")) for _ in range(AT_ONCE)]
-        await provider.was_asked.wait()
-        while sum(each.done() for each in begun) < AT_ONCE - 1:
-            await asyncio.wait([each for each in begun if not each.done()], return_when=asyncio.FIRST_COMPLETED)
-        provider.answers.set()
-    assert codes([each.result() for each in begun]) == {"circuit_open": AT_ONCE - 1, "said by small": 1}
+    assert await herd(client, provider, "small", permits=1) == {"circuit_open": AT_ONCE - 1, "said by small": 1}
     assert provider.asked["small"] == 12 + TERMS.minimum_calls + 1, "more than one probe"
 
     assert codes(await outcomes(client, "small")) == {"said by small": AT_ONCE}, "closed by the one success"
@@ -148,3 +161,22 @@ async def test_a_tool_with_tries_left_is_refused_at_once_and_the_person_sees_why
     asked = provider.asked["tool"]
     assert min([await took_ms(client, "looks_up") for _ in range(5)]) < 50
     assert provider.asked["tool"] == asked
+
+
+async def test_it_opens_at_the_threshold_that_is_set_and_closes_after_as_many_successes(
+    client: Client, provider: Provider
+) -> None:
+    provider.status["large"] = 500
+    for failed in range(LARGE.minimum_calls):
+        assert codes([await outcome(client, "large")]) == {"provider_unavailable": 1}, f"after {failed} failures"
+    refused = await outcome(client, "large")
+    assert (refused.code, provider.asked["large"]) == ("circuit_open", LARGE.minimum_calls)
+    assert await outcome(client, "small") == "said by small"
+
+    provider.status["large"] = 200
+    await asyncio.sleep(refused.retry_after_s)
+    shed = AT_ONCE - LARGE.probes
+    for successes in (2, 4):  # with two it is still half-open, with the third it closes
+        assert await herd(client, provider, "large", permits=LARGE.probes) == {"circuit_open": shed, "said by large": 2}
+        assert provider.asked["large"] == LARGE.minimum_calls + successes
+    assert codes(await outcomes(client, "large")) == {"said by large": AT_ONCE}, "closed"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,10 +30,12 @@ from runwire.agents.options import ToolOptions, name_of
 from runwire.agents.payload import plain, put_aside, told
 from runwire.agents.typed import Mismatch, declared, typed
 from runwire.errors import Fenced, PayloadError, RunFailed
+from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import EventError
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import TOOL_CANCELLED, Replay, Step
 from runwire.resilience.breaker import Breaker, CircuitOpen
+from runwire.resilience.outcome import is_outage, retry_after_of
 from runwire.resilience.retry_budget import RetryBudget
 
 __all__ = ["IDEMPOTENCY_KEY", "LEFT", "MISMATCH", "Call", "type_name", "unwinds"]
@@ -46,6 +49,7 @@ MISMATCH: Final = "result_type"
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
+_LONGEST_RETRY_AFTER_S: Final = 60.0  # for which another side may have a try wait
 
 _log = structlog.get_logger(__name__)
 
@@ -92,6 +96,7 @@ class Call:
         key = f"{run}:{step.key}"
         if self.budget and step.recorded is None:
             self.budget.call()
+        asked_s = 0.0  # to be left alone by whom it asks
         while step.recorded is None:
             if step.lost is not None:
                 sentence = f"A crash cut off {step.name}. Whether it took effect is unknown ({step.lost.message})"
@@ -103,10 +108,12 @@ class Call:
                 except _Raised as failed:
                     is_last = is_last or isinstance(failed.raised, OutcomeUnknown | CircuitOpen)
                     is_last = is_last or not (self.budget is None or self.budget.retry())
+                    if self.breaker:
+                        asked_s = min(retry_after_of(failed.raised) or 0.0, _LONGEST_RETRY_AFTER_S)
                     await self._fail(attempt, step, run, failed.raised, began_s=began_s, is_final=is_last)
                 except (Mismatch, PayloadError) as failed:
                     await self._fail(attempt, step, run, failed, began_s=began_s, is_final=True)
-            step = await attempt.begin_step(_next_try(step), pause_s=_pause_s(key, step.raised + 1))
+            step = await attempt.begin_step(_next_try(step), pause_s=asked_s + _pause_s(key, step.raised + 1))
         return await self._recorded(attempt, step)
 
     async def _perform(self, attempt: Attempt, place: Place, step: Step, key: str, *, began_s: float) -> Any:
@@ -179,6 +186,13 @@ class Call:
             return EventError(code=ToolFailed.code if code == TOOL_CANCELLED else code, message=message)
         if isinstance(raised, CircuitOpen):
             return EventError(code=raised.code, message=told(raised.message), retry_after_s=raised.retry_after_s)
+        if self.kind == "step" and self.breaker and is_outage(raised):
+            retry_after_s = retry_after_of(raised)
+            when = f" in {math.ceil(retry_after_s)} s" if retry_after_s else ""
+            sentence = f"{self.breaker.name} gives no answer ({type_name(raised)}); try again{when}."
+            _log.warning("model_unavailable", run=run, model=self.breaker.name, error=type_name(raised))
+            code = str(RunFailure.PROVIDER_UNAVAILABLE)
+            return EventError(code=code, message=told(sentence), retry_after_s=retry_after_s)
         error_id = new_id("err")
         what = "tool" if self.kind == "tool" else "step"
         _log.warning("tool_failed", run=run, tool=self.name, error_id=error_id, exc_info=raised)
@@ -239,7 +253,7 @@ def _next_try(last: Step) -> Callable[[Replay], Step]:
 def _failed(failure: EventError) -> ToolFailed | CircuitOpen:
     if failure.code == CircuitOpen.code:
         return CircuitOpen(failure.message, retry_after_s=failure.retry_after_s)
-    return ToolFailed(failure.message, code=failure.code)
+    return ToolFailed(failure.message, code=failure.code, retry_after_s=failure.retry_after_s)
 
 
 def _pause_s(key: str, raised: int) -> float:

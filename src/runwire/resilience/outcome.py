@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from runwire.errors import RunwireError, Unavailable
 
-__all__ = ["Outcome", "classify", "retry_after_of"]
+__all__ = ["Outcome", "classify", "is_outage", "retry_after_of"]
 
 
 class Outcome(StrEnum):
@@ -53,12 +53,20 @@ def classify(error: BaseException) -> Outcome:
     status = _status_of(error)
     if status is not None:
         return _answered(status)
-    names = {each.__name__ for each in type(error).__mro__}
-    if names & _NOT_SENT:
+    if _names(error) & _NOT_SENT:
         return Outcome.IGNORED
-    if isinstance(error, TimeoutError | ConnectionError) or names & _NO_ANSWER:
+    if _is_unanswered(error):
         return Outcome.FAILURE
     return Outcome.IGNORED if isinstance(error, _MISTAKES) else Outcome.FAILURE
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error is known to mean that the other side did not answer, broke, or has enough of us."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_outage(each) for each in error.exceptions)
+    if not isinstance(error, Exception) or classify(error) is Outcome.IGNORED:
+        return False
+    return _status_of(error) is not None or _is_unanswered(error)
 
 
 def retry_after_of(error: BaseException) -> float | None:
@@ -80,6 +88,14 @@ def retry_after_of(error: BaseException) -> float | None:
     except (TypeError, ValueError):
         return None
     return max(0.0, seconds)
+
+
+def _names(error: BaseException) -> set[str]:
+    return {each.__name__ for each in type(error).__mro__}
+
+
+def _is_unanswered(error: Exception) -> bool:
+    return isinstance(error, TimeoutError | ConnectionError) or bool(_names(error) & _NO_ANSWER)
 
 
 def _ours(error: RunwireError) -> Outcome:

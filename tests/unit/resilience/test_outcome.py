@@ -13,7 +13,7 @@ import pytest
 
 from runwire.errors import Forbidden, Unavailable
 from runwire.resilience.breaker import CircuitOpen
-from runwire.resilience.outcome import Outcome, classify, retry_after_of
+from runwire.resilience.outcome import Outcome, classify, is_outage, retry_after_of
 
 REQUEST = httpx2.Request("GET", "http://provider.test/")
 
@@ -125,3 +125,21 @@ def test_of_a_group_the_worst_counts() -> None:
 )
 def test_the_other_side_says_for_how_long_it_wants_to_be_left_alone(error: Exception, seconds: float | None) -> None:
     assert retry_after_of(error) == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (answered(500), True),
+        (answered(429), True),
+        (answered(404), False),
+        (TimeoutError(), True),
+        (ConnectionResetError(), True),
+        (ExceptionGroup("many", [ValueError(), TimeoutError()]), True),
+        (ExceptionGroup("many", [ValueError()]), False),
+        (RuntimeError("a bug, maybe"), False),
+        (asyncio.CancelledError(), False),
+    ],
+)
+def test_an_outage_is_what_is_known_to_be_one(error: BaseException, is_one: bool) -> None:
+    assert is_outage(error) is is_one
