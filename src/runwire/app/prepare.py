@@ -10,6 +10,7 @@ from typing import Final
 
 from runwire.agents.load import Agents, load_agents
 from runwire.app.administration import opened_all, where
+from runwire.app.checked import with_conformance_agents
 from runwire.errors import ConfigurationError, RunwireError
 from runwire.settings import Settings
 from runwire.storage.base import Bus, Storage
@@ -92,7 +93,7 @@ def _load_agents(settings: Settings) -> Agents:
     agents = load_agents(settings.agents, root=Path.cwd(), default=settings.default_agent)
     if not agents.names:
         raise ConfigurationError(["agents: none is named; run `runwire dev agent.py`."])
-    return agents
+    return with_conformance_agents(agents) if settings.with_conformance_agents else agents
 
 
 def _listen(settings: Settings) -> socket.socket:
