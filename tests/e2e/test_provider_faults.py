@@ -124,11 +124,13 @@ class Provider:
 class House:
     """A server, its provider, and a person who also operates it."""
 
-    def __init__(self, provider: Provider, client: Client, url: str, key: str, folder: Path) -> None:
+    def __init__(self, provider: Provider, client: Client, server: ServerProcess, key: str, folder: Path) -> None:
+        self.server = server
+        self.key = key
         self.provider = provider
         self.client = client
         self.folder = folder
-        self._http = httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=10)
+        self._http = httpx2.AsyncClient(base_url=server.url, headers={"authorization": f"Bearer {key}"}, timeout=10)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -174,6 +176,10 @@ class House:
         done: dict[str, Any] = response.json()
         return done
 
+    async def status(self, method: str, path: str, key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        return (await self._http.request(method, f"/admin/v1/breakers{path}", headers=headers)).status_code
+
     async def figures(self) -> str:
         return (await self._http.get("/metrics")).text
 
@@ -188,7 +194,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
         async with ServerProcess(str(AGENTS), data_dir=folder / "data", cwd=folder) as server:
             key = await server.create_user("ada", role="admin")
             async with runwire.connect(server.url, key) as client:
-                made = House(provider, client, server.url, key, folder)
+                made = House(provider, client, server, key, folder)
                 yield made
                 await made.close()
 
@@ -343,3 +349,18 @@ async def test_an_operator_opens_and_closes_a_circuit_and_all_see_it(house: Hous
     assert 'resilience_breaker_state{kind="model",name="test/chosen",state="forced_open"} 1.0' in await house.figures()
     assert (await house.order("chosen", "reset"))["state"] == "closed"
     assert await house.outcome("chosen") == "first last"
+    rows = await house.server.cli("audit")
+    assert '"breaker.force-open"' in rows
+    assert '"model/test/chosen"' in rows
+
+
+async def test_operators_look_and_only_administrators_give_orders(house: House) -> None:
+    olga = await house.server.create_user("olga", role="operator")
+    bob = await house.server.create_user("bob")
+    order = "/model/test/some/force-open"
+    assert [await house.status("GET", "", key) for key in (olga, bob)] == [200, 403]
+    assert [await house.status("POST", order, key) for key in (olga, bob)] == [403, 403]
+    assert await house.status("GET", "", "rw_nobody") == 401
+    wrong = ("/planet/mars/reset", "/model/test/some/explode", f"/model/{'x' * 201}/reset")
+    assert [await house.status("POST", path, house.key) for path in wrong] == [404, 404, 400]
+    assert await house.outcome("some") == "first last"
