@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -129,7 +130,7 @@ def problem_response(error: RunwireError, *, status: int | None = None) -> Respo
     status, body = problem(error, status=status)
     headers = {"Cache-Control": "no-store"}
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))  # RFC 9110 §10.2.3: whole seconds
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))  # RFC 9110 §10.2.3: whole seconds
     if status == ErrorCode.UNAUTHENTICATED.http_status:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(_encoder.encode(body), status, headers, media_type="application/problem+json")
