@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.conformance.faults import BUDGET, FAULTS, Fault
 from tests.conformance.faulty_servers import Drains, LosesOne, Refuses
-from tests.conformance.minimal_server import MinimalServer, without_tools
+from tests.conformance.minimal_server import Connection, Frame, MinimalServer, without_tools
 
 from runwire.conformance import CATEGORIES, Report, as_json, as_markdown, as_text, check
 from runwire.errors import ConfigurationError
@@ -123,6 +123,22 @@ def test_a_correct_server_passes_the_golden_path_and_resumes_five_times() -> Non
 
 def test_a_correct_server_under_its_own_pace_passes() -> None:
     report = check_server(MinimalServer(pace_s=0.01), categories=("golden_path", "resume"), timeout_s=10)
+    assert report.exit_code == 0, as_text(report)
+
+
+class Busy(MinimalServer):
+    """Has no room for some commands, and says so at once, before those that came earlier are done."""
+
+    def subscribe(self, connection: Connection, frame: Frame) -> None:
+        if frame["id"].startswith("s") and not frame["id"].endswith("again"):
+            self.refuse(connection, frame, "rate_limited")
+            asyncio.get_running_loop().call_later(0.1, super().subscribe, connection, {**frame, "id": "before"})
+        else:
+            super().subscribe(connection, frame)
+
+
+def test_a_server_that_has_no_room_for_more_commands_breaks_no_promise() -> None:
+    report = check_server(Busy(), categories=("slow_reader",), timeout_s=10)
     assert report.exit_code == 0, as_text(report)
 
 

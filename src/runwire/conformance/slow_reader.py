@@ -10,11 +10,12 @@ from typing import Final
 from runwire.conformance import judge
 from runwire.conformance.case import Case, Subject
 from runwire.conformance.report import Evidence
-from runwire.conformance.stage import Stage, Talk, found, whole
+from runwire.conformance.stage import Stage, Talk, error_code, found, whole
 from runwire.conformance.stage import play as open_stage
 from runwire.conformance.wire import Closed, CouldNotCheck, Silence
 from runwire.errors import RunwireError
 from runwire.protocol import frames
+from runwire.protocol.codes import ErrorCode
 from runwire.protocol.events import TERMINAL_TYPES
 from runwire.protocol.frames import Event
 
@@ -56,8 +57,7 @@ async def play(subject: Subject) -> Slow:
         replays = min(max(_FILL_BYTES // size, _REPLAYS[0]), _REPLAYS[1])
         async with stage.talk(is_slow=True) as idle:
             for number in range(replays):
-                frame = f'{{"op":"subscribe","id":"s{number}","thread":"{sent.thread}","after":0}}'
-                await idle.wire.send_text(frame)
+                await idle.wire.send_text(_subscribe(f"s{number}", sent.thread))
                 await asyncio.sleep(_REST_S)
             try:
                 async with stage.talk() as beside:
@@ -65,7 +65,7 @@ async def play(subject: Subject) -> Slow:
             except (Silence, Closed) as error:
                 slow.beside = error.message
             with contextlib.suppress(Closed):  # too slow: 4008, or no more than a dead connection; it may come back
-                slow.read_late = await _rest(idle, f"s{replays - 1}", sent.run)
+                slow.read_late = await _rest(idle, f"s{replays - 1}", sent.thread, sent.run)
                 return slow
         async with stage.talk() as again:
             await again.follow(sent.thread)
@@ -78,17 +78,29 @@ async def play(subject: Subject) -> Slow:
     return slow
 
 
-async def _rest(talk: Talk, number: str, run: str) -> list[Event]:
+async def _rest(talk: Talk, number: str, thread: str, run: str) -> list[Event]:
     """Return what follows the answer to the last subscription, up to the run's end."""
     wire = talk.wire
     answered: int | None = None
     while True:
         # As long as something comes it is no silence: through a small window all of it takes its time.
-        frame = (await wire.next(timeout_s=talk.subject.short_s)).frame
-        if isinstance(frame, frames.Subscribed | frames.Reply) and frame.id == number:
+        seen = await wire.next(timeout_s=talk.subject.short_s)
+        frame = seen.frame
+        if isinstance(frame, frames.Reply) and frame.id == number:
+            if error_code(seen) != ErrorCode.RATE_LIMITED:
+                raise Silence(f"The subscription was refused: {seen.clipped}")
+            # A deployment that is busy had too many commands in flight, and this one has no place in their order.
+            number = f"{number}-again"
+            await asyncio.sleep(_REST_S)
+            await wire.send_text(_subscribe(number, thread))
+        elif isinstance(frame, frames.Subscribed) and frame.id == number:
             answered = len(wire.seen)
         elif answered is not None and isinstance(frame, Event) and frame.run == run and frame.type in TERMINAL_TYPES:
             return [seen.frame for seen in wire.seen[answered:] if isinstance(seen.frame, Event)]
+
+
+def _subscribe(number: str, thread: str) -> str:
+    return frames.encode(frames.Subscribe(id=number, thread=thread)).decode()
 
 
 def _neighbours(slow: Slow) -> list[Evidence]:
