@@ -112,10 +112,11 @@ class Breakers:
         return [_shown(kind, breaker) for (kind, _), breaker in kept]
 
     def set_for(self, kind: Kind, name: str) -> Breaker | None:
-        """Return the breaker of what has one only if an operator has set terms for it, or given it an order."""
+        """Return the breaker of what has one only if an operator has set terms for it, or while an order stands."""
         if not self._table.names(kind, name):
             with self._lock:
-                if (kind, name) not in self._kept:
+                kept = self._kept.get((kind, name))
+                if kept is None or kept.state not in (State.DISABLED, State.FORCED_OPEN):
                     return None
         return self.of(kind, name)
 

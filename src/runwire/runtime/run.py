@@ -37,7 +37,7 @@ from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import AgentStarted, EventType, StoredEvent, decode_data, emitted
 from runwire.protocol.ids import new_id
 from runwire.protocol.replay import Emit, Replay, lost_attempts_without_progress
-from runwire.resilience.breakers import Breakers
+from runwire.resilience.breakers import Breakers, Kind
 from runwire.runtime.clock import now_ms
 from runwire.runtime.code import Code
 from runwire.runtime.endings import Ending, Failure, Park, Returned, failure_of, last_words
@@ -532,8 +532,10 @@ class Run:
         """Run the user's code and tell the control loop how it ended, whatever it does."""
         speaker.enter()
         result: Ending | None = None
+        breaker = self._breakers.set_for(Kind.AGENT, self.claim.agent)
         try:
-            result = await _call(agent, context, message)
+            with breaker.acquire() if breaker else contextlib.nullcontext():
+                result = await _call(agent, context, message)
         except (asyncio.CancelledError, Fenced):
             result = None  # unwound; a stop says why, or the code cancelled itself
         except BaseException as raised:  # the user's code; its SystemExit must not end our thread

@@ -15,6 +15,7 @@ from runwire.agents.context import Context
 from runwire.agents.options import MAX_TRIES
 from runwire.resilience.breaker import State, Terms
 from runwire.resilience.breakers import Kind
+from runwire.resilience.terms import read_terms
 
 ENOUGH = Terms().minimum_calls
 
@@ -145,3 +146,25 @@ async def test_what_is_no_name_of_a_breaker_is_refused(name: Any) -> None:
         assert (failed.code, failed.message[:10]) == ("agent_error", "`breaker` ")
     with pytest.raises(ValueError, match="`breaker` is a text"):
         runwire.tool(breaker=name)
+
+
+async def test_an_agent_has_a_breaker_only_if_an_operator_says_so() -> None:
+    async def code(_ctx: Context, _message: Any) -> Any:
+        raise ConnectionError
+
+    async with bench(code) as b:
+
+        async def ends() -> str:
+            return str(last(await b.ended(await b.send())).code)
+
+        breakers = b.worker._workshop.breakers
+        agent = b.worker._agents.names[0]
+        for _ in range(ENOUGH + 2):
+            assert await ends() == "agent_error", "what fails for some is not taken from all"
+        breakers.force_open(Kind.AGENT, agent)
+        assert await ends() == "circuit_open"
+        breakers.reset(Kind.AGENT, agent)
+        assert await ends() == "agent_error"
+        breakers._table = read_terms({f"agent/{agent}": {"minimum_calls": 2}})
+        breakers._kept.clear()
+        assert [await ends() for _ in range(3)] == ["agent_error", "agent_error", "circuit_open"]
