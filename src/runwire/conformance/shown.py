@@ -162,7 +162,9 @@ tr + tr { border-top: 1px solid var(--line); }
 .kept > td:first-child { color: var(--good); } .broken > td:first-child { color: var(--bad); font-weight: 600; }
 .not_checked { color: var(--dim); }
 pre { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; padding: .7rem; font-size: .85rem; }
-code { font-size: .9em; } dt { font-weight: 600; float: left; clear: left; width: 9rem; } dd { margin-left: 9.5rem; }
+code { font-size: .9em; } td:nth-child(1) { width: 7rem; } td:nth-child(2) { width: 15rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; }
+dt { font-weight: 600; } dd { margin: 0; }
 """
 _WORD: Final[dict[Status, str]] = {"kept": "kept", "broken": "broken", "not_checked": "not checked"}
 
@@ -192,7 +194,7 @@ def as_html(report: Report) -> str:
         body += [f"<h2>{_e(category)}: {kept} kept, {broken} broken, {unchecked} not checked</h2>", "<table>"]
         body += [_row(result) for result in report.results if result.category == category]
         body.append("</table>")
-    body += ["<h2>Next</h2>", "<ul>", *(f"<li>{_e(step)}</li>" for step in _next(report)), "</ul>"]
+    body += ["<h2>Next</h2>", "<ul>", *(f"<li>{_words(step)}</li>" for step in _next(report)), "</ul>"]
     head = f'<meta charset="utf-8"><title>Runwire check: {_e(report.url)}</title><style>{_STYLE}</style>'
     viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
     start = f'<!doctype html>\n<html lang="en"><head>{viewport}{head}</head>\n<body>\n'
@@ -203,6 +205,11 @@ def _row(result: Result) -> str:
     why = f"<br><small>{_e(result.why)}</small>" if result.why else ""
     name = f"<td>{_WORD[result.status]}</td><td><code>{_e(result.case)}</code></td>"
     return f'<tr class="{result.status}">{name}<td>{_e(result.promise)}{why}</td></tr>'
+
+
+def _words(text: str) -> str:
+    """Return a sentence of ours, with what stands between backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", _e(text))
 
 
 def _e(text: str) -> str:
