@@ -154,7 +154,7 @@ async def test_a_command_and_a_server_that_starts_wait_for_each_other(tmp_path: 
     assert {"user0", "user1", "user2"} <= {row["name"] for row in json.loads(after.stdout)}
 
 
-@pytest.mark.parametrize("folder", ["p%20q", "p#q", "p q", "p?q"])
+@pytest.mark.parametrize("folder", ["p%20q r", "p?q#r"])
 async def test_a_folder_may_have_any_name(tmp_path: Path, folder: str) -> None:
     async with ServerProcess(str(AGENTS), data_dir=tmp_path / folder) as server:
         assert (await server.create_user("ann")).startswith("rw_")  # asked over the control socket, beside the server

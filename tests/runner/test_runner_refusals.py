@@ -118,6 +118,9 @@ def test_a_category_is_a_folder_or_files_named_like_it_or_what_pyproject_says(pr
     (project / "pyproject.toml").write_text(
         '[tool.runwire.test]\nmarker = "not slow"\n[tool.runwire.test.categories]\nunit = { paths = ["a", "b/"] }\n'
     )
+    one = Category(name="one", purpose="", paths=("tests/a.py::test_x",))
+    names = ("tests/a.py::test_x", "tests/a.py::test_x[1]", "tests/a.py::test_xy", "tests/a.py::test_y")
+    assert [one.has(name) for name in names] == [True, True, False, False]
     unit_of = Project.at(project).categories["unit"]
     assert (unit_of.paths, unit_of.marker) == (("a", "b"), "not slow")
 

@@ -48,7 +48,7 @@ class Category:
 
     name: str
     purpose: str
-    # below the project's root; each must exist when the category is run
+    # below the project's root, maybe of one test (`file.py::test_name`); each must exist when the category is run
     paths: tuple[str, ...]
     # pytest's -m; empty: every test
     marker: str = ""
@@ -57,8 +57,10 @@ class Category:
 
     def has(self, name: str) -> bool:
         """Return whether a test's id lies on a path of it; the marker was pytest's to choose."""
-        path = name.partition("::")[0]
-        return any(wanted == "." or path == wanted or path.startswith(f"{wanted}/") for wanted in self.paths)
+        return any(
+            wanted == "." or name == wanted or name.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}["))
+            for wanted in self.paths
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,10 @@ _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U001
 _STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;"
     "background:#fff}table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2rem .6rem;"
-    "border-bottom:1px solid #ddd;vertical-align:top}pre{background:#f4f4f4;padding:.8rem;overflow:auto}"
-    ".failed{color:#a40000;font-weight:600}.passed{color:#196c2e}@media(prefers-color-scheme:dark){"
-    "body{background:#161616;color:#e8e8e8}td,th{border-color:#444}pre{background:#242424}.failed{color:#ff8a80}"
-    ".passed{color:#7fd18e}}"
+    "border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}td:nth-child(2){white-space:nowrap}"
+    "pre{background:#f4f4f4;padding:.8rem;overflow:auto}.failed{color:#a40000;font-weight:600}.passed{color:#196c2e}"
+    "@media(prefers-color-scheme:dark){body{background:#161616;color:#e8e8e8}td,th{border-color:#444}"
+    "pre{background:#242424}.failed{color:#ff8a80}.passed{color:#7fd18e}}"
 )
 
 

@@ -106,7 +106,7 @@ def _chosen(project: Project, options: Options) -> list[Category]:
         raise ConfigurationError([f"{said}. There are: {', '.join(known)}."])
     chosen = [known[name] for name in dict.fromkeys(names)]
     for category in chosen:
-        if missing := [path for path in category.paths if not (project.root / path).exists()]:
+        if missing := [path for path in category.paths if not _is_there(project, path)]:
             raise ConfigurationError(
                 [f"The category {category.name} names tests that do not exist: {', '.join(missing)}."]
             )
@@ -114,7 +114,11 @@ def _chosen(project: Project, options: Options) -> list[Category]:
 
 
 def _are_there(project: Project, category: Category) -> bool:
-    return all((project.root / path).exists() for path in category.paths)
+    return all(_is_there(project, path) for path in category.paths)
+
+
+def _is_there(project: Project, path: str) -> bool:
+    return (project.root / path.partition("::")[0]).exists()  # pytest says if the test is not there
 
 
 def _check(options: Options) -> None:
