@@ -31,7 +31,8 @@ class Household:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        told = {"service_secret": SECRET, "log_level": "debug", "trusted_proxies": [PROXY], **settings}
+        told = {"service_secret": SECRET, "log_level": "debug", "trusted_proxies": [PROXY], "registration": "invite"}
+        told |= settings
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in told.items()]
         (folder / "runwire.toml").write_text("".join(lines), encoding="utf-8")
         self.process = ServerProcess(str(AGENTS), data_dir=folder / "data", cwd=folder, start_timeout_s=90.0)

@@ -32,6 +32,69 @@ async def test_b20_no_secret_is_in_a_log_an_error_or_a_close_reason(household: H
     assert found(household, log) == []
 
 
+async def test_b20_what_is_made_for_others_is_shown_once_and_never_logged(household: Household) -> None:
+    """Invitations, resets, keys, tokens of services and codes of issuers: each answered to whoever made it alone."""
+    root = {"authorization": f"Bearer {(await household.sign_in('root'))['access_token']}"}
+    shown: list[str] = []
+    async with household.http() as http:
+        made = await _made(http, household, root)
+        household.secrets |= made
+        asked = [
+            await http.request(method, path, headers=root)
+            for method, path in (
+                ("GET", "/auth/users"),
+                ("GET", "/auth/invites"),
+                ("GET", "/auth/signing-keys"),
+                ("GET", "/auth/keys"),
+                ("GET", "/auth/audit"),
+                ("GET", "/admin/v1/breakers"),
+                ("GET", "/metrics"),
+            )
+        ]
+        asked += [await http.get(f"/auth/external/none/callback?code={secret}&state={secret}") for secret in made]
+        asked += [await http.post("/auth/external/none/backchannel", data={"logout_token": secret}) for secret in made]
+        for secret in made:  # used a second time, or for what it is not
+            asked.append(await http.post("/auth/password/reset", json={"token": secret, "password": "short"}))
+            asked.append(await http.delete(f"/auth/invites/{secret}", headers=root))
+            asked.append(await http.delete(f"/auth/signing-keys/{secret}", headers=root))
+            asked.append(
+                await http.post("/auth/token", data={"grant_type": "client_credentials", "client_secret": secret})
+            )
+        shown += [f"{answer.status_code} {answer.headers} {answer.text}" for answer in asked]
+    assert len(made) >= 7
+    assert all(answer.status_code < 500 or answer.status_code == 501 for answer in asked)
+    assert found(household, "\n".join(shown)) == []
+    assert found(household, household.process.log_path.read_text(encoding="utf-8", errors="replace")) == []
+
+
+async def _made(http: httpx2.AsyncClient, household: Household, root: dict[str, str]) -> set[str]:
+    """Make one of everything that has a secret; return the secrets."""
+    made = (await http.post("/auth/users", json={"name": "carl"}, headers=root)).raise_for_status().json()
+    again = (await http.post(f"/auth/users/{made['user']}/reset", headers=root)).raise_for_status().json()
+    invite = (await http.post("/auth/invites", json={}, headers=root)).raise_for_status().json()
+    password = household.password("dora")
+    who = {"user": "dora", "password": password, "invite": invite["secret"]}
+    dora = (await http.post("/auth/register", json=who)).raise_for_status().json()
+    bearer = {"authorization": f"Bearer {dora['access_token']}"}
+    key = (await http.post("/auth/keys", json={"scopes": ["runwire"]}, headers=bearer)).raise_for_status().json()
+    await household.ask("user_add", name="nightly", roles=["service"], password=None)
+    service = await household.api_key("nightly")
+    form = {"grant_type": "client_credentials", "client_id": "nightly", "client_secret": service}
+    token = (await http.post("/auth/token", data=form)).raise_for_status().json()
+    chosen = household.password("carl")
+    reset = {"token": again["secret"], "password": chosen}
+    (await http.post("/auth/password/reset", json=reset)).raise_for_status()
+    return {
+        made["reset"]["secret"],
+        again["secret"],
+        invite["secret"],
+        dora["access_token"],
+        dora["refresh_token"],
+        key["secret"],
+        token["access_token"],
+    }
+
+
 def found(household: Household, text: str) -> list[str]:
     """Return the secrets that a text has; of tokens also their signatures alone."""
     parts = {secret.rpartition(".")[2] for secret in household.secrets if secret.count(".") == 2}

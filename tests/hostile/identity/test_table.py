@@ -1,59 +1,14 @@
-"""Every case of abuse has a test that exists, and every line of the ASVS that we answer for is answered."""
+"""Every case of identity has a test that exists, and every line of the ASVS that we answer for is answered."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 ASVS = ROOT / "docs" / "reference" / "asvs.md"
-_HERE = "hostile/identity"
-_CLIENT = "unit/auth/test_client.py"
-_SERVICE = "unit/auth/test_service.py"
-# B1 to B24: whatever is named `test_b01_…` proves B1 by its name; here is what proves a case under a name of its own.
-ALSO: dict[int, tuple[str, ...]] = {
-    1: ("jwt/test_verifier.py::test_a_verifier_without_one_of_its_checks_is_seen",),
-    4: (f"{_CLIENT}::test_an_unknown_kid_leads_to_one_fetch_in_ten_seconds",),
-    5: (f"{_CLIENT}::test_a_broken_key_document_leaves_the_last_good_keys_in_force",),
-    6: (f"{_SERVICE}::test_two_services_on_one_store_sign_with_one_key",),
-    8: (f"{_SERVICE}::test_of_twenty_refreshes_at_once_all_get_the_same_successor",),
-    9: (f"{_SERVICE}::test_a_lost_reply_is_repeated_within_the_window_only",),
-    10: (f"{_SERVICE}::test_a_used_token_after_its_successor_was_used_kills_the_session",),
-    12: (
-        "hostile/test_floods.py::test_300_sockets_that_never_say_hello_are_ended_and_forgotten",
-        "unit/gateway/test_greetings.py::test_one_address_too_many_times_leaves_room_for_others",
-        "unit/gateway/test_greetings.py::test_one_silent_socket_too_many_is_told_to_come_back_and_programs_are_not_concerned",
-    ),
-    13: (f"{_CLIENT}::test_a_ticket_is_redeemed_once_by_its_origin_in_thirty_seconds",),
-    15: ("unit/gateway/test_sockets.py::test_an_expired_token_is_4005_and_a_refreshed_one_goes_on",),
-    16: (
-        "unit/auth/test_tokens.py::test_clocks_may_differ_by_thirty_seconds",
-        "unit/auth/test_agreement.py::test_clocks_further_apart_than_tokens_allow_keep_new_clients_away_until_they_are_set",
-    ),
-    17: (
-        f"{_SERVICE}::test_brute_force_on_an_account_is_slowed_and_a_live_session_is_not",
-        f"{_SERVICE}::test_one_address_guessing_many_names_is_slowed",
-    ),
-    18: (
-        f"{_SERVICE}::test_unknown_user_wrong_password_and_disabled_user_are_one_answer",
-        f"{_SERVICE}::test_an_unknown_user_costs_as_many_hashes_as_a_known_one",
-    ),
-    19: (f"{_SERVICE}::test_hashing_is_bounded_and_refuses_with_a_time_to_come_back",),
-    20: ("unit/auth/test_canary.py::test_nothing_secret_is_ever_shown",),
-    21: (
-        "hostile/test_ids.py::test_foreign_ids_in_every_field_are_answered_as_unknown_ones_byte_for_byte",
-        "hostile/test_openapi.py::test_on_every_route_a_foreign_id_is_answered_as_an_unknown_one",
-    ),
-    23: (
-        "unit/auth/test_agreement.py::test_a_refused_secret_is_the_reason_not_to_be_ready_until_it_is_taken",
-        "unit/auth/test_agreement.py::test_two_secrets_are_taken_at_once_in_any_order_of_the_change",
-    ),
-    24: ("unit/auth/test_forward.py::test_service_believes_an_address_only_of_who_knows_the_secret",),
-}
+CASES = ROOT / "docs" / "reference" / "identity-cases.md"
 LINES = {
     *(f"4.4.{n}" for n in range(1, 5)),
     *(f"7.1.{n}" for n in range(1, 4)),
@@ -75,18 +30,36 @@ def _tests_of(path: Path) -> set[str]:
     return {function.name for function in functions if function.name.startswith("test_")}
 
 
-def _named() -> Iterator[int]:
-    for folder in (ROOT / "tests" / _HERE, ROOT / "tests" / "unit" / "auth"):
-        for path in folder.glob("test_*.py"):
-            yield from (int(name[6:8]) for name in _tests_of(path) if re.match(r"test_b\d\d_", name))
+def _missing(text: str) -> list[str]:
+    """Return the tests that a page's text links to and that do not exist."""
+    return [
+        f"{file}::{name}"
+        for file, name in re.findall(r"\]\(\.\./\.\./tests/([^)#]+)(?:#([^)]+))?\)", text)
+        if not (ROOT / "tests" / file).is_file() or (name and name not in _tests_of(ROOT / "tests" / file))
+    ]
 
 
-@pytest.mark.parametrize("number", range(1, 25))
-def test_every_case_of_abuse_has_a_test_that_exists(number: int) -> None:
-    for place in ALSO.get(number, ()):
-        file, _, name = place.partition("::")
-        assert name in _tests_of(ROOT / "tests" / file), place
-    assert number in ALSO or number in set(_named()), f"B{number} has no test"
+def test_every_case_of_identity_is_there_once_and_shown_by_tests_that_exist() -> None:
+    text = CASES.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([AB]\d+) \| .+ \| .+ \| (.+) \|$", text, re.MULTILINE)
+    assert [case for case, _ in rows] == [*(f"A{n}" for n in range(1, 21)), *(f"B{n}" for n in range(1, 25))]
+    assert [case for case, shown in rows if not re.search(r"\]\(\.\./\.\./tests/[^)#]+#test_", shown)] == []
+    assert _missing(text) == []
+
+
+def test_a_test_that_is_named_for_a_case_is_in_its_row_and_no_other() -> None:
+    text = CASES.read_text(encoding="utf-8")
+    named = {
+        case: re.findall(r"#(test_[^)]+)\)", shown)
+        for case, shown in re.findall(r"^\| ([AB]\d+) \| .+ \| .+ \| (.+) \|$", text, re.MULTILINE)
+    }
+    wrong = [
+        (case, name)
+        for case, names in named.items()
+        for name in names
+        if (said := re.match(r"test_([ab])(\d\d)_", name)) and f"{said[1].upper()}{int(said[2])}" != case
+    ]
+    assert wrong == []
 
 
 def test_every_line_of_the_asvs_is_answered_once_and_by_a_test_or_a_reason() -> None:
@@ -100,11 +73,6 @@ def test_every_line_of_the_asvs_is_answered_once_and_by_a_test_or_a_reason() -> 
 
 
 def test_every_test_that_the_asvs_page_names_exists() -> None:
-    links = re.findall(r"\]\(\.\./\.\./tests/([^)#]+)(?:#([^)]+))?\)", ASVS.read_text(encoding="utf-8"))
-    missing = [
-        f"{file}::{name}"
-        for file, name in links
-        if not (ROOT / "tests" / file).is_file() or (name and name not in _tests_of(ROOT / "tests" / file))
-    ]
-    assert missing == []
-    assert len(links) >= 40
+    text = ASVS.read_text(encoding="utf-8")
+    assert _missing(text) == []
+    assert text.count("](../../tests/") >= 40
