@@ -22,6 +22,7 @@ class Fault:
     case: str
     also: tuple[str, ...] = ()
     agent: Agent = with_tool
+    elsewhere: tuple[str, ...] = ()  # cases of other categories that it breaks as well
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,8 +64,8 @@ FAULTS = (
     Fault(faulty.WrongShape, "golden_path/frames"),
     Fault(faulty.EventsFirst, "golden_path/reply_first"),
     Fault(faulty.ForgetsTheAnswer, "golden_path/snapshot_agrees"),
-    Fault(faulty.ForgetsKeys, "golden_path/idempotent"),
-    Fault(faulty.RepeatsForTheSameBody, "golden_path/idempotent"),
+    Fault(faulty.ForgetsKeys, "golden_path/idempotent", elsewhere=("concurrency/same_key",)),
+    Fault(faulty.RepeatsForTheSameBody, "golden_path/idempotent", elsewhere=("concurrency/same_key",)),
     Fault(faulty.TakesAnyBody, "golden_path/idempotent"),
     Fault(faulty.OtherHistoryOverHttp, "golden_path/sse_agrees"),
     Fault(faulty.OtherPage, "golden_path/page_agrees"),

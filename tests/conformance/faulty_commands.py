@@ -30,7 +30,8 @@ class TabsDiffer(MinimalServer):
         return [frame]
 
     def subscribe(self, connection: Connection, frame: Frame) -> None:
-        connection.state["followed"] = self.threads[frame["thread"]].head == 0
+        thread = self.threads.get(frame["thread"])
+        connection.state["followed"] = thread is not None and thread.head == 0
         super().subscribe(connection, frame)
 
 

@@ -208,6 +208,8 @@ class OtherHistoryOverHttp(MinimalServer):
     """Shows another history over SSE than on the socket."""
 
     async def sse(self, thread: Thread, query: dict[str, str], headers: Any) -> Any:
+        if "Last-Event-ID" in headers:
+            return await super().sse(thread, query, headers)
         shadow = Thread(thread.thread, thread.user, thread.log, events=thread.events[:5] + thread.events[6:])
         return await super().sse(shadow, query, headers)
 
@@ -225,7 +227,8 @@ class ResumesWithAHole(MinimalServer):
     """Goes on one event too late after a reconnect."""
 
     def subscription(self, thread: Thread, view: str, after: int) -> Subscription:
-        return Subscription(thread, view, after + 1 if 0 < after < thread.head else after)
+        is_over = all(run.is_over for run in thread.runs)
+        return Subscription(thread, view, after + 1 if 0 < after < thread.head and is_over else after)
 
 
 class ResumesFromZero(MinimalServer):
@@ -233,14 +236,16 @@ class ResumesFromZero(MinimalServer):
 
     def subscribe(self, connection: Connection, frame: Frame) -> None:
         super().subscribe(connection, frame)
-        connection.subscriptions[frame["thread"]].last = 0
+        sub = connection.subscriptions.get(frame["thread"])
+        if sub and all(run.is_over for run in sub.thread.runs):
+            sub.last = 0
 
 
 class RewritesHistory(MinimalServer):
     """Shows other times in a replay than it showed live."""
 
     def subscribe(self, connection: Connection, frame: Frame) -> None:
-        connection.state["is_replay"] = frame["after"] == 0
+        connection.state["is_replay"] = frame["after"] == 0 and self.is_old(frame["thread"])
         super().subscribe(connection, frame)
 
     def outgoing(self, connection: Connection, frame: Frame) -> list[Frame]:
@@ -267,7 +272,7 @@ class TrimsSilently(MinimalServer):
 
     def subscribe(self, connection: Connection, frame: Frame) -> None:
         super().subscribe(connection, frame)
-        if frame["after"] == 0:
+        if frame["after"] == 0 and self.is_old(frame["thread"]) and frame["thread"] in connection.subscriptions:
             connection.subscriptions[frame["thread"]].last = 3
 
 
@@ -292,7 +297,7 @@ class IgnoresTheHead(MinimalServer):
 
     def subscribe(self, connection: Connection, frame: Frame) -> None:
         super().subscribe(connection, frame)
-        if frame["after"] > self.threads[frame["thread"]].head:
+        if frame["thread"] in self.threads and frame["after"] > self.threads[frame["thread"]].head:
             connection.out = [out for out in connection.out if out["op"] != "reset"]
             connection.subscriptions[frame["thread"]].last = frame["after"]
 
