@@ -1,4 +1,4 @@
-"""The fault campaign: thirty faults in every test run, the long ones with and without Redis in `make chaos`."""
+"""The fault campaign: fifty faults in every test run, the long ones with and without Redis in `make chaos`."""
 
 from __future__ import annotations
 
@@ -41,20 +41,18 @@ async def _judged(campaign: Campaign, figures: Callable[[str], None]) -> Outcome
 
 
 @pytest.mark.timeout(400)
-async def test_nothing_is_lost_doubled_or_crossed_in_thirty_faults(
-    folder: Path, figures: Callable[[str], None]
-) -> None:
+async def test_nothing_is_lost_doubled_or_crossed_in_fifty_faults(folder: Path, figures: Callable[[str], None]) -> None:
     campaign = Campaign(
         folder,
         seed=secrets.randbelow(10**6),
-        faults=30,
+        faults=50,
         every_s=1.6,
         sizes=Sizes(users=20, tabs=50, runs_per_s=3.0, at_once=24, events=60),
         away_s=4.0,
         uses_disk=False,
     )
     outcome = await _judged(campaign, figures)
-    assert outcome.judge.runs > 30
+    assert outcome.judge.runs > 50
     shutil.rmtree(folder)
 
 
