@@ -102,6 +102,7 @@ FAULTS = (
     Fault(wrong.TicketsForEver, "auth/ticket_once"),
     Fault(wrong.ShowsToNobody, "auth/no_credentials"),
     Fault(wrong.TakesUnsigned, "auth/forged"),
+    Fault(wrong.TakesUnsignedOverHttp, "auth/forged"),
     Fault(wrong.ExplainsRefusals, "auth/forged"),
     Fault(wrong.TakesExpired, "auth/expired"),
     Fault(wrong.AnyOrigin, "auth/origin"),
