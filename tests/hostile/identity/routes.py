@@ -15,6 +15,8 @@ from runwire.auth.service.app import make_auth_app
 from runwire.auth.service.settings import AuthSettings
 from runwire.gateway.app import GatewaySettings, make_gateway
 from runwire.gateway.deadline import Deadline
+from runwire.resilience.breakers import Breakers, Kind, Order
+from runwire.storage.base import AuditEntry
 from runwire.storage.bus_local import LocalBus
 from runwire.storage.open import open_storage
 from runwire.storage.placed import alone
@@ -80,10 +82,21 @@ class Route:
         return re.sub(r"\{(\w+)(?::\w+)?\}", lambda found: values.get(found[1], "x_0"), self.path)
 
 
+class _OnlyShown:
+    """Circuits whose routes are looked at, and none of them asked."""
+
+    breakers = Breakers()
+
+    async def give(self, order: Order, kind: Kind, name: str, *, by: AuditEntry) -> None:
+        raise AssertionError("No order is given by looking at routes.")
+
+
 async def all_routes() -> list[Route]:
     """Return the routes of a node's gateway, its health and its auth service, sorted."""
     storage = await open_storage("memory://")
-    gateway = make_gateway(alone(storage, LocalBus()), FakeIdentities(), settings=GatewaySettings())
+    gateway = make_gateway(
+        alone(storage, LocalBus()), FakeIdentities(), settings=GatewaySettings(), circuits=_OnlyShown()
+    )
     routes = gateway._http
     assert isinstance(routes, Deadline)
     settings = AuthSettings(service_secrets=("s" * 32,))

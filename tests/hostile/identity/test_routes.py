@@ -160,7 +160,7 @@ def test_both_documents_describe_every_route(routes: list[Route], household: Hou
             for template, operations in json.loads(answer.content)["paths"].items():
                 described |= {f"{method.upper()} {template}" for method in operations}
     unspoken = {
-        str(route)
+        str(route).replace("{name:path}", "{name}")  # as OpenAPI writes it
         for route in routes
         if not route.path.startswith(("/health", "/metrics", "/internal")) and "{path:path}" not in route.path
     }
