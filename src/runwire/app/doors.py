@@ -29,11 +29,13 @@ class Doors:
 
     Args:
         health: of this process.
+        has_management_port: health and figures are served there, and not here.
         auth_app: the auth service; None: it is elsewhere, and nothing here leads to it.
     """
 
-    def __init__(self, health: HealthRoutes, auth_app: Asgi | None) -> None:
-        self._health: Asgi = make_http([health.router()], version=runwire.__version__)
+    def __init__(self, health: HealthRoutes, auth_app: Asgi | None, *, has_management_port: bool = False) -> None:
+        shown = [] if has_management_port else [health.router()]
+        self._health: Asgi = make_http(shown, version=runwire.__version__)
         self._auth: Asgi | None = Deadline(auth_app, answer_s=_ANSWER_S) if auth_app else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

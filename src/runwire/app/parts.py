@@ -47,6 +47,7 @@ from runwire.console.app import make_console_app
 from runwire.errors import Unavailable
 from runwire.gateway.app import Gateway, make_gateway
 from runwire.gateway.health import HealthRoutes
+from runwire.gateway.http import make_http
 from runwire.guide import docs_root
 from runwire.resilience.breakers import Breakers
 from runwire.runtime.membership import Membership
@@ -124,6 +125,7 @@ class Assembled:
 
     parts: tuple[Part, ...]  # in the order of their start
     asgi: Asgi  # what it answers on its port
+    management: Asgi | None  # what it answers machines on a port of their own; None: it has none
 
 
 def assemble(ground: Ground) -> Assembled:
@@ -162,7 +164,13 @@ def assemble(ground: Ground) -> Assembled:
         unready=lambda: "identity_stale" if is_followed and follower.freshness() == "expired" else None,
         figures=lambda: generate_latest(ground.registry),
     )
-    return Assembled(parts=tuple(parts), asgi=gateway.asgi if gateway else Doors(health, service))
+    has_own_port = ground.settings.management_port is not None
+    machines = gateway.management if gateway else make_http([health.router()], version=runwire.__version__)
+    return Assembled(
+        parts=tuple(parts),
+        asgi=gateway.asgi if gateway else Doors(health, service, has_management_port=has_own_port),
+        management=machines if has_own_port else None,
+    )
 
 
 def _bus(ground: Ground, place: Place) -> Part:

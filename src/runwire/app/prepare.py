@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from runwire.agents.load import Agents, load_agents
 from runwire.app.administration import opened_all, where
@@ -18,15 +19,22 @@ from runwire.storage.open import migrate_storage, open_bus
 from runwire.storage.placed import Place, Placed
 from runwire.storage.sqlite.lock import OwnedElsewhere
 
-__all__ = ["prepare", "raise_file_limit"]
+__all__ = ["Prepared", "prepare", "raise_file_limit"]
 
 _COMMAND_S: Final = 10.0  # a command that has the data folder is done within that time
 
 
-async def prepare(
-    settings: Settings, stack: contextlib.AsyncExitStack
-) -> tuple[Placed[Place], Agents | None, socket.socket]:
-    """Open the databases, load the agents if this process runs any, and take the port; `stack` gives all back.
+class Prepared(NamedTuple):
+    """What a process stands on when nothing is wrong with it."""
+
+    places: Placed[Place]  # the databases
+    agents: Agents | None  # None: this process runs none
+    listener: socket.socket
+    management: socket.socket | None  # for machines; None: they ask at `listener`
+
+
+async def prepare(settings: Settings, stack: contextlib.AsyncExitStack) -> Prepared:
+    """Open the databases, load the agents if this process runs any, and take the ports; `stack` gives all back.
 
     Raises:
         ConfigurationError: every fault.
@@ -35,7 +43,7 @@ async def prepare(
     faults: list[str] = []
     places: Placed[Place] | None = None
     agents: Agents | None = None
-    listener: socket.socket | None = None
+    listeners: list[socket.socket] = []
     try:
         if settings.is_shared and settings.environment == "development":
             for url in settings.storage_urls:  # elsewhere it is a step of its own: `runwire migrate`
@@ -56,14 +64,22 @@ async def prepare(
             agents = _load_agents(settings)
     except ConfigurationError as error:
         faults += error.faults
-    try:
-        listener = _listen(settings)
-        stack.callback(listener.close)
-    except ConfigurationError as error:
-        faults += error.faults
-    if faults or places is None or listener is None:
+    for name, host, port in _addresses(settings):
+        try:
+            listeners.append(_listen(name, host, port))
+            stack.callback(listeners[-1].close)
+        except ConfigurationError as error:
+            faults += error.faults
+    if faults or places is None:
         raise ConfigurationError(faults)
-    return places, agents, listener
+    return Prepared(places, agents, listeners[0], listeners[1] if len(listeners) > 1 else None)
+
+
+def _addresses(settings: Settings) -> Iterator[tuple[str, str, int]]:
+    """Yield where the process listens: (what its setting begins with, host, port)."""
+    yield "", settings.host, settings.port
+    if settings.management_port is not None:
+        yield "management_", settings.management_host, settings.management_port
 
 
 def _bus(settings: Settings, storage: Storage, number: int) -> Bus:
@@ -96,20 +112,22 @@ def _load_agents(settings: Settings) -> Agents:
     return with_conformance_agents(agents) if settings.with_conformance_agents else agents
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listen(name: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     # So that a restart after `kill -9` need not wait for old connections to time out.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
         listener.listen(2_048)
     except OSError as error:
         listener.close()
-        free = _free_port(settings.host, family)
-        hint = f"; port {free} is free: --port {free} (make: PORT={free})" if free else ""
-        address = f"{settings.host}:{settings.port}"
-        fault = f"{'port' if free else 'host'}: cannot listen on {address} ({error.strerror}){hint}."
+        free = _free_port(host, family)
+        hint = f"; port {free} is free" if free else ""
+        if free and not name:
+            hint += f": --port {free} (make: PORT={free})"
+        address = f"{host}:{port}"
+        fault = f"{name}{'port' if free else 'host'}: cannot listen on {address} ({error.strerror}){hint}."
         raise ConfigurationError([fault]) from error
     listener.setblocking(False)
     return listener

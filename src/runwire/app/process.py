@@ -11,22 +11,22 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from runwire.agents.load import Agents
 from runwire.app.local import sign_in_link
 from runwire.app.logs import configure_logging
 from runwire.app.memory import give_back_early, spare_collector
 from runwire.app.parts import Announce, Ground, Part, assemble
-from runwire.app.prepare import prepare, raise_file_limit
+from runwire.app.prepare import Prepared, prepare, raise_file_limit
 from runwire.app.rooms import server_settings
 from runwire.app.stopping import stopped_when_told
 from runwire.app.together import together
 from runwire.errors import Unavailable
 from runwire.gateway.server import Server, make_server
 from runwire.settings import Loaded
-from runwire.storage.placed import Place, Placed
+from runwire.storage.placed import Place
 
 __all__ = ["running", "serve"]
 
+_MACHINES_S: Final = 1.0  # for an answer under way to a machine, when all people are gone
 Ready = Callable[[str, str | None], None]
 
 _NO_PUBLIC_URL: Final = (
@@ -60,10 +60,10 @@ async def _serve(loaded: Loaded, ready: Ready, announce: Announce, *, takes_sign
         give_back_early()
     announce("settings", f"{settings.environment} ({_sources(loaded)})")
     async with contextlib.AsyncExitStack() as stack:
-        places, agents, listener = await prepare(settings, stack)
-        for place in places:
-            announce("database", await _greeted(place, is_first=place is places.first))
-        process = _Process(loaded, places, agents, listener, takes_signals=takes_signals)
+        prepared = await prepare(settings, stack)
+        for place in prepared.places:
+            announce("database", await _greeted(place, is_first=place is prepared.places.first))
+        process = _Process(loaded, prepared, takes_signals=takes_signals)
         if takes_signals:
             spare_collector()
         await process.run(ready=ready, announce=announce)
@@ -83,28 +83,20 @@ async def _greeted(place: Place, *, is_first: bool) -> str:
 class _Process:
     """One process: its parts in the order of their start, and the server that listens."""
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        places: Placed[Place],
-        agents: Agents | None,
-        listener: socket.socket,
-        *,
-        takes_signals: bool,
-    ) -> None:
+    def __init__(self, loaded: Loaded, prepared: Prepared, *, takes_signals: bool) -> None:
         settings = self._settings = loaded.settings
-        self._auth_store = places.first.storage.auth
-        self._listener = listener
+        self._auth_store = prepared.places.first.storage.auth
+        self._listener = prepared.listener
         self._is_draining = False
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{listener.getsockname()[1]}"
+        url = f"http://{host}:{prepared.listener.getsockname()[1]}"
         self._place = url + settings.path_prefix
         assembled = assemble(
             Ground(
                 settings=settings,
                 allowed=loaded.allowed,
-                places=places,
-                agents=agents,
+                places=prepared.places,
+                agents=prepared.agents,
                 url=url,
                 place=self._place,
                 sign_in=self._sign_in,
@@ -118,6 +110,11 @@ class _Process:
         self._server: Server = make_server(
             assembled.asgi, server_settings(settings, takes_signals=takes_signals), drain=self._drain
         )
+        self._management: tuple[Server, socket.socket] | None = None
+        if assembled.management is not None and prepared.management is not None:
+            # It has no signals and no drain of its own: machines see the other one drain, and then it ends.
+            quiet = server_settings(settings, takes_signals=False)
+            self._management = make_server(assembled.management, quiet, drain=_nothing), prepared.management
 
     async def run(self, *, ready: Ready, announce: Announce) -> None:
         """Start the parts, each only after what it needs has answered; stop them in the opposite order."""
@@ -129,11 +126,20 @@ class _Process:
                 for part in self._parts:
                     started.append((part, tasks.create_task(part.run())))
                     await part.check(announce)
+                machines: asyncio.Task[None] | None = None
+                if self._management:
+                    server, listener = self._management
+                    machines = tasks.create_task(server.serve(sockets=[listener]))
+                    await server.until_up()
+                    announce("management", f"port {listener.getsockname()[1]}")
                 serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
                 # A server that cannot start ends the whole group, and with it this wait.
                 await self._server.until_up()
                 ready(self._place, await self._sign_in())
                 await asyncio.wait([serving])
+                if self._management and machines:
+                    self._management[0].stop()
+                    await asyncio.wait([machines], timeout=_MACHINES_S)
             finally:
                 # The server has drained and closed its sockets: nobody needs the rest any more.
                 for part, task in reversed(started):
@@ -149,6 +155,10 @@ class _Process:
     async def _sign_in(self) -> str | None:
         is_for_people = "gateway" in self._settings.active_roles and self._settings.environment == "development"
         return await sign_in_link(self._auth_store, self._place) if is_for_people else None
+
+
+async def _nothing() -> None:
+    """Have nobody to send elsewhere."""
 
 
 async def _drained(part: Part) -> None:

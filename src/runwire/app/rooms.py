@@ -93,6 +93,7 @@ def gateway_settings(settings: Settings, url: str) -> GatewaySettings:
         user_run_limit=settings.user_run_limit,
         listeners_per_user=settings.user_sockets,
         max_memory_bytes=memory_limit_bytes(settings),
+        has_management_port=settings.management_port is not None,
     )
 
 
