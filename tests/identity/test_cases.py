@@ -264,7 +264,7 @@ async def test_a11_redis_killed_during_a_revocation_delays_neither_answer_nor_ef
     await cut_off(sockets, at_s=change.at_s, within_s=POLLED_S)
 
 
-@pytest.mark.parametrize("away_s", [3, pytest.param(60, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize("away_s", [3, pytest.param(60, marks=[pytest.mark.campaign, pytest.mark.timeout(240)])])
 async def test_a13_auth_service_away_stops_no_live_work_and_its_return_brings_no_herd(
     house: House, away_s: int
 ) -> None:
@@ -284,7 +284,9 @@ async def test_a13_auth_service_away_stops_no_live_work_and_its_return_brings_no
         answer = await house.sign_in_refused()
         assert (answer.status_code, int(answer.headers["retry-after"]) >= 1) == (503, True)
         waiting = [tasks.create_task(until_refreshed(house, one, at=n % 3)) for n, one in enumerate(crowd)]
-        await listener.until(lambda event: event["ts"] > back_ms and event["type"] == "tool_completed")
+        await listener.until(
+            lambda event: event["ts"] > back_ms and event["type"] == "tool_completed", timeout_s=away_s + 30
+        )
         reading = tasks.create_task(listener.until(lambda event: event["type"] in TERMINAL, timeout_s=60))
         for at in range(3):
             assert (await house.sign_in_refused(at=at)).status_code == 503, "they were away all the time"

@@ -118,6 +118,8 @@ class AuthClient:
         )
         self._amiss: str | None = None  # what is wrong between the service and us
         self._is_skewed = False  # the alarm is given once
+        self._revoked_kids = 0  # that this one has heard of
+        follower.on_change(self._note_revoked_keys)
         self._asking: dict[bytes, asyncio.Future[Introspected]] = {}  # one request per key, however many wait
         self._asked: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()  # hash of key -> (who, until)
 
@@ -141,6 +143,11 @@ class AuthClient:
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back in this event loop after something was withdrawn or re-scoped; returns the way to stop."""
         return self._follower.on_change(callback)
+
+    def _note_revoked_keys(self) -> None:
+        if self._view.revoked_kids != self._revoked_kids:
+            self._revoked_kids = self._view.revoked_kids
+            self._jwks.expect_another()
 
     async def check(self) -> None:
         """Prove that the log, the service and its secret are right: for the start and for readiness.

@@ -28,6 +28,7 @@ _MAX_REQUESTS: Final = 10_000  # that go on or wait; one more is Unavailable at 
 _WAIT_S: Final = 6.0  # for a turn; a socket waits for its identity for 10 s
 _JWKS_MAX_AGE_S: Final = 300.0  # then it is read again beside the traffic; the last good one goes on
 _JWKS_RETRY_S: Final = 1.0  # after a failed first read
+_SOON_S: Final = 1.0  # between two reads of the keys because of unknown kids, after one was revoked
 _FAILURES: Final = 5  # without an answer, in a row: then nobody asks for a moment, and after it one does
 _PAUSE_S: Final = (0.25, 4.0)  # the first moment and the longest
 _NO_BATCHES_S: Final = 60.0  # after a service that cannot do them, such as an older one in a deploy, has said so
@@ -265,8 +266,8 @@ class Remote:
 class Jwks:
     """The public keys of access tokens, cached.
 
-    Single flight; an unknown kid leads to at most one read in `refetch_s`, however many ask; the last good
-    keys go on when a later read fails.
+    Single flight; an unknown kid leads to at most one read in `refetch_s`, however many ask; for that long after a key
+    was revoked one a second, as tokens of the next one come at once. The last good keys go on when a later read fails.
     """
 
     def __init__(
@@ -286,6 +287,11 @@ class Jwks:
         self._failed_s: float | None = None  # when the last read failed; None: it did not
         self._reason = ""  # why it did
         self._refetched_s: float | None = None
+        self._revoked_s: float | None = None  # when it was last heard that one was
+
+    def expect_another(self) -> None:
+        """Have unknown kids looked up sooner for a while: a key was revoked, and another one signs."""
+        self._revoked_s = self._monotonic_s()
 
     async def keys(self) -> PublicKeys:
         """Return the keys; the first call reads them. Raises Unavailable."""
@@ -305,7 +311,9 @@ class Jwks:
             Unavailable: that read failed, so nothing can be said about the kid.
         """
         now_s = self._monotonic_s()
-        if self._refetched_s is None or now_s - self._refetched_s >= self._refetch_s:
+        is_soon = self._revoked_s is not None and now_s - self._revoked_s < self._refetch_s
+        pause_s = min(_SOON_S, self._refetch_s) if is_soon else self._refetch_s
+        if self._refetched_s is None or now_s - self._refetched_s >= pause_s:
             self._refetched_s = now_s
             await self._reading.outcome()
         elif self._failed_s is not None:

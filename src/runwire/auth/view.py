@@ -117,6 +117,11 @@ class AuthView:
             and (identity.kid is None or identity.kid not in self._kids)
         )
 
+    @property
+    def revoked_kids(self) -> int:
+        """Return how many signing keys were ever revoked."""
+        return len(self._kids)
+
     def is_kid_revoked(self, kid: str) -> bool:
         """Return whether all that a signing key has signed is dead."""
         return kid in self._kids

@@ -39,7 +39,13 @@ async def test_b07_a_revoked_signing_key_ends_live_sockets_and_no_session(own: H
         bearer = {"authorization": f"Bearer {granted['access_token']}"}
         assert (await http.get("/v1/me", headers=bearer)).status_code == 401
         form = {"grant_type": "refresh_token", "refresh_token": granted["refresh_token"]}
-        assert (await http.post("/auth/token", data=form)).status_code == 200, "nobody has to sign in again"
+        again = await http.post("/auth/token", data=form)
+        assert again.status_code == 200, "nobody has to sign in again"
+        assert await _who(http, again.json()["access_token"]) == 200
+
+
+async def _who(http: httpx2.AsyncClient, token: str) -> int:
+    return (await http.get("/v1/me", headers={"authorization": f"Bearer {token}"})).status_code
 
 
 async def test_b19_of_two_hundred_sign_ins_at_once_some_wait_and_nobody_else_does(own: Household) -> None:

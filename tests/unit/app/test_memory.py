@@ -41,7 +41,7 @@ def _figures(how: str) -> tuple[int, int]:
 def test_what_is_freed_is_given_back() -> None:
     full, left = _figures("set")
     assert full > 9 * 2**20
-    assert left < full / 10
+    assert left < full / 5  # what is kept on purpose is a tenth
     # And it would not be, left alone: else this would prove nothing.
     full, left = _figures("left alone")
     assert left > full / 2

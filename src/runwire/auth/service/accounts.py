@@ -67,10 +67,12 @@ class Accounts:
     Args:
         store: the auth tables.
         changed: called after each change that views must learn.
+        keys_changed: called before that after each change of the signing keys: what this service signs now counts.
     """
 
     store: AuthStore
     changed: Callable[[], None]
+    keys_changed: Callable[[], None] = lambda: None
 
     # Users
 
@@ -188,12 +190,14 @@ class Accounts:
     async def rotate_signing_key(self, access_ttl_s: int, entry: Entry) -> ShownSigningKey:
         """Have a new signing key follow; `access_ttl_s` is the life of what the others have signed."""
         row = await keyring.rotate(self.store, access_ttl_s=access_ttl_s, audit=entry("signing_key.create"))
+        self.keys_changed()
         self.changed()
         return _shown(row, now=await self.now())
 
     async def revoke_signing_key(self, kid: str, entry: Entry) -> None:
         """End a signing key and all it has signed. Raises NotFound."""
         await keyring.revoke(self.store, kid, audit=entry("signing_key.revoke"))
+        self.keys_changed()
         self.changed()
 
     async def now(self) -> int:

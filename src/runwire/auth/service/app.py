@@ -97,7 +97,7 @@ def make_auth_app(
             monotonic_s=monotonic_s,
         )
     )
-    accounts = Accounts(store, changed)
+    accounts = Accounts(store, changed, keyring.forget)
     callers = Callers(standing)
     app.include_router(own_routes(OwnAccount(store, changed, passwords, tries), callers))
     app.include_router(admin_routes(accounts, callers, access_ttl_s=settings.access_ttl_s))

@@ -7,6 +7,7 @@ shown until the last token that it signed is over. So nobody's token is refused 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
@@ -58,6 +59,7 @@ class Keyring:
         self._keys: dict[str, ECKey] = {}
         self._read_s: float | None = None  # when the last good read began
         self._failed_s: float | None = None  # when the last read failed; None: it did not
+        self._changed_s = -math.inf  # when this process last changed something
 
     async def keys(self) -> dict[str, ECKey]:
         """Return all keys in force by kid, those that do not sign yet too, in the order in which they begin to.
@@ -84,11 +86,12 @@ class Keyring:
 
     def forget(self) -> None:
         """Have the next call read anew: this process changed something."""
-        self._read_s = None
+        self._changed_s = self._monotonic_s()
         self._failed_s = None
 
     async def _refresh(self, *, since_s: float) -> None:
         async with self._reading:
+            since_s = max(since_s, self._changed_s)  # a read under way when it changed does not count
             if self._read_s is not None and self._read_s > since_s:
                 return  # read by another one since this call began
             began_s = self._monotonic_s()
