@@ -31,6 +31,7 @@ from runwire.agents.context import Context
 from runwire.agents.load import Agents
 from runwire.errors import Conflict
 from runwire.protocol.events import EventType, StoredEvent, decode_data
+from runwire.resilience import retry_budget
 from runwire.runtime.worker import Worker
 from runwire.storage.base import IncomingMessage, Wake
 from runwire.storage.bus_local import LocalBus
@@ -294,8 +295,10 @@ class World:
 
 
 def quick_tries(patch: pytest.MonkeyPatch) -> None:
-    """Let a step that raised be tried again at once."""
+    """Let a step that raised be tried again at once, whatever else failed in the same seconds."""
     patch.setattr(steps, "_FIRST_PAUSE_S", 0.004)
+    patch.setattr(retry_budget, "_RESERVE", math.inf)
+    patch.setattr(retry_budget, "_MOST_SAVED", math.inf)
 
 
 def _shown(event: StoredEvent) -> str:

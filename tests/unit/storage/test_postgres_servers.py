@@ -79,13 +79,28 @@ async def test_the_one_that_takes_writes_is_found_wherever_it_stands(pair: Pair)
 async def test_primary_that_becomes_read_only_under_a_connection_is_refused_until_it_is_not(pair: Pair) -> None:
     storage = await PostgresStorage.open(pair.url)
     thread = await storage.threads.create("ann")
-    await pair.primary.configure(default_transaction_read_only="on")
-    for _ in range(2):  # on the connection that there is, and on a new one
-        with pytest.raises(Unavailable, match="takes no writes"):
+    try:
+        await pair.primary.configure(default_transaction_read_only="on")
+        async with asyncio.timeout(5):  # a connection hears of a setting some time after the server has taken it
+            while not await _is_refused(storage):
+                pass
+        with pytest.raises(Unavailable, match="takes no writes"):  # on a new connection
             await storage.threads.create("ann")
-    await pair.primary.configure(default_transaction_read_only="off")
+    finally:
+        await pair.primary.configure(default_transaction_read_only="off")
+    async with asyncio.timeout(5):
+        while await _is_refused(storage):
+            pass
     assert (await storage.threads.create("ann")).thread != thread.thread
     await storage.close()
+
+
+async def _is_refused(storage: PostgresStorage) -> bool:
+    try:
+        await storage.threads.create("ann")
+    except Unavailable:
+        return True
+    return False
 
 
 async def test_server_that_says_nothing_holds_nobody_up(pair: Pair) -> None:

@@ -7,7 +7,6 @@ windows are one Lua script each, so that of fifty requests at the limit exactly 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +21,7 @@ from redis.exceptions import RedisError
 
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.resilience.quotas import ANSWER_S, Quota
+from runwire.storage.clock import now_ms
 from runwire.storage.redis.address import parse_address
 from runwire.storage.redis.link import answered, open_pool
 from runwire.storage.redis.route import Route, find_route
@@ -152,4 +152,4 @@ def _left(stats: WindowStats, quota: Quota) -> float:
 
 def _until(reset_s: float, quota: Quota) -> float:
     # The library measures with the wall clock; one that jumped must not send anybody away for longer than the period.
-    return min(max(reset_s - time.time_ns() / 1e9, 0.01), float(quota.period_s))
+    return min(max(reset_s - now_ms() / 1000, 0.01), float(quota.period_s))
