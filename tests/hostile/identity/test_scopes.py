@@ -1,65 +1,64 @@
-"""What a key is for: one that may look sees all that its owner sees and changes nothing, by any door."""
+"""A credential that may only look changes nothing, by no route and by no frame."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-from tests.mission_critical.deployment import Deployment
-from tests.outside import Dismissed, Outside
+from tests.hostile.identity.household import Household
+from tests.hostile.raw import say, socket
 
 
 @pytest.fixture
-async def keys(tmp_path: Path) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    """A server, and ann's keys by their scope."""
-    server = Deployment(tmp_path)
-    await server.start()
-    made = {"runwire": await server.key("ann")}
-    for scope in ("runwire:read", "billing"):
-        words = ("token", "create", "--user", "ann", "--scope", scope)
-        made[scope] = (await server.process.cli(*words)).strip()
-    yield server.url, made
-    await server.kill9()
+async def reader(household: Household) -> str:
+    """Return an API key of ada's whose scope is `runwire:read`."""
+    bearer = {"authorization": f"Bearer {(await household.sign_in('ada'))['access_token']}"}
+    async with household.http(headers=bearer) as http:
+        made = await http.post("/auth/keys", json={"label": "reader", "scopes": ["runwire:read"], "ttl_s": 600})
+    assert made.status_code == 201, made.text
+    key = str(made.json()["secret"])
+    household.secrets.add(key)
+    return key
 
 
-async def test_a_key_that_may_look_changes_nothing_and_one_for_something_else_does_not_even_look(
-    keys: tuple[str, dict[str, str]],
-) -> None:
-    url, made = keys
-    ann, reader, other = (Outside(url, made[scope]) for scope in ("runwire", "runwire:read", "billing"))
-    async with ann.connected(), reader.connected():
-        sent = await ann.send("hello", agent="golden")
-        await reader.subscribe(sent["thread"])
-        await reader.until_end(sent["run"])
-        thread, run = sent["thread"], sent["run"]
-        for op, fields in (
-            ("send", {"content": "no", "agent": "golden"}),
-            ("cancel", {"run": run}),
-            ("answer", {"run": run, "wait": "wt_1", "value": True}),
+async def test_a_reader_sees_everything_and_changes_nothing_over_http(household: Household, reader: str) -> None:
+    full = {"authorization": f"Bearer {await household.api_key('ada')}"}
+    async with household.http(headers=full) as http:
+        thread = (await http.post("/v1/threads")).json()["thread"]
+        sent = await http.post(f"/v1/threads/{thread}/messages", json={"content": "hi", "agent": "plain"})
+        run = sent.json()["run"]
+        before = (await http.get("/v1/threads")).json()
+    async with household.http(headers={"authorization": f"Bearer {reader}"}) as http:
+        for path in ("/v1/me", "/v1/threads", f"/v1/threads/{thread}", f"/v1/runs/{run}"):
+            assert (await http.get(path)).status_code == 200, path
+        for method, path, body in (
+            ("POST", "/v1/threads", {}),
+            ("POST", f"/v1/threads/{thread}/messages", {"content": "x", "agent": "plain"}),
+            ("PATCH", f"/v1/threads/{thread}", {"title": "x"}),
+            ("DELETE", f"/v1/threads/{thread}", None),
+            ("POST", f"/v1/runs/{run}/cancel", {}),
+            ("POST", f"/v1/runs/{run}/retry", {}),
+            ("POST", f"/v1/runs/{run}/answers", {"wait": "wt_1", "value": 1}),
         ):
-            reply = await reader.command(op, **fields)
-            assert (reply["ok"], reply["error"]["code"]) == (False, "forbidden"), op
-        assert (await reader.subscribe(thread))["op"] == "subscribed", "looking is all it may, and that goes on"
-    for path in ("/v1/me", "/v1/threads", f"/v1/threads/{thread}", f"/v1/runs/{run}", "/v1/agents"):
-        assert (await asyncio.to_thread(reader.http, "GET", path))[0] == 200, path
-        status, shown = await asyncio.to_thread(other.http, "GET", path)
-        assert (status, shown["code"]) == (403, "forbidden"), path
-    for method, path, body in (
-        ("POST", "/v1/threads", {}),
-        ("PATCH", f"/v1/threads/{thread}", {"title": "no"}),
-        ("DELETE", f"/v1/threads/{thread}", None),
-        ("POST", f"/v1/threads/{thread}/messages", {"content": "no", "agent": "golden"}),
-        ("POST", f"/v1/runs/{run}/cancel", None),
-        ("POST", f"/v1/runs/{run}/retry", None),
-        ("POST", "/v1/ws-ticket", None),
-    ):
-        status, shown = await asyncio.to_thread(reader.http, method, path, body)
-        assert (status, shown["code"]) == (403, "forbidden"), path
-    _, kept = await asyncio.to_thread(ann.http, "GET", "/v1/threads")
-    assert [item["thread"] for item in kept["items"]] == [thread], "nothing was made, renamed or thrown away"
-    with pytest.raises(Dismissed) as refused:
-        async with other.connected():
-            pass
-    assert refused.value.code == 4501
+            answer = await http.request(method, path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, path, answer.text)
+        after = (await http.get("/v1/threads")).json()
+    assert [(one["thread"], one["title"]) for one in after["items"]] == [
+        (one["thread"], one["title"]) for one in before["items"]
+    ]
+
+
+async def test_a_reader_subscribes_and_every_command_that_changes_is_refused(household: Household, reader: str) -> None:
+    async with household.http(headers={"authorization": f"Bearer {await household.api_key('ada')}"}) as http:
+        thread = (await http.post("/v1/threads")).json()["thread"]
+    async with socket(household.port, reader) as raw:
+        for n, command in enumerate(
+            (
+                {"op": "send", "thread": thread, "content": "x", "agent": "plain", "key": "k1"},
+                {"op": "cancel", "run": "run_" + "0" * 32},
+                {"op": "answer", "run": "run_" + "0" * 32, "wait": "wt_1", "value": 1},
+            )
+        ):
+            await raw.write(say({**command, "id": str(n)}))
+            reply = await raw.reply(str(n))
+            assert (reply["ok"], reply["error"]["code"]) == (False, "forbidden"), reply
+        await raw.write(say({"op": "subscribe", "id": "s", "thread": thread, "after": 0, "view": "all"}))
+        assert (await raw.reply("s"))["op"] == "subscribed"
