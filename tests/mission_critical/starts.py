@@ -6,6 +6,7 @@ only the imports are done once. For starts that end by themselves.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import Any, Final, Self
 __all__ = ["Ended", "Starts"]
 
 _ROOT: Final = Path(__file__).resolve().parent.parent.parent
-_PATIENCE_S: Final = 15  # of one start; SIGALRM ends it
+_PATIENCE_S: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,18 @@ _FAULT: Final = "configuration: "
 
 
 class Starts:
-    """A process that has the program imported and forks for each start. A context."""
+    """A process that has the program imported and forks for each start. A context.
+
+    Args:
+        modules: what it imports besides.
+        patience_s: for one start; SIGALRM ends it.
+    """
+
+    def __init__(self, *modules: str, patience_s: int = _PATIENCE_S) -> None:
+        self._words = [str(patience_s), *modules]
 
     def __enter__(self) -> Self:
-        words = [sys.executable, "-m", "tests.mission_critical.starts"]
+        words = [sys.executable, "-m", "tests.mission_critical.starts", *self._words]
         self._process = subprocess.Popen(words, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
 
@@ -61,11 +70,11 @@ class Starts:
         return Ended(*json.loads(self._process.stdout.readline()))
 
 
-def _start(words: list[str], folder: str, environ: dict[str, str]) -> Any:
+def _start(words: list[str], folder: str, environ: dict[str, str], *, patience_s: int) -> Any:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:
-            signal.alarm(_PATIENCE_S)
+            signal.alarm(patience_s)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             os.chdir(folder)
@@ -93,5 +102,7 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
+    for module in ("runwire.__main__", *sys.argv[2:]):
+        importlib.import_module(module)
     for line in sys.stdin:
-        print(json.dumps(_start(*json.loads(line))), flush=True)
+        print(json.dumps(_start(*json.loads(line), patience_s=int(sys.argv[1]))), flush=True)

@@ -36,7 +36,7 @@ UNREACHED: Final = {
 
 UNREACHED_STATEMENTS: Final = {
     **dict.fromkeys(
-        ("server_version", "tables", "revision", "limit_waiting", "lock_migration", "make_meta", "ping"),
+        ("server_version", "condition", "tables", "revision", "limit_waiting", "lock_migration", "make_meta", "ping"),
         "opening and migrating: of the database, no row of anybody",
     ),
     **dict.fromkeys(

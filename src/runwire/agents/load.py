@@ -23,7 +23,7 @@ from typing import Any, Final
 from runwire.agents.plain import Agent, fault_of, plain_agent
 from runwire.errors import ConfigurationError
 
-__all__ = ["Agents", "load_agents"]
+__all__ = ["Agents", "NoneNamed", "load_agents"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MAX_AGENTS: Final = 1_000  # a process tells the others of each (`storage.base_members`)
@@ -31,6 +31,10 @@ _PROJECT_FILE: Final = "pyproject.toml"
 _SHOWN_LINES: Final = 5
 _EXAMPLE: Final = 'write `async def agent(ctx, message): …`, or `agents = {"name": function}`'
 _TABLE_EXAMPLE: Final = '[tool.runwire]\nagent = "agent.py"'
+
+
+class NoneNamed(ConfigurationError):
+    """Report that nothing says which agents there are; a command that starts a server may still name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ def load_agents(targets: Sequence[str], *, root: Path, default: str | None = Non
         fresh: import files and modules below the root anew, beside what is loaded already (reload).
 
     Raises:
-        ConfigurationError: with every fault found, each naming its target.
+        ConfigurationError: with every fault found, each naming its target; `NoneNamed` if there is no target.
     """
     loading = _Loading(root.resolve(), fresh=fresh)
     if targets:
@@ -92,7 +96,7 @@ def load_agents(targets: Sequence[str], *, root: Path, default: str | None = Non
     if len(loading.found) > _MAX_AGENTS:
         loading.faults.append(f"{len(loading.found)} agents; a process may have {_MAX_AGENTS}")
     if loading.faults:
-        raise ConfigurationError(loading.faults)
+        raise NoneNamed(loading.faults) if loading.names_none else ConfigurationError(loading.faults)
     return Agents(
         by_name={name: plain_agent(fn) for name, fn in loading.found.items()},
         default=default or _only(loading.found),
@@ -107,6 +111,7 @@ class _Loading:
     def __init__(self, root: Path, *, fresh: bool) -> None:
         self.found: dict[str, Callable[..., Any]] = {}
         self.faults: list[str] = []
+        self.names_none = False  # the one fault is that the project names no agent
         self._root = root
         self._fresh = fresh
         self._modules: dict[str, ModuleType] = {}
@@ -122,6 +127,7 @@ class _Loading:
         """Add what pyproject.toml names."""
         path = self._root / _PROJECT_FILE
         if not path.is_file():
+            self.names_none = True
             self.faults.append(
                 f"no agent is named and {path} does not exist; run `runwire dev agent.py`, or write there:\n"
                 f"{_TABLE_EXAMPLE}"
@@ -133,6 +139,7 @@ class _Loading:
             self.faults.append(f"{path} is not TOML: {error}")
             return
         if not isinstance(table, dict) or not ("agent" in table or "agents" in table):
+            self.names_none = True
             self.faults.append(f"{path} names no agent; add:\n{_TABLE_EXAMPLE}")
             return
         named = table.get("agents", {})

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from runwire.app.archives import Ages, Progress, Tidied, back_up, export, figures, import_from, restored, tidy
     from runwire.app.audit import audit_rows
     from runwire.app.cluster import Layout, run_cluster
+    from runwire.app.doctor.examination import PARTS, Diagnosis, diagnose
     from runwire.app.issuers import examine_issuers
     from runwire.app.people import Gone, erase, hand_over, reconcile
     from runwire.app.process import running, serve
 
 __all__ = [
+    "PARTS",
     "Ages",
+    "Diagnosis",
     "Gone",
     "Layout",
     "Progress",
@@ -27,6 +30,7 @@ __all__ = [
     "administer",
     "audit_rows",
     "back_up",
+    "diagnose",
     "erase",
     "examine_issuers",
     "export",
@@ -49,6 +53,7 @@ _HOMES: Final = {
     "archives": (*("Ages", "Progress", "Tidied", "back_up", "export", "figures", "import_from", "restored", "tidy"),),
     "audit": ("audit_rows",),
     "cluster": ("Layout", "run_cluster"),
+    "doctor.examination": ("PARTS", "Diagnosis", "diagnose"),
     "issuers": ("examine_issuers",),
     "people": ("Gone", "erase", "hand_over", "reconcile"),
     "process": ("running", "serve"),

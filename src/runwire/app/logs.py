@@ -1,4 +1,4 @@
-"""How log lines look, and that they go to standard error."""
+"""How log lines look, and that they go to standard error; or that there are none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 
 from runwire.settings import Settings, no_color
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "log_nothing"]
 
 
 class _Stderr:
@@ -54,3 +54,8 @@ def configure_logging(settings: Settings, *, is_for_good: bool) -> None:
         cache_logger_on_first_use=is_for_good,
     )
     logging.basicConfig(stream=stderr, level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s")
+
+
+def log_nothing() -> None:
+    """Keep quiet: for a command whose output says all that these lines would."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -19,7 +19,6 @@ import contextlib
 import os
 import secrets
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -34,6 +33,7 @@ from runwire.app import rooms
 from runwire.app.circuits import Circuits, open_breakers
 from runwire.app.doors import Asgi, Doors
 from runwire.app.gauges import ProcessFigures
+from runwire.app.inner import http_to
 from runwire.app.limits import Limits, open_limits
 from runwire.app.local import control_sockets
 from runwire.app.registries import registry_of
@@ -219,7 +219,7 @@ def _way_to_auth(
 ) -> tuple[Part, AuthClient, Asgi]:
     """Return what proves credentials, and what is served below `/auth`: the service itself, or the way to it."""
     url = ground.settings.auth_url or ""
-    http = _in_process(service) if service else _remote(url)
+    http = _in_process(service) if service else http_to(url)
     client = AuthClient(
         http=http,
         breakers=breakers,
@@ -230,7 +230,7 @@ def _way_to_auth(
 
     clients, auth_app = [http], service
     if auth_app is None:
-        clients.append(_remote(url))  # of its own: sign-ins are anybody's, and slow
+        clients.append(http_to(url))  # of its own: sign-ins are anybody's, and slow
         auth_app = Forward(clients[1], secret=ground.secret)
 
     async def run() -> None:
@@ -251,12 +251,6 @@ def _way_to_auth(
 
 def _in_process(service: Asgi) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=service), base_url="http://auth.internal")
-
-
-def _remote(url: str) -> httpx2.AsyncClient:
-    # The system's certificates, which may have a company's own among them; nothing of the environment else, such as a
-    # proxy for the internet.
-    return httpx2.AsyncClient(base_url=url, verify=ssl.create_default_context(), trust_env=False)
 
 
 async def _await_auth(client: AuthClient, url: str, announce: Announce) -> None:

@@ -16,6 +16,7 @@ import httpx2
 import structlog
 
 from runwire.auth import clock, contract, tokens
+from runwire.auth.agreement import compare
 from runwire.auth.background import Background
 from runwire.auth.follower import Follower
 from runwire.auth.foreign import Foreign
@@ -163,24 +164,20 @@ class AuthClient:
         await self._agree()
 
     async def _agree(self) -> None:
-        began_s, began_ms = self._monotonic_s(), self._wall_s() * 1000
-        there = await self._remote.about()
-        took_ms = (self._monotonic_s() - began_s) * 1000
-        if there is None:  # an older one: what it is not asked for, its tokens show
-            await self._remote.introspect("-")
-            faults = contract.issuer_disagreement(await self._remote.issuer(), self._settings.issuer)
-        else:
-            expected = {"issuer": self._settings.issuer, "audience": self._settings.audience}
-            faults = contract.disagreements(there, version=self._settings.version, **expected)
-        if faults:
+        found = await compare(
+            self._remote,
+            version=self._settings.version,
+            issuer=self._settings.issuer,
+            audience=self._settings.audience,
+            wall_s=self._wall_s,
+            monotonic_s=self._monotonic_s,
+        )
+        if found.faults:
             self._amiss = "auth_service_differs"
-            raise ConfigurationError(faults)
-        # It looked at its clock at some moment in between: what could be the request's own time is no skew.
-        skew_ms = 0.0 if there is None else there.now_ms - began_ms
-        self._judge_clocks(max(0.0, skew_ms - took_ms) if skew_ms > 0 else min(0.0, skew_ms))
+            raise ConfigurationError(found.faults)
+        self._judge_clocks(found.skew_s)
 
-    def _judge_clocks(self, skew_ms: float) -> None:
-        skew_s = skew_ms / 1000
+    def _judge_clocks(self, skew_s: float) -> None:
         was_skewed, self._is_skewed = self._is_skewed, abs(skew_s) > contract.SKEW_ALARM_S
         if self._is_skewed and not was_skewed:
             _log.warning("auth_clock_skewed", skew_s=round(skew_s, 1), leeway_s=tokens.LEEWAY_S)

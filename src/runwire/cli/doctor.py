@@ -1,9 +1,10 @@
-"""`runwire doctor …`: whether what should agree does."""
+"""`runwire doctor`: what is wrong with a deployment; and `doctor …`: whether what should agree does."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -14,13 +15,54 @@ from runwire.settings import load
 
 __all__ = ["doctor"]
 
-doctor = typer.Typer(no_args_is_help=True)
+doctor = typer.Typer(invoke_without_command=True)
 
 _WORDS: Final = {
     "no_account": ("there is no account of this id", "quarantined; nothing was deleted"),
     "account_is_back": ("quarantined, but there is an account", "released"),
     "not_erased": ("the account is deleted, what belonged to it is still there", "erased"),
 }
+
+
+_EXIT: Final = {"healthy": 0, "faulty": 1, "unknown": 78}
+
+
+@doctor.callback()
+def examine(
+    context: typer.Context,
+    agents: Annotated[
+        list[str] | None, typer.Option("--agent", metavar="TARGET", help="As `serve TARGET`. Repeatable.")
+    ] = None,
+    role: Annotated[list[str] | None, typer.Option("--role", help="As of a server with this role. Repeatable.")] = None,
+    environment: Annotated[str | None, typer.Option("--environment", help="As in this environment.")] = None,
+    data_dir: DataDir = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file instead of ./runwire.toml.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PART", help="Look at this part alone. Repeatable.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, max=600, help="For each answer, seconds.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say what is wrong with the deployment that the settings describe, and what mends it; nothing is started."""
+    if context.invoked_subcommand is not None:
+        return
+    from runwire.cli import diagnosis
+
+    for part in only or ():
+        if part not in app.PARTS:
+            raise typer.BadParameter(f"there is no part {part!r}, only {', '.join(app.PARTS)}", param_hint="--only")
+    flags = {
+        "agents": tuple(agents) if agents else None,
+        "roles": tuple(role) if role else None,
+        "environment": environment,
+        "data_dir": data_dir,
+    }
+    found = asyncio.run(app.diagnose(flags, config_file=config, only=only or (), limit_s=timeout_s))
+    if as_json:
+        typer.echo(diagnosis.as_json(found))
+    else:
+        diagnosis.show(found)
+    raise typer.Exit(_EXIT[found.verdict])
 
 
 @doctor.command("auth-sync")

@@ -39,7 +39,7 @@ _GROUPS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "token": ("keys:token", "API keys."),
         "signing-key": ("keys:signing_key", "The keys that sign access tokens."),
         "config": ("config:config", "What is set, where it came from, and whether a server would start."),
-        "doctor": ("doctor:doctor", "Whether what should agree does."),
+        "doctor": ("doctor:doctor", "What is wrong with a deployment, and how to mend it."),
         "storage": ("storage:storage", "Figures, compaction, backup, export and import of the database."),
     }
 )

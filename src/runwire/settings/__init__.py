@@ -1,7 +1,7 @@
 """The settings: read once, at start, into one frozen value."""
 
 from runwire.settings import shown
-from runwire.settings.layers import ClientDefaults, Loaded, client_defaults, load, no_color
+from runwire.settings.layers import ClientDefaults, Judged, Loaded, client_defaults, judge, load, no_color
 from runwire.settings.model import Settings
 from runwire.settings.unsafe import RULES, Facts, Rule
 from runwire.settings.values import hint
@@ -10,11 +10,13 @@ __all__ = [
     "RULES",
     "ClientDefaults",
     "Facts",
+    "Judged",
     "Loaded",
     "Rule",
     "Settings",
     "client_defaults",
     "hint",
+    "judge",
     "load",
     "no_color",
     "shown",

@@ -24,7 +24,7 @@ from runwire.settings.needs import unmet
 from runwire.settings.sources import Layer, process_environment
 from runwire.settings.unsafe import Rule, broken, unknown_rules
 
-__all__ = ["ClientDefaults", "Loaded", "client_defaults", "load", "no_color"]
+__all__ = ["ClientDefaults", "Judged", "Loaded", "client_defaults", "judge", "load", "no_color"]
 
 _CONFIG_FILE: Final = "runwire.toml"
 
@@ -42,6 +42,18 @@ class Loaded:
     allowed: tuple[Rule, ...] = ()
     # setting → what was written, secrets too, for who hands it on to another process; none of the defaults
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What can be said of the settings, whether or not a server would start with them."""
+
+    # without what is wrong in itself; None: nothing is left that could be
+    loaded: Loaded | None
+    # what cannot be read, cannot be or is missing, each a sentence; with one of them no setting is sure
+    faults: tuple[str, ...]
+    # unsafe, and refused in this environment
+    refused: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,23 @@ def load(
     Raises:
         ConfigurationError: every fault at once.
     """
+    judged = judge(flags, environ=environ, config_file=config_file, serves=serves)
+    faults = list(judged.faults)
+    if judged.loaded is not None:
+        faults += [rule.fault(judged.loaded.sources) for rule in judged.refused]
+    if faults or judged.loaded is None:
+        raise ConfigurationError(faults)
+    return judged.loaded
+
+
+def judge(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+    serves: bool = True,
+) -> Judged:
+    """Load the settings as `load` does, and say what is wrong with them in place of raising it."""
     faults: list[str] = []
     layers = _layers(flags or {}, process_environment(environ), config_file, faults)
     values: dict[str, Any] = {}
@@ -92,25 +121,24 @@ def load(
             trail[name] = (*trail.get(name, ()), source)
     found = {name: trail[name][-1] if name in trail else "default" for name in Settings.model_fields}
     settings, wrong = _judged(values, found, faults)
-    allowed: tuple[Rule, ...] = ()
-    if settings:
-        faults += unknown_rules(settings, found)
-    if serves and settings:
+    if settings is None:
+        return Judged(loaded=None, faults=tuple(faults))
+    faults += unknown_rules(settings, found)
+    unsafe: list[Rule] = []
+    if serves:
         missing = [(names, fault) for names, fault in unmet(settings, found) if not wrong & {*names}]
         faults += [fault for _, fault in missing]
         wrong |= {names[0] for names, _ in missing}  # said already
         unsafe = [rule for rule in broken(settings, facts_of(settings)) if not wrong & {*rule.settings}]
-        faults += [rule.fault(found) for rule in unsafe if rule.id not in settings.allow_unsafe]
-        allowed = tuple(rule for rule in unsafe if rule.id in settings.allow_unsafe)
-    if faults or settings is None:
-        raise ConfigurationError(faults)
-    return Loaded(
+    loaded = Loaded(
         settings=settings,
         sources=MappingProxyType(found),
         trail=MappingProxyType(trail),
-        allowed=allowed,
+        allowed=tuple(rule for rule in unsafe if rule.id in settings.allow_unsafe),
         given=MappingProxyType(values),
     )
+    refused = tuple(rule for rule in unsafe if rule.id not in settings.allow_unsafe)
+    return Judged(loaded=loaded, faults=tuple(faults), refused=refused)
 
 
 def _layers(

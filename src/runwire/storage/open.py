@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from runwire.errors import ConfigurationError
 from runwire.storage.base import Bus, Storage
 from runwire.storage.bus_local import LocalBus
+from runwire.storage.condition import Condition, RedisCondition
 from runwire.storage.migrations import REVISIONS
 from runwire.storage.placed import ALONE, Placed, PlaceOf
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from runwire.storage.redis.counts import RedisCounts
 
 __all__ = [
+    "examine_postgres",
+    "examine_redis",
     "is_postgres",
     "migrate_storage",
     "open_bus",
@@ -143,6 +146,35 @@ def open_counts(redis_url: str, redis_prefix: str) -> RedisCounts:
     with with_redis():
         from runwire.storage.redis.counts import RedisCounts
     return RedisCounts(redis_url, prefix=redis_prefix)
+
+
+async def examine_postgres(url: str, *, place: PlaceOf = ALONE, timeout_s: float) -> Condition:
+    """Look at a database of PostgreSQL; nothing is made or changed.
+
+    Args:
+        url: of the database.
+        place: which of several databases it should be.
+        timeout_s: for the server to answer all that it is asked.
+
+    Raises:
+        ConfigurationError: the URL or what it names is wrong, or the driver is not installed.
+        Unavailable: the server does not answer; `__cause__` is the driver's error.
+    """
+    with with_driver():
+        from runwire.storage.postgres.condition import look
+    return await look(url, place=place, timeout_s=timeout_s)
+
+
+async def examine_redis(redis_url: str, redis_prefix: str) -> RedisCondition:
+    """Look at Redis; nothing is kept there.
+
+    Raises:
+        ConfigurationError: the URL cannot be meant, Redis refuses something, or its client is not installed.
+        Unavailable: it does not answer.
+    """
+    with with_redis():
+        from runwire.storage.redis.condition import look
+    return await look(redis_url, prefix=redis_prefix)
 
 
 async def migrate_storage(url: str) -> tuple[str | None, str]:

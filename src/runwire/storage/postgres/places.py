@@ -16,7 +16,7 @@ from runwire.storage.sql import load
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-__all__ = ["examine"]
+__all__ = ["examine", "fault_of"]
 
 _SQL: Final = load("postgres_places.sql")
 
@@ -41,6 +41,16 @@ async def examine(connection: Connection[Record], place: PlaceOf) -> str:
         raise ConfigurationError([fault])
     of_set = row["place_set"]
     return str(of_set)
+
+
+async def fault_of(connection: Connection[Record], place: PlaceOf) -> str | None:
+    """Return why `examine` would refuse a database that has its tables; None: it would not. Takes no place."""
+    row = await connection.fetchrow(_SQL["place"])
+    if row is None or row["place_set"] is None:
+        return (
+            None  # without its row it is told elsewhere; without a place it is free, or people say otherwise at a start
+        )
+    return _fault(row, place)
 
 
 def _fault(row: Record, place: PlaceOf) -> str | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Record
     from sqlalchemy import Connection as Migrating
 
-__all__ = ["HALF_IMPORTED", "Migrated", "check", "migrate"]
+__all__ = ["HALF_IMPORTED", "Migrated", "MustMigrate", "check", "migrate"]
 
 _OLDEST_SERVER: Final = 150_000  # `server_version_num`
 _CONNECT_S: Final = 10.0
@@ -27,6 +27,10 @@ HALF_IMPORTED: Final = (
     " stopped; or give up this database and make a new one."
 )
 _SQL: Final = load("postgres.sql")
+
+
+class MustMigrate(ConfigurationError):
+    """Refuse a database that `migrate` would make ready."""
 
 
 class Migrated(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,18 +74,19 @@ async def check(connection: Connection[Record], *, is_importing: bool = False) -
     """Refuse a database that this release cannot use, or (but for who goes on with it) that is half imported.
 
     Raises:
-        ConfigurationError: the server is too old, or the tables are missing, of another revision, or not ours.
+        ConfigurationError: the server is too old, or the tables are missing, of another revision, or not ours; what
+            `migrate` would mend is `MustMigrate`.
     """
     check_server(await connection.fetchval(_SQL["server_version"]))
     tables = {row[0] for row in await connection.fetch(_SQL["tables"])}
     revision = await connection.fetchval(_SQL["revision"]) if "alembic_version" in tables else None
     check_revision(tables, revision)
     if revision is None:
-        raise ConfigurationError(["The database is empty: run `runwire migrate`."])
+        raise MustMigrate(["The database is empty: run `runwire migrate`."])
     if "unfinished_import" in tables and not is_importing:
         raise ConfigurationError([HALF_IMPORTED])
     if revision != REVISIONS[-1]:
-        raise ConfigurationError(
+        raise MustMigrate(
             [f"The database is of an older release (revision {revision}): run `runwire migrate`, then start again."]
         )
 

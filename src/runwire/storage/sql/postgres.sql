@@ -6,6 +6,12 @@
 -- name: server_version
 SELECT current_setting('server_version_num')::int
 
+-- What a server says of itself to who only looks. Some connections are kept for the administrator.
+-- name: condition
+SELECT current_setting('server_version') AS version, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
+  current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most,
+  (SELECT coalesce(sum(numbackends), 0)::int FROM pg_stat_database) AS used
+
 -- name: tables
 SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')

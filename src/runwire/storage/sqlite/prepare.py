@@ -17,7 +17,7 @@ from runwire.storage.sql import load
 from runwire.storage.sqlite.copies import adopt, begin_history, copy_database, foreign_code
 from runwire.storage.sqlite.lock import OwnerLock
 
-__all__ = ["Prepared", "connect_reader", "found_revision", "prepare"]
+__all__ = ["Prepared", "check_library", "check_revision", "connect_reader", "found_revision", "prepare"]
 
 _OLDEST_SQLITE: Final = (3, 38, 0)  # `->>`, RETURNING and UPDATE … FROM, which `sqlite.sql` is written in
 BUSY_TIMEOUT_S: Final = 2.0  # for somebody's `sqlite3` shell: no process of ours competes for the file
@@ -42,7 +42,7 @@ def prepare(path: Path) -> Prepared:
         ConfigurationError: owned by another process (`OwnedElsewhere`), not a file of ours, of a newer
             release, or not to be opened.
     """
-    _check_library(sqlite3.sqlite_version_info)
+    check_library(sqlite3.sqlite_version_info)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = OwnerLock(path)
@@ -58,16 +58,17 @@ def prepare(path: Path) -> Prepared:
         raise
 
 
-def _check_library(version: tuple[int, int, int]) -> None:
+def check_library(version: tuple[int, int, int]) -> None:
+    """Refuse a SQLite that lacks what the statements are written in. Raises ConfigurationError."""
     if version < _OLDEST_SQLITE:
         have, need = (".".join(map(str, each)) for each in (version, _OLDEST_SQLITE))
         raise ConfigurationError([f"This Python has SQLite {have}; Runwire needs {need} or newer: use another Python."])
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that cannot write."""
+def connect_reader(path: Path, *, is_alone: bool = False) -> sqlite3.Connection:
+    """Open a connection that cannot write; `is_alone`: nobody else does, so that no file is made beside it."""
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
+        f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if is_alone else ''}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
@@ -134,20 +135,25 @@ def _refuse_code(path: Path, connection: sqlite3.Connection) -> None:
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     """Bring the tables to the newest revision; start imports Alembic only if there is something to do."""
     tables = {name for (name,) in connection.execute(_SQL["tables"])}
-    if tables and "alembic_version" not in tables:
-        raise ConfigurationError([f"{path} is a database, but not one of Runwire: choose another data folder."])
-    revision = connection.execute(_SQL["revision"]).fetchone()[0] if tables else None
+    revision = connection.execute(_SQL["revision"]).fetchone()[0] if "alembic_version" in tables else None
+    check_revision(path, tables, revision)
     if revision == REVISIONS[-1]:
         return
-    if revision is not None and revision not in REVISIONS:
-        raise ConfigurationError(
-            [f"{path} is of a newer release (revision {revision}, this one knows {REVISIONS[-1]}): upgrade Runwire."]
-        )
     if revision is not None:
         _back_up(path, connection, revision)
     from runwire.storage.migrations.upgrade import upgrade
 
     upgrade(path)
+
+
+def check_revision(path: Path, tables: set[str], revision: str | None) -> None:
+    """Refuse tables that no migration of this release can go on from. Raises ConfigurationError."""
+    if tables and revision is None:
+        raise ConfigurationError([f"{path} is a database, but not one of Runwire: choose another data folder."])
+    if revision is not None and revision not in REVISIONS:
+        raise ConfigurationError(
+            [f"{path} is of a newer release (revision {revision}, this one knows {REVISIONS[-1]}): upgrade Runwire."]
+        )
 
 
 def _back_up(path: Path, connection: sqlite3.Connection, revision: str) -> None:

@@ -1,0 +1,56 @@
+"""Redis: does it answer, may we use it, and does it forget what it should keep."""
+
+from __future__ import annotations
+
+from runwire.app.doctor.finding import Finding, by_sentence, fault, fine, skipped, warning
+from runwire.app.doctor.subject import Subject
+from runwire.errors import ConfigurationError, Unavailable
+from runwire.settings import Settings
+from runwire.storage.open import examine_redis
+
+__all__ = ["examine_hints"]
+
+_COUNTED = ("user_messages_per_minute", "key_messages_per_minute", "user_tokens_per_day", "user_cost_per_day")
+_OTHERWISE = "correct redis_url"
+
+
+async def examine_hints(subject: Subject) -> list[Finding]:
+    """Look at what carries hints between processes, and counts for all of them."""
+    settings = subject.settings
+    if not settings.is_shared:
+        return [skipped("redis", "not needed: one process has the database")]
+    if settings.redis_url is None:
+        return [fine("redis", "none is set: hints go by NOTIFY of the database")]
+    if "redis" in subject.missing_extras:
+        return [skipped("redis", "not asked: its client is not installed")]
+    shown = settings.shown_redis_url
+    try:
+        condition = await examine_redis(settings.redis_url, settings.redis_prefix)
+    except ConfigurationError as error:
+        return [_refused(each) for each in error.faults]
+    except Unavailable as error:
+        if "Timeout" in error.message:
+            fix = "look whether it hangs, or a firewall swallows what is sent there; else correct redis_url"
+            return [fault("redis", f"{shown} takes connections, if any, and does not answer", fix)]
+        return [fault("redis", f"{shown}: {error.message.rstrip('.')}", "start it, or correct redis_url")]
+    servers = f"{condition.nodes} servers, " if condition.nodes > 1 else ""
+    tls = "TLS" if (shown or "").startswith("rediss") else "no TLS"
+    found = [
+        fine(
+            "redis",
+            f"{condition.server or 'it answers'} at {shown}, {servers}{tls}, channels {settings.redis_prefix}:*",
+        )
+    ]
+    if condition.memory_bytes and condition.policy != "noeviction" and _counts(settings):
+        fix = "give it more memory, or set maxmemory-policy noeviction: what it drops, people may use again"
+        found.append(warning("redis memory", f"{condition.policy}: it drops counts of limits when it is full", fix))
+    return found
+
+
+def _refused(sentence: str) -> Finding:
+    what, _, rest = sentence.partition(": ")
+    return by_sentence("redis", rest or what, otherwise=_OTHERWISE)
+
+
+def _counts(settings: Settings) -> bool:
+    return any(getattr(settings, name) is not None for name in _COUNTED)
