@@ -169,3 +169,20 @@ def test_campaigns_run_only_when_asked_for(project: Path) -> None:
     write(project, "unit/test_one.py", "import pytest\ndef test_a(): pass\n@pytest.mark.campaign\ndef test_b(): pass\n")
     assert run(project, "--category", "all")[2]["counts"]["passed"] == 1
     assert set(run(project, "--category", "campaign")[2]["tests"]) == {"tests/unit/test_one.py::test_b"}
+
+
+def test_processes_that_tests_start_find_byte_code_though_none_is_wanted_beside_the_sources(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    write(project, "mine.py", "")
+    write(
+        project,
+        "unit/test_one.py",
+        "import subprocess as s, sys\ndef test_a(): s.run([sys.executable, '-c', 'import tests.mine'], check=True)\n",
+    )
+    status, said, _ = run(project, "--category", "unit")
+    assert status == 0, said
+    assert [path.name for path in project.rglob("mine.*.pyc")] == [f"mine.{sys.implementation.cache_tag}.pyc"]
+    assert not list(project.rglob("__pycache__"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from runwire.testing.verdict import judge, summary
 __all__ = ["Options", "categories", "run"]
 
 _MEMORY: Final = Path(".pytest_cache") / "runwire" / "failed.json"  # below the project's root
+_BYTE_CODE: Final = Path(".pytest_cache") / "runwire" / "byte_code"
 _ENDINGS: Final = (0, 1, 5)  # of pytest: passed, failed, nothing collected; what that means is judged here
 _SHOWN: Final = 20  # tests that did not run, in the terminal; reports have all
 
@@ -165,7 +167,8 @@ def _tested(
 
 def _status(command: Sequence[str], folder: Path) -> int:
     """Run pytest and return how it ended. Whoever ends this process ends pytest with it, as Ctrl-C does."""
-    with subprocess.Popen(command, cwd=folder) as process:  # noqa: S603 - the words are ours, the paths the project's
+    # The words are ours, the paths the project's.
+    with subprocess.Popen(command, cwd=folder, env=_environment(folder)) as process:  # noqa: S603
         is_main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT)) if is_main else None
         try:
@@ -177,6 +180,18 @@ def _status(command: Sequence[str], folder: Path) -> int:
         finally:
             if is_main:
                 signal.signal(signal.SIGTERM, before)
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """Return the environment of the tests: ours, but for byte code, which they keep.
+
+    They start servers by the hundred, and each would compile all it imports, about a second long. Who wants no byte
+    code beside the sources (PYTHONDONTWRITEBYTECODE) has it in a folder of its own.
+    """
+    environment = dict(os.environ)  # noqa: TID251 - what they would have without us
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(root / _BYTE_CODE))
+    return environment
 
 
 def _failed_before(project: Project, chosen: Sequence[Category]) -> list[str]:
