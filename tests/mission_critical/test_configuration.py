@@ -43,6 +43,7 @@ UNSAFE: Final[dict[str, dict[str, str | None]]] = {
     "open-metrics": {"RUNWIRE_MANAGEMENT_PORT": None},
     "database-without-tls": {"RUNWIRE_DATABASE_URL": f"postgresql://ada:{CANARY}@db.example/runwire"},
     "redis-without-tls": {"RUNWIRE_REDIS_URL": f"redis://:{CANARY}@redis.example/0"},
+    "otel-without-tls": {"RUNWIRE_OTEL_ENDPOINT": "http://collector.internal:4318"},
     "memory-database": {"RUNWIRE_DATABASE_URL": "memory://"},
     "debug-log": {"RUNWIRE_LOG_LEVEL": "debug"},
     "conformance-agents": {"RUNWIRE_WITH_CONFORMANCE_AGENTS": "true"},

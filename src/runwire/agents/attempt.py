@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
 
+from runwire.agents.tracing import RunTrace
 from runwire.errors import RunwireError
 from runwire.protocol.events import AgentResumed
 from runwire.protocol.replay import Emit, Replay, Step
@@ -50,6 +51,11 @@ class Attempt(Protocol):
     @property
     def places(self) -> Mapping[asyncio.Task[Any] | None, Place]:
         """Return the tasks that may speak, each with its place: the agent's own and its branches."""
+        ...
+
+    @property
+    def trace(self) -> RunTrace:
+        """Return what learns of steps and sub-agents that are executed."""
         ...
 
     def stray(self) -> RunwireError:

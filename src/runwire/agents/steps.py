@@ -122,8 +122,14 @@ class Call:
         asked = place.permit
         token = IDEMPOTENCY_KEY.set(key)
         try:
-            with self.breaker.acquire() if self.breaker else nullcontext() as place.permit:
+            with (
+                attempt.trace.step(
+                    step, asks=self.breaker.name if self.breaker else None, given=self._shown()
+                ) as traced,
+                self.breaker.acquire() if self.breaker else nullcontext() as place.permit,
+            ):
                 made = await _invoke(self.fn, self.args, self.named)
+                traced.returned(made)
         except BaseException as raised:  # the user's tool; also its SystemExit is a failure of the tool alone
             if unwinds(attempt, raised):
                 raise
@@ -152,6 +158,9 @@ class Call:
         )
         if is_final:
             raise _failed(failure) from raised
+
+    def _shown(self) -> Any:
+        return self.named if self.kind == "tool" else self.args
 
     def _typed(self, value: Any) -> Any:
         asked = self.options.returns

@@ -99,7 +99,10 @@ async def _perform(ctx: Context, attempt: Attempt, place: Place, span: Span, cal
     outer, place.scope = place.scope, span.scope
     place.depth += 1
     try:
-        return await _complete(attempt, span, plain(await call.fn(ctx, call.message)))
+        with attempt.trace.subagent(call.name, call.message) as traced:
+            value = plain(await call.fn(ctx, call.message))
+            traced.returned(value)
+        return await _complete(attempt, span, value)
     except BaseException as raised:  # the user's agent; also its SystemExit is a failure of it alone
         if unwinds(attempt, raised):
             raise

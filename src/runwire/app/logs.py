@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from runwire.app.tracing import add_trace_id
 from runwire.settings import Settings, no_color
 
 __all__ = ["configure_logging", "log_nothing"]
@@ -44,6 +45,7 @@ def configure_logging(settings: Settings, *, is_for_good: bool) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            *([add_trace_id] if settings.otel_endpoint else []),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,

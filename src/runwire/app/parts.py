@@ -37,6 +37,7 @@ from runwire.app.inner import http_to
 from runwire.app.limits import Limits, open_limits
 from runwire.app.local import control_sockets
 from runwire.app.registries import registry_of
+from runwire.app.tracing import open_tracing
 from runwire.app.unsafe import remind
 from runwire.auth.client import AuthClient
 from runwire.auth.follower import Follower
@@ -48,6 +49,7 @@ from runwire.errors import Unavailable
 from runwire.gateway.app import Gateway, make_gateway
 from runwire.gateway.health import HealthRoutes
 from runwire.gateway.http import make_http
+from runwire.gateway.tracing import Tracing
 from runwire.guide import docs_root
 from runwire.resilience.breakers import Breakers
 from runwire.runtime.membership import Membership
@@ -136,7 +138,10 @@ def assemble(ground: Ground) -> Assembled:
     limits = open_limits(ground.settings)
     breakers = open_breakers(ground.settings, ground.registry)
     circuits = Circuits(breakers, store=ground.storage.auth, bus=ground.places.first.bus)
-    parts = [Part(run=limits.spending.run, close=limits.close), Part(run=circuits.run)]
+    tracing = open_tracing(ground.settings, ground.registry)
+    # The first to start is the last to end: nobody has anything to trace any more.
+    parts = [Part(run=tracing.run, close=tracing.close)]
+    parts += [Part(run=limits.spending.run, close=limits.close), Part(run=circuits.run)]
     parts += [Part(run=lambda: remind(ground.allowed, ground.registry))]
     parts += [_bus(ground, place) for place in ground.places]
     service = _auth_service(ground) if "auth" in roles else None
@@ -145,10 +150,15 @@ def assemble(ground: Ground) -> Assembled:
         parts.append(_identity(follower))
     if "gateway" in roles:
         way, client, auth_app = _way_to_auth(ground, follower, service, breakers)
-        gateway = _make_gateway(ground, client, auth_app, limits, circuits)
+        gateway = _make_gateway(ground, client, auth_app, limits, circuits, tracing.gateway)
         parts += [way, Part(run=gateway.run, drain=gateway.drain)]
     if "worker" in roles:
-        workshop = Workshop(rooms.worker_settings(ground.settings), spending=limits.spending, breakers=breakers)
+        workshop = Workshop(
+            rooms.worker_settings(ground.settings),
+            spending=limits.spending,
+            breakers=breakers,
+            tracing=tracing.worker,
+        )
         figures.agent_tasks = lambda: workshop.tasks
         registries = registry_of(ground.places, ground.registry)
         for place, membership in zip(ground.places, _memberships(ground), strict=True):
@@ -296,7 +306,9 @@ def _memberships(ground: Ground) -> list[Membership]:
     ]
 
 
-def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi, limits: Limits, circuits: Circuits) -> Gateway:
+def _make_gateway(
+    ground: Ground, client: AuthClient, auth_app: Asgi, limits: Limits, circuits: Circuits, tracing: Tracing
+) -> Gateway:
     return make_gateway(
         ground.places,
         auth=client,
@@ -309,6 +321,7 @@ def _make_gateway(ground: Ground, client: AuthClient, auth_app: Asgi, limits: Li
         registry=ground.registry,
         limits=limits.personal,
         circuits=circuits,
+        tracing=tracing,
     )
 
 

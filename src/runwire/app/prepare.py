@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from runwire.agents.load import Agents, load_agents
 from runwire.app.administration import opened_all, where
 from runwire.app.checked import with_conformance_agents
+from runwire.app.tracing import missing_extra
 from runwire.errors import ConfigurationError, RunwireError
 from runwire.settings import Settings
 from runwire.storage.base import Bus, Storage
@@ -40,7 +41,7 @@ async def prepare(settings: Settings, stack: contextlib.AsyncExitStack) -> Prepa
         ConfigurationError: every fault.
         Unavailable: a database server does not answer.
     """
-    faults: list[str] = []
+    faults: list[str] = missing_extra(settings)
     places: Placed[Place] | None = None
     agents: Agents | None = None
     listeners: list[socket.socket] = []

@@ -33,6 +33,7 @@ from runwire.gateway.socket_services import SocketServices
 from runwire.gateway.sse import StreamSettings
 from runwire.gateway.subscription import Subscriptions
 from runwire.gateway.tail import Tail, TailSettings
+from runwire.gateway.tracing import UNTRACED, Tracing
 from runwire.gateway.upgrade import Asgi, Upgrades, header, refuse
 from runwire.protocol.connection import ConnectionSettings
 from runwire.storage.base import Offered
@@ -95,6 +96,7 @@ class Gateway:
         registry: gets the figures; None: one of its own.
         limits: of each person and key; None: there are none.
         circuits: the breakers that operators are shown; None: none.
+        tracing: of what comes and goes.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Gateway:
         registry: CollectorRegistry | None,
         limits: PersonalLimits | None,
         circuits: Circuits | None,
+        tracing: Tracing,
     ) -> None:
         self.metrics = Metrics(registry)
         self.live = Live(
@@ -155,6 +158,7 @@ class Gateway:
                     metrics=self.metrics,
                     acquaintances=Acquaintances(place.storage.people, accounts),
                     limits=limits,
+                    tracing=tracing,
                 ),
                 subscriptions=Subscriptions(place.storage, tail, replay_events=replay_events),
             )
@@ -168,6 +172,7 @@ class Gateway:
             metrics=self.metrics,
             abort_s=settings.abort_s,
             traffic=limits.traffic if limits else None,
+            tracing=tracing,
         )
         self._sockets: Asgi = Upgrades(
             services=services,
@@ -322,6 +327,7 @@ def make_gateway(
     registry: CollectorRegistry | None = None,
     limits: PersonalLimits | None = None,
     circuits: Circuits | None = None,
+    tracing: Tracing = UNTRACED,
 ) -> Gateway:
     """Make a node's gateway; see `Gateway`."""
     return Gateway(
@@ -336,6 +342,7 @@ def make_gateway(
         registry=registry,
         limits=limits,
         circuits=circuits,
+        tracing=tracing,
     )
 
 

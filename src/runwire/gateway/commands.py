@@ -15,6 +15,7 @@ from runwire.gateway.metrics import Metrics
 from runwire.gateway.offered import OfferedAgents
 from runwire.gateway.queue import Queue
 from runwire.gateway.tail import Tail
+from runwire.gateway.tracing import UNTRACED, Tracing
 from runwire.protocol import frames
 from runwire.protocol.codes import ErrorCode
 from runwire.protocol.events import EventType, UserMessage, decode_data
@@ -41,6 +42,7 @@ class Commands:
         metrics: count what is refused for want of room.
         acquaintances: meet a person before anything of theirs is made.
         limits: of each person and key; None: there are none.
+        tracing: learns of what was sent.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Commands:
         metrics: Metrics,
         acquaintances: Acquaintances,
         limits: PersonalLimits | None = None,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._storage = storage
         self._bus = bus
@@ -65,6 +68,7 @@ class Commands:
         self._metrics = metrics
         self._acquaintances = acquaintances
         self._limits = limits
+        self._tracing = tracing
 
     def count_bytes(self, user: str, size_bytes: int) -> None:
         """Count what somebody has sent over HTTP; sockets count all that comes."""
@@ -79,6 +83,7 @@ class Commands:
         thread: str | None,
         key: str | None,
         api_key: str | None = None,
+        caller: str | None = None,
     ) -> Sent:
         """Store a message and its run; call `announce` once the reply is on its way.
 
@@ -88,6 +93,7 @@ class Commands:
             thread: where; None: in a new one.
             key: makes a repetition harmless.
             api_key: the key that proved the user, if it was one.
+            caller: `traceparent` that came with it; else `metadata` may have one.
 
         Raises:
             ProtocolError: no such agent, or which one is not said; `too_large`: content or metadata.
@@ -124,7 +130,7 @@ class Commands:
             key=key,
             fingerprint=fingerprint,
         )
-        return await self._store(message)
+        return await self._store(message, caller)
 
     def announce(self, sent: Sent) -> None:
         """Tell everybody what a send has stored."""
@@ -176,7 +182,14 @@ class Commands:
         return frames.AnswerData(run=answered.run, wait=answered.wait)
 
     async def retry(
-        self, user: str, run: str, body: frames.RetryBody, *, key: str | None, api_key: str | None = None
+        self,
+        user: str,
+        run: str,
+        body: frames.RetryBody,
+        *,
+        key: str | None,
+        api_key: str | None = None,
+        caller: str | None = None,
     ) -> Sent:
         """Start a run with the message of one that has ended; call `announce` once the reply is on its way.
 
@@ -215,7 +228,7 @@ class Commands:
                 self._count(error)
                 raise
             return earlier
-        return await self._store(message)
+        return await self._store(message, caller)
 
     async def _message_of(self, row: RunRow) -> UserMessage:
         """Read what a run was asked from its own event."""
@@ -243,9 +256,12 @@ class Commands:
         await self._limits.take_message(user, api_key)
         return None
 
-    async def _store(self, message: IncomingMessage) -> Sent:
+    async def _store(self, message: IncomingMessage, caller: str | None) -> Sent:
+        stored = self._tracing.sending(caller)
         await self._acquaintances.meet(message.user)
-        return await self._storage.runs.send(message)
+        sent = await self._storage.runs.send(message)
+        stored(message, sent)
+        return sent
 
     async def create_thread(self, user: str, *, title: str | None) -> ThreadRow:
         """Make an empty thread. Raises Forbidden: the person is quarantined."""

@@ -162,7 +162,14 @@ class RunRoutes:
         identity = await self.callers.who(request)
         desk = self.desks.of(identity.user)
         body = decode_body(frames.RetryBody, await read_body(request, limit_bytes=self.body_bytes))
-        sent = await desk.commands.retry(identity.user, run, body, key=idempotency_key or None, api_key=identity.key)
+        sent = await desk.commands.retry(
+            identity.user,
+            run,
+            body,
+            key=idempotency_key or None,
+            api_key=identity.key,
+            caller=request.headers.get("traceparent"),
+        )
         desk.commands.announce(sent)
         accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)
         return answer(accepted, status=202)

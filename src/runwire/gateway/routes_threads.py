@@ -157,7 +157,12 @@ class ThreadRoutes:
         desk.commands.count_bytes(identity.user, len(came))
         body = decode_body(frames.MessageBody, came)
         sent = await desk.commands.send(
-            identity.user, body, thread=thread, key=idempotency_key or None, api_key=identity.key
+            identity.user,
+            body,
+            thread=thread,
+            key=idempotency_key or None,
+            api_key=identity.key,
+            caller=request.headers.get("traceparent"),
         )
         desk.commands.announce(sent)
         accepted = shapes.Accepted(thread=sent.thread, log=sent.log, run=sent.run, message=sent.message, seq=sent.seq)

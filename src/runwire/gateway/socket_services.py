@@ -10,6 +10,7 @@ from runwire.gateway.identities import Identities
 from runwire.gateway.limits import Traffic
 from runwire.gateway.live import Live
 from runwire.gateway.metrics import Metrics
+from runwire.gateway.tracing import UNTRACED, Tracing
 from runwire.storage.placed import Placed
 
 __all__ = ["SocketServices"]
@@ -26,3 +27,4 @@ class SocketServices:
     metrics: Metrics  # figures
     abort_s: float  # after a close, the peer has so long to answer
     traffic: Traffic | None = None  # counts what people send; None: nobody does
+    tracing: Tracing = UNTRACED  # learns what sockets are given

@@ -419,6 +419,7 @@ class Socket:
             self._connection.reset(taken.reset)
         else:
             self._connection.deliver(thread, taken.encoded, position=taken.position)
+            self._services.tracing.delivered(self._connection.connection, thread, taken.events)
         if subscription.has_more:
             self._woken[thread] = None  # behind the others
 

@@ -32,6 +32,7 @@ from runwire.agents.context import Context, User
 from runwire.agents.load import Agents
 from runwire.agents.payload import plain
 from runwire.agents.plain import Agent
+from runwire.agents.tracing import UNTRACED, RunTrace
 from runwire.errors import Fenced, PayloadError, RunFailed
 from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import AgentStarted, EventType, StoredEvent, decode_data, emitted
@@ -72,6 +73,7 @@ class Run:
         on_due: told when a wait of the run is due (ms UTC), as soon as it has begun.
         breakers: of what agents ask.
         spending: told what they use.
+        trace: of this attempt.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Run:
         on_due: Callable[[int], None],
         breakers: Breakers,
         spending: Spending,
+        trace: RunTrace = UNTRACED,
     ) -> None:
         self.claim = claim
         self.lease = lease
@@ -98,6 +101,7 @@ class Run:
         self._on_due = on_due
         self._breakers = breakers
         self._spending = spending
+        self._trace = trace
         self._code = Code(self, thread, grace_s=settings.grace_s, on_over=self._learn)
         self._agents = agents
         self._user = user
@@ -331,6 +335,7 @@ class Run:
         claim = self.claim
         await when_available(lambda: self._storage.runs.release(claim.run, claim.attempt, reason=stop.reason))
         self.has_left = True
+        self._trace.end("handed_over")
         _log.info("run_handed_over", run=claim.run, attempt=claim.attempt, reason=stop.reason)
 
     async def _park(self) -> None:
@@ -352,6 +357,7 @@ class Run:
         if not is_parked:
             raise Fenced("this attempt does not own the run any more")
         self.has_left = True
+        self._trace.end("parked")
         _log.info("run_parked", run=claim.run, attempt=claim.attempt, waits=len(waits))
 
     async def _let_go(self) -> None:
@@ -401,6 +407,7 @@ class Run:
         if self._is_draining:
             speaker.drain()
         self._speaker = speaker
+        self._trace.begin(past.message, past.logged)
         self._expect(speaker.open_waits())
         self._set_deadline(speaker.seconds_left())
         context = Context(
@@ -433,6 +440,7 @@ class Run:
             is_stopping=lambda: self._stop is not None or self._lost is not None,
             on_waiting=self._report_waiting,
             on_used=self._report_used,
+            trace=self._trace,
         )
 
     def _silence(self) -> None:
@@ -513,6 +521,7 @@ class Run:
     def _log_end(self, ending: Ending) -> None:
         claim = self.claim
         if isinstance(ending, Failure):
+            self._trace.end("failed", error=ending.code)
             _log.warning(
                 "run_failed",
                 run=claim.run,
@@ -522,6 +531,10 @@ class Run:
                 error_id=ending.error_id,
             )
             return
+        if isinstance(ending, Returned):
+            self._trace.end("completed", output=ending.output)
+        else:
+            self._trace.end("cancelled")
         event: Literal["run_cancelled", "run_completed"]
         event = "run_cancelled" if isinstance(ending, CancelRequest) else "run_completed"
         _log.info(event, run=claim.run, agent=claim.agent, attempt=claim.attempt)
@@ -534,7 +547,7 @@ class Run:
         result: Ending | None = None
         breaker = self._breakers.set_for(Kind.AGENT, self.claim.agent)
         try:
-            with breaker.acquire() if breaker else contextlib.nullcontext():
+            with self._trace.code(), breaker.acquire() if breaker else contextlib.nullcontext():
                 result = await _call(agent, context, message)
         except (asyncio.CancelledError, Fenced):
             result = None  # unwound; a stop says why, or the code cancelled itself

@@ -18,6 +18,7 @@ from runwire.agents.attempt import Begun, Place, Used
 from runwire.agents.failures import RunEnded
 from runwire.agents.payload import is_ref
 from runwire.agents.steps import LEFT
+from runwire.agents.tracing import UNTRACED, RunTrace
 from runwire.errors import Fenced, RunFailed, RunwireError
 from runwire.protocol.codes import RunFailure
 from runwire.protocol.events import (
@@ -73,6 +74,7 @@ class Speaker:
         is_stopping: whether the control loop is ending the run, so that cancellations are its own; any thread.
         on_waiting: told whether every branch waits for a person or a time, when that changes; any thread.
         on_used: told what the code reports to have used; any thread.
+        trace: learns of what is executed.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Speaker:
         is_stopping: Callable[[], bool],
         on_waiting: Callable[[bool], None],
         on_used: Callable[[Used], None] = _nothing,
+        trace: RunTrace = UNTRACED,
     ) -> None:
+        self.trace = trace
         self._claim = claim
         self._buffer = buffer
         self._events = events
@@ -198,6 +202,7 @@ class Speaker:
             self._usage[name] = self._usage.get(name, 0) + getattr(used, name)
         if used.is_new:
             self._on_used(used)
+            self.trace.used(used)
 
     def stray(self) -> RunwireError:
         """Return what to raise in a task that has no place."""

@@ -262,6 +262,7 @@ class Worker:
             on_due=self._timers.expect,
             breakers=self._workshop.breakers,
             spending=self._workshop.spending,
+            trace=self._workshop.tracing.run(claim),
         )
         self._runs.add(run)
         if (refusal := self._workshop.spending.refusal(claim.user)) is not None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from runwire.agents.tracing import UNTRACED, Tracing
 from runwire.resilience.breakers import Breakers
 from runwire.resilience.gate import Gate
 from runwire.resilience.memory import resident_bytes
@@ -53,15 +54,22 @@ class Workshop:
         settings: limits and times, of all workers together.
         spending: counts what the user's code reports to have used; None: nobody does.
         breakers: of what agents ask, those of the process; None: its own.
+        tracing: of attempts.
     """
 
     def __init__(
-        self, settings: WorkerSettings, *, spending: Spending | None = None, breakers: Breakers | None = None
+        self,
+        settings: WorkerSettings,
+        *,
+        spending: Spending | None = None,
+        breakers: Breakers | None = None,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._settings = settings
         self.spending = spending or Spending(tokens=None, cost=None)
         self._memory = Gate(settings.max_memory_bytes, opens_at=_MEMORY_OPENS)
         self.breakers = breakers or Breakers()  # what fails for one worker fails for all; any thread
+        self.tracing = tracing
         self._calls = CallThreads(limit=settings.max_threads)
         self._crews: list[Crew] = []
         self._open = 0  # workers that are at work

@@ -17,7 +17,9 @@ from runwire.settings.values import (
     Addresses,
     AuthUrl,
     BreakerTerms,
+    Collector,
     Databases,
+    Headers,
     Issuers,
     Names,
     Origins,
@@ -206,6 +208,21 @@ class Settings(BaseSettings):
         ge=0,
         le=_CENTURY_S,
         description="How long what a deleted thread leaves stays in the database, seconds.",
+    )
+    otel_endpoint: Collector | None = Field(
+        None,
+        description="Where traces go, OTLP over HTTP, e.g. `http://127.0.0.1:4318`; unset: there are none. Needs"
+        " `runwire[otel]`.",
+    )
+    otel_headers: Headers | None = Field(
+        None, repr=False, description="Headers sent with them: `name=value,…`, values URL-encoded, such as a key."
+    )
+    otel_content: bool = Field(
+        False, description="Traces have what people and agents say, arguments and results of tools too."
+    )
+    otel_sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of runs that are traced.")
+    otel_service_name: str = Field(
+        "runwire", min_length=1, max_length=100, description="What traces call this deployment (`service.name`)."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")

@@ -143,6 +143,10 @@ def _is_redis_plain(settings: Settings, _facts: Facts) -> bool:
     return url is not None and not url.startswith(("rediss", "unix:")) and _is_off_host(_split(url)[0])
 
 
+def _is_collector_plain(settings: Settings, _facts: Facts) -> bool:
+    return settings.otel_endpoint is not None and _is_plain(settings.otel_endpoint)
+
+
 def _has_open_metrics(settings: Settings, _facts: Facts) -> bool:
     return is_reachable(settings) and "gateway" in settings.active_roles and settings.management_port is None
 
@@ -212,6 +216,13 @@ RULES: Final[tuple[Rule, ...]] = (
         sentence="is a Redis on another machine without TLS",
         fix="use rediss://…",
         applies=_is_redis_plain,
+    ),
+    Rule(
+        id="otel-without-tls",
+        settings=("otel_endpoint",),
+        sentence="is a collector on another machine without TLS",
+        fix="use https, or a collector on this machine",
+        applies=_is_collector_plain,
     ),
     Rule(
         id="sqlite-on-network",

@@ -25,7 +25,9 @@ __all__ = [
     "Addresses",
     "AuthUrl",
     "BreakerTerms",
+    "Collector",
     "Databases",
+    "Headers",
     "Issuers",
     "Names",
     "Origins",
@@ -49,6 +51,7 @@ _SHOWN: Final = re.compile(r"postgres(?:ql)?://(?:[^@/?#]*@)?([\w.,:\[\]-]*)(/[\
 _SHOWN_REDIS: Final = re.compile(
     r"(rediss?|rediss?\+sentinel|rediss?\+cluster|unix)://(?:[^@/?#]*@)?([\w.,:\[\]/-]*)(?:\?[^@]*)?"
 )
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=[!-~]+")  # RFC 9110 §5.1, W3C Baggage §3.3.1.3
 _BETWEEN_URLS: Final = re.compile(r"\s+(?=[a-z]+://)")  # not every space: the path of a data file may have some
 
 
@@ -156,6 +159,21 @@ def _is_url(value: str) -> str:
     return _normal(value)
 
 
+def _is_collector(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("write where the collector takes OTLP over HTTP, e.g. https://collector.internal:4318")
+    if "@" in parts.netloc:
+        raise ValueError("no user and password here; otel_headers may have an authorization")
+    return _normal(value)
+
+
+def _are_headers(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(_HEADER.fullmatch(header) for header in value):
+        raise ValueError("write each as name=value, with %20 for a space and %2C for a comma in the value")
+    return value
+
+
 def _are_addresses(value: tuple[str, ...]) -> tuple[str, ...]:
     for address in value:
         try:
@@ -187,6 +205,8 @@ Addresses = Annotated[Names, AfterValidator(_are_addresses)]
 Databases = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_urls), AfterValidator(_are_databases)]
 BreakerTerms = Annotated[TermsTable, NoDecode, BeforeValidator(read_terms)]
 Issuers = Annotated[tuple[Issuer, ...], NoDecode, BeforeValidator(_read_issuers)]
+Collector = Annotated[str, AfterValidator(_is_collector)]
+Headers = Annotated[Names, AfterValidator(_are_headers)]
 AuthUrl = Annotated[str, AfterValidator(_is_service)]
 RedisUrl = Annotated[str, AfterValidator(_is_redis)]
 PublicUrl = Annotated[str, AfterValidator(_is_url)]

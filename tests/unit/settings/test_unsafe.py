@@ -50,6 +50,7 @@ BROKEN: Final[list[tuple[str, dict[str, Any]]]] = [
     ("redis-without-tls", {"redis_url": "redis://:hush@redis.example/0"}),
     ("redis-without-tls", {"redis_url": "redis+sentinel://127.0.0.1,10.0.0.2/main"}),
     ("redis-without-tls", {"redis_url": "redis+cluster://[fd00::1]:7000"}),
+    ("otel-without-tls", {"otel_endpoint": "http://collector.internal:4318"}),
     ("memory-database", {"database_url": "memory://"}),
     ("debug-log", {"log_level": "debug"}),
     ("conformance-agents", {"with_conformance_agents": True}),
@@ -57,6 +58,8 @@ BROKEN: Final[list[tuple[str, dict[str, Any]]]] = [
 # What is like them, and safe.
 HARMLESS: Final[list[dict[str, Any]]] = [
     {},
+    {"otel_endpoint": "http://127.0.0.1:4318"},
+    {"otel_endpoint": "https://collector.internal"},
     {"public_url": "http://localhost:8000"},
     {"allowed_origins": "http://localhost:3000, http://127.0.0.1:3000"},
     {"trusted_proxies": "10.0.0.0/8, fd00::/8"},
@@ -124,6 +127,7 @@ def test_d4_all_at_once_are_named_at_once_beside_what_is_wrong_anyway() -> None:
         "management_port": None,
         "database_url": "postgresql://ada:hush@db.example/runwire",
         "redis_url": "redis://:hush@redis.example/0",
+        "otel_endpoint": "http://collector.internal:4318",
         "log_level": "debug",
         "with_conformance_agents": True,
         "access_ttl_s": 3600,
