@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -155,6 +158,20 @@ async def test_an_auth_service_of_another_issuer(world: World) -> None:
     assert "here they are http://elsewhere.example:8000's → set the same for both" in found.line("public_url")
 
 
+async def test_something_else_in_the_place_of_the_auth_service(world: World) -> None:
+    with other_program() as port:
+        found = await world.look("gateway", auth_url=f"http://127.0.0.1:{port}")
+    assert (found.status, found.of("fault")) == (1, {("auth", "auth_url")})
+    assert "answers, but not as an auth service" in found.line("auth_url")
+
+
+async def test_another_issuer_that_is_down(world: World) -> None:
+    url = f"http://127.0.0.1:{free_port()}/realm"
+    issuer = {"name": "corp", "issuer": url, "audience": "runwire", "allow_private_addresses": True}
+    found = await world.look("gateway", environ={"RUNWIRE_ISSUERS": json.dumps([issuer])})
+    assert (found.status, found.of("fault")) == (1, {("auth", "issuer corp")})
+
+
 async def test_everything_hangs_at_once_and_the_doctor_does_not(world: World) -> None:
     frozen = (world.postgres, world.redis, world.cluster.auths[0])
     for one in frozen:
@@ -189,6 +206,7 @@ async def test_a_file_in_the_place_of_the_data_folder(doctor: Doctor, tmp_path: 
     (tmp_path / "data").write_text("no folder", encoding="utf-8")
     found = await doctor(*ALONE, "--data-dir", "data", folder=tmp_path, environ={"RUNWIRE_PORT": "0"})
     # The data file below it cannot be there either; that is one fault and not two.
+    assert ("database", "database") in found.of("skipped")
     assert (found.status, found.of("fault")) == (1, {("files", "data_dir")})
     assert "is not a folder → set data_dir" in found.line("data_dir")
 
@@ -229,6 +247,10 @@ async def test_a_data_file_of_a_newer_release_and_one_that_is_none(doctor: Docto
     path.parent.mkdir(mode=0o700)
     await migrate_storage(f"sqlite://{path}")
     words = (*ALONE, "--data-dir", "data")
+    before = sorted(entry.name for entry in path.parent.iterdir())
+    right = await doctor(*words, folder=tmp_path, environ={"RUNWIRE_PORT": "0"})
+    assert (right.status, right.of("fault")) == (0, set())
+    assert sorted(entry.name for entry in path.parent.iterdir()) == before, "nothing is left beside the file"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '0099_later'")
     newer = await doctor(*words, folder=tmp_path, environ={"RUNWIRE_PORT": "0"})
@@ -256,6 +278,16 @@ async def test_an_agent_that_cannot_be_imported(world: World, tmp_path: Path, co
     found = await world.look("worker", agents=[str(tmp_path / "mine.py")])
     assert (found.status, found.of("fault")) == (1, {("agents", "agents")})
     assert words in found.line("agents")
+
+
+async def test_what_an_agent_prints_and_leaves_running_is_no_matter(world: World, tmp_path: Path) -> None:
+    code = (
+        f"import sys, threading, time\nprint('{CANARY}', flush=True)\nprint('{CANARY}', file=sys.stderr)\n"
+        "threading.Thread(target=time.sleep, args=(3600,)).start()\nasync def agent(ctx, message): ...\n"
+    )
+    (tmp_path / "loud.py").write_text(code, encoding="utf-8")
+    found = await world.look("worker", "--only", "agents", agents=[str(tmp_path / "loud.py")])
+    assert (found.status, found.of("ok")) == (0, {("agents", "agents")})
 
 
 async def test_an_agent_whose_import_does_not_end_is_left(world: World, tmp_path: Path) -> None:
@@ -288,11 +320,46 @@ async def test_too_few_files(world: World) -> None:
 
 
 async def test_a_port_that_somebody_else_has(world: World) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        found = await world.look("worker", *HANGING, "--only", "network", port=port)
-    assert (found.status, found.of("fault")) == (1, {("network", "port")})
-    assert f"127.0.0.1:{port} is taken by another program" in found.line("port")
+    with socket.create_server(("127.0.0.1", 0)) as silent, other_program() as talks:
+        for port in (silent.getsockname()[1], talks):
+            found = await world.look("worker", *HANGING, "--only", "network", port=port)
+            assert (found.status, found.of("fault")) == (1, {("network", "port")})
+            assert f"127.0.0.1:{port} is taken by another program" in found.line("port")
+    its_own = await world.look("auth", "--only", "network", port=world.cluster.auths[0].port)
+    assert (its_own.status, its_own.of("fault")) == (0, set())
+    assert "is served by a Runwire" in its_own.line("port", "ok")
+
+
+async def test_an_address_of_another_machine(world: World) -> None:
+    found = await world.look("worker", "--only", "network", host="192.0.2.1", port=8000)  # RFC 5737: nobody's
+    assert (found.status, found.of("fault")) == (1, {("network", "host")})
+    assert "no address of this machine → set host" in found.line("host")
+
+
+@contextmanager
+def other_program() -> Iterator[int]:
+    """Serve a page that is not ours, on a port; give that."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    with server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Other(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b'{"status": "fine"}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────

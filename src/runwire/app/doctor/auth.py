@@ -70,7 +70,8 @@ def _silent(error: Unavailable, url: str, limit_s: float) -> Finding:
             "look whether the auth service hangs, or correct auth_url",
         )
     if error.__context__ is None:
-        return fault("auth_url", f"{url} answers, and is no auth service of Runwire that works", "correct auth_url")
+        found = f"{url} answers, but not as an auth service that works does"
+        return fault("auth_url", found, "look at its /health/ready and its log, or correct auth_url")
     return fault(
         "auth_url",
         f"{url} cannot be reached ({why})",
@@ -100,8 +101,12 @@ async def examine_issuer(subject: Subject, number: int) -> list[Finding]:
     """Ask one of the other issuers for its keys, as `runwire doctor issuers` does, which says more."""
     issuer = subject.settings.issuers[number]
     one = subject.settings.model_copy(update={"issuers": (issuer,)})
-    (found,) = await examine_issuers(one)
     what = f"issuer {issuer.name}"
+    try:
+        async with asyncio.timeout(subject.limit_s):
+            (found,) = await examine_issuers(one)
+    except TimeoutError:
+        found = {"fault": f"{issuer.issuer} does not answer within {subject.limit_s:g} s"}
     if found["fault"]:
         return [by_sentence(what, found["fault"], otherwise="look at `runwire doctor issuers`", between="; ")]
     return [fine(what, f"{found['keys']} keys at {issuer.issuer}")]

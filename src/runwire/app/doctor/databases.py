@@ -104,6 +104,8 @@ def _fix(error: Unavailable) -> str:
 
 
 async def _sqlite(subject: Subject, path: Path) -> list[Finding]:
+    if not await apart(lambda: _may_look(path)):
+        return [skipped("database", "not looked at: its folder cannot be used, see files")]
     try:
         condition = await apart(lambda: look(path))
     except ConfigurationError as error:
@@ -119,6 +121,17 @@ async def _sqlite(subject: Subject, path: Path) -> list[Finding]:
     else:
         found = [fine("database", f"{said}, tables as this release needs them")]
     return found + await _owner(path, subject.limit_s)
+
+
+def _may_look(path: Path) -> bool:
+    """Return whether it can be known if the data file is there; else the files tell what is wrong."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # on the way to it: no folder, no right, no answer
+        return False
+    return True
 
 
 async def _owner(path: Path, limit_s: float) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Iterator
@@ -56,14 +57,14 @@ async def _is_runwire(host: str, port: int, limit_s: float) -> bool:
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked at, not listened on
     url = f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}"
     try:
-        async with httpx2.AsyncClient(base_url=url, timeout=limit_s, trust_env=False) as http:
-            # Of a gateway with a port for machines the first is answered there alone.
-            answers = [await http.get(path) for path in ("/health/live", "/v1/openapi.json")]
-    except httpx2.HTTPError:
+        async with asyncio.timeout(limit_s), httpx2.AsyncClient(base_url=url, timeout=limit_s, trust_env=False) as http:
+            answer = await http.get("/health/live")
+            body = answer.json()
+    except (httpx2.HTTPError, TimeoutError, ValueError):
         return False
-    return any(
-        answer.status_code == 200 and ("runwire" in answer.text.lower() or "status" in answer.text)
-        for answer in answers
+    # Where machines have a port of their own the other one says that there is nothing, in its own words.
+    return bool(
+        body == {"status": "ok"} or (isinstance(body, dict) and body.keys() >= {"code", "field", "retry_after_s"})
     )
 
 

@@ -32,7 +32,8 @@ async def examine_hints(subject: Subject) -> list[Finding]:
         if "Timeout" in error.message:
             fix = "look whether it hangs, or a firewall swallows what is sent there; else correct redis_url"
             return [fault("redis", f"{shown} takes connections, if any, and does not answer", fix)]
-        return [fault("redis", f"{shown}: {error.message.rstrip('.')}", "start it, or correct redis_url")]
+        said = f"{shown} cannot be reached: {error.message.rstrip('.')}"
+        return [fault("redis", said, "start it, or correct redis_url")]
     servers = f"{condition.nodes} servers, " if condition.nodes > 1 else ""
     tls = "TLS" if (shown or "").startswith("rediss") else "no TLS"
     found = [
