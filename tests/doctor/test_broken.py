@@ -296,16 +296,18 @@ async def test_an_agent_whose_import_does_not_end_is_left(world: World, tmp_path
     assert (found.status, found.of("warning")) == (0, {("agents", "agents")})
 
 
-@pytest.mark.parametrize(("module", "extra"), [("asyncpg", "postgres"), ("redis", "redis")])
+@pytest.mark.parametrize(("module", "extra"), [("asyncpg", "postgres"), ("redis", "redis"), ("opentelemetry", "otel")])
 async def test_an_extra_that_is_not_installed(world: World, module: str, extra: str) -> None:
     # As Python has it for a module that cannot be imported.
     without = f"import sys; sys.modules[{module!r}] = None\nfrom runwire.__main__ import main; main()"
-    found = await world.look("gateway", command=(sys.executable, "-c", without))
+    collector = f"http://127.0.0.1:{free_port()}" if extra == "otel" else None
+    found = await world.look("gateway", command=(sys.executable, "-c", without), otel_endpoint=collector)
     assert (found.status, found.of("fault")) == (1, {("configuration", f"extra {extra}")})
     assert f"pip install 'runwire[{extra}]'" in found.line(f"extra {extra}")
-    assert {one["part"] for one in found.findings if one["state"] == "skipped"} >= {
-        "database" if extra == "postgres" else "redis"
-    }
+    not_asked = {"postgres": ("database", "database"), "redis": ("redis", "redis"), "otel": ("agents", "agents")}
+    assert not_asked[extra] in found.of("skipped")
+    # A collector that is away costs its traces and nothing else.
+    assert (("network", "otel_endpoint") in found.of("warning")) == (extra == "otel")
 
 
 async def test_too_few_files(world: World) -> None:

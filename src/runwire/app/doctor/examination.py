@@ -19,7 +19,7 @@ from runwire.app.doctor.databases import examine_database, probes_of
 from runwire.app.doctor.files import examine_data_dir
 from runwire.app.doctor.finding import Finding, fault
 from runwire.app.doctor.machine import examine_clock, examine_files_limit, examine_python
-from runwire.app.doctor.network import examine_port, examine_urls
+from runwire.app.doctor.network import examine_collector, examine_port, examine_urls
 from runwire.app.doctor.redis import examine_hints
 from runwire.app.doctor.subject import Subject
 from runwire.app.logs import log_nothing
@@ -103,6 +103,7 @@ def _probes(part: str, settings: Settings) -> tuple[_Probe, ...]:
             partial(examine_port, is_management=False),
             partial(examine_port, is_management=True),
             examine_urls,
+            examine_collector,
         ),
         "agents": (examine_agents,),
         "bounds": (examine_bounds, examine_limits),

@@ -14,7 +14,7 @@ from runwire.app.doctor.finding import Finding, fault, fine, warning
 from runwire.app.doctor.subject import Subject
 from runwire.settings import Settings
 
-__all__ = ["examine_port", "examine_urls"]
+__all__ = ["examine_collector", "examine_port", "examine_urls"]
 
 
 async def examine_port(subject: Subject, *, is_management: bool) -> list[Finding]:
@@ -66,6 +66,25 @@ async def _is_runwire(host: str, port: int, limit_s: float) -> bool:
     return bool(
         body == {"status": "ok"} or (isinstance(body, dict) and body.keys() >= {"code", "field", "retry_after_s"})
     )
+
+
+async def examine_collector(subject: Subject) -> list[Finding]:
+    """Look whether somebody listens where traces go; without one they are lost, and nothing else is."""
+    url = subject.settings.otel_endpoint
+    if url is None:
+        return []
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    fix = "start the collector, or correct otel_endpoint, or unset it"
+    try:
+        async with asyncio.timeout(subject.limit_s):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+            writer.close()
+    except TimeoutError:
+        return [warning("otel_endpoint", f"{parts.hostname}:{port} does not answer within {subject.limit_s:g} s", fix)]
+    except OSError:
+        return [warning("otel_endpoint", f"{parts.hostname}:{port} cannot be reached: traces are lost", fix)]
+    return [fine("otel_endpoint", f"traces go to {parts.hostname}:{port}")]
 
 
 async def examine_urls(subject: Subject) -> list[Finding]:

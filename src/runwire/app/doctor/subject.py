@@ -16,7 +16,12 @@ from runwire.settings import Loaded, Settings
 __all__ = ["EXTRAS", "Subject", "apart"]
 
 # Extra → the module that it is there for.
-EXTRAS: Final = {"postgres": "asyncpg", "redis": "redis", "oidc": "authlib"}
+EXTRAS: Final = {
+    "postgres": "asyncpg",
+    "redis": "redis",
+    "oidc": "authlib",
+    "otel": "opentelemetry.exporter.otlp.proto.http",
+}
 
 T = TypeVar("T")
 
@@ -46,8 +51,16 @@ class Subject:
             "postgres": settings.is_shared,
             "redis": settings.is_shared and settings.redis_url is not None,
             "oidc": "auth" in self.roles and any(issuer.client_id is not None for issuer in settings.issuers),
+            "otel": settings.otel_endpoint is not None,
         }
-        return tuple(name for name, is_needed in needed.items() if is_needed and find_spec(EXTRAS[name]) is None)
+        return tuple(name for name, is_needed in needed.items() if is_needed and not _is_there(EXTRAS[name]))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
 
 
 async def apart(work: Callable[[], T]) -> T:
