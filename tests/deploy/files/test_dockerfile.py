@@ -53,7 +53,7 @@ def test_packages_are_those_of_the_lock_file(stages: list[list[dict[str, Any]]])
     for words in syncs:
         assert {"--frozen", "--no-dev"} <= set(words)
         extras = {words[place + 1] for place, word in enumerate(words) if word == "--extra"}
-        assert extras == {"postgres", "redis"}
+        assert extras == {"otel", "postgres", "redis"}
         assert extras <= set(project["optional-dependencies"])
     assert "--no-editable" in syncs[1]
     installs = [words for words in _of(stages[0], "RUN") if '"install"' in words]

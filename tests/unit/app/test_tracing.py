@@ -19,7 +19,8 @@ from opentelemetry.semconv.attributes import error_attributes
 from opentelemetry.semconv.schemas import Schemas
 from prometheus_client import CollectorRegistry
 
-from runwire.app.tracing import add_trace_id, conventions, export, ids
+from runwire.agents import tracing as agents
+from runwire.app.tracing import add_trace_id, conventions, export, ids, open_tracing
 from runwire.settings import load
 
 AGENTS: Final = Path(__file__).resolve().parents[2] / "agents" / "traced.py"
@@ -98,6 +99,23 @@ async def test_a_full_queue_drops_what_comes_and_counts_it(monkeypatch: pytest.M
     assert stuck.taken == 301
     assert registry.get_sample_value("tracing_spans_total", {"outcome": "failed"}) == 1
     assert registry.get_sample_value("tracing_spans_total", {"outcome": "exported"}) == 300
+
+
+async def test_variables_of_opentelemetry_change_neither_where_to_nor_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://elsewhere.example")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://elsewhere.example/v1/traces")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "elsewhere")
+    settings = load({"otel_endpoint": "http://127.0.0.1:9/base"}, environ={}).settings
+    assert export._exporter(settings, settings.otel_endpoint or "")._endpoint == "http://127.0.0.1:9/base/v1/traces"
+    monkeypatch.setattr(export, "_exporter", lambda _settings, _endpoint: Stuck())
+    provider = export.open_provider(settings, CollectorRegistry())
+    span = provider.tracer.start_span("one")
+    assert isinstance(span, ReadableSpan)  # it is sampled
+    assert span.resource.attributes["service.name"] == "runwire"
+    await provider.close()
+    none = open_tracing(load(environ={}).settings, CollectorRegistry())
+    assert none.worker is agents.UNTRACED
 
 
 def test_a_collector_that_refuses_writes_no_line_of_the_library() -> None:
