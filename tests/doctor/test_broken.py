@@ -102,11 +102,11 @@ async def test_redis_that_is_down(world: World) -> None:
 async def test_redis_that_hangs(world: World) -> None:
     world.redis.pause()
     try:
-        found = await world.look("worker")
+        found = await world.look("worker", *HANGING)
     finally:
         world.redis.resume()
     assert (found.status, found.of("fault")) == (1, {("redis", "redis")})
-    assert "does not answer → look whether it hangs" in found.line("redis")
+    assert "does not answer within 2 s → look whether it hangs" in found.line("redis")
 
 
 async def test_a_wrong_password_of_redis(world: World) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from runwire.app.doctor.finding import Finding, by_sentence, fault, fine, skipped, warning
 from runwire.app.doctor.subject import Subject
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Settings
+from runwire.storage.condition import RedisCondition
 from runwire.storage.open import examine_redis
 
 __all__ = ["examine_hints"]
@@ -25,13 +28,13 @@ async def examine_hints(subject: Subject) -> list[Finding]:
         return [skipped("redis", "not asked: its client is not installed")]
     shown = settings.shown_redis_url
     try:
-        condition = await examine_redis(settings.redis_url, settings.redis_prefix)
+        condition = await _looked_at(settings.redis_url, settings.redis_prefix, limit_s=subject.limit_s)
     except ConfigurationError as error:
         return [_refused(each) for each in error.faults]
     except Unavailable as error:
-        if "Timeout" in error.message:
+        if _is_late(error):
             fix = "look whether it hangs, or a firewall swallows what is sent there; else correct redis_url"
-            return [fault("redis", f"{shown} takes connections, if any, and does not answer", fix)]
+            return [fault("redis", f"{shown} does not answer within {subject.limit_s:g} s", fix)]
         said = f"{shown} cannot be reached: {error.message.rstrip('.')}"
         return [fault("redis", said, "start it, or correct redis_url")]
     servers = f"{condition.nodes} servers, " if condition.nodes > 1 else ""
@@ -46,6 +49,22 @@ async def examine_hints(subject: Subject) -> list[Finding]:
         fix = "give it more memory, or set maxmemory-policy noeviction: what it drops, people may use again"
         found.append(warning("redis memory", f"{condition.policy}: it drops counts of limits when it is full", fix))
     return found
+
+
+async def _looked_at(url: str, prefix: str, *, limit_s: float) -> RedisCondition:
+    """Look again while it is only late: a bus gives up after half a second, and a busy machine has longer ones."""
+    now_s = asyncio.get_running_loop().time
+    until_s = now_s() + limit_s
+    while True:
+        try:
+            return await examine_redis(url, prefix)
+        except Unavailable as error:
+            if not _is_late(error) or now_s() >= until_s:
+                raise
+
+
+def _is_late(error: Unavailable) -> bool:
+    return "Timeout" in error.message  # the name of the client's error is all that is told of it
 
 
 def _refused(sentence: str) -> Finding:
