@@ -45,6 +45,7 @@ check: setup
 	@$(BIN)/codespell src docs deploy README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md
 	@$(BIN)/python -m runwire.protocol.schema --check
 	@$(BIN)/python -m runwire.settings.reference --check
+	@$(BIN)/python -m runwire.app.pages --check
 	@$(BIN)/python tests/unified_test_runner.py --category unit,deploy_files --max-workers 2
 
 test: setup
@@ -71,5 +72,6 @@ bench: setup
 docs: setup
 	@$(BIN)/python -m runwire.protocol.schema --write
 	@$(BIN)/python -m runwire.settings.reference --write
+	@$(BIN)/python -m runwire.app.pages --write
 	@$(BIN)/python -m runwire.conformance.reference --write
 	@cp docs/reference/protocol.d.ts clients/js/protocol.d.ts

@@ -159,8 +159,12 @@ class _Figures(Collector):
             "resilience_breaker_state", "1 for the state that a circuit breaker is in.", labels=(*labels, "state")
         )
         calls = GaugeMetricFamily("resilience_breaker_calls", "Calls in the breaker's window.", labels=labels)
-        failures = GaugeMetricFamily("resilience_breaker_failures", "Of these, failures.", labels=labels)
-        slow = GaugeMetricFamily("resilience_breaker_slow", "Of these, slow ones.", labels=labels)
+        failures = GaugeMetricFamily(
+            "resilience_breaker_failures", "Failures among the calls in the breaker's window.", labels=labels
+        )
+        slow = GaugeMetricFamily(
+            "resilience_breaker_slow", "Slow calls among those in the breaker's window.", labels=labels
+        )
         for one in self._breakers.shown():
             state.add_metric((one.kind, one.name, one.state), 1)
             calls.add_metric((one.kind, one.name), one.calls)

@@ -37,7 +37,9 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self.listeners = Gauge("gateway_listeners", "Sockets and streams.", registry=self.registry)
         self.threads = Gauge("gateway_tail_threads", "Threads with a listener.", registry=self.registry)
-        self.loop_lag = Gauge("gateway_loop_lag_seconds", "Lag of the event loop.", registry=self.registry)
+        self.loop_lag = Gauge(
+            "gateway_loop_lag_seconds", "How much later than asked for the event loop wakes up.", registry=self.registry
+        )
         self.is_full = Gauge("gateway_full", "1 while nobody new is let in.", registry=self.registry)
         self.queued = Gauge(
             "gateway_queued_runs",
@@ -47,7 +49,7 @@ class Metrics:
         )
         self.queue_age = Gauge(
             "gateway_queue_age_seconds",
-            "How long the oldest of them has waited.",
+            "How long the oldest run that waits for a worker has waited.",
             ["database"],
             registry=self.registry,
         )
@@ -62,7 +64,11 @@ class Metrics:
             "1 while personal limits are counted by each process alone, for Redis does not answer.",
             registry=self.registry,
         )
-        self.bus_age = Gauge("gateway_bus_beacon_age_seconds", "Age of the last beacon heard.", registry=self.registry)
+        self.bus_age = Gauge(
+            "gateway_bus_beacon_age_seconds",
+            "Since the bus last carried a beacon of this process.",
+            registry=self.registry,
+        )
         self.closes = Counter("gateway_closes", "Sockets ended by the server.", ["code"], registry=self.registry)
         self.revocations = Histogram(
             "runwire_revocation_seconds",
@@ -70,7 +76,9 @@ class Metrics:
             buckets=_REVOCATION_S,
             registry=self.registry,
         )
-        self.commands = Counter("gateway_commands", "Commands by outcome.", ["op", "code"], registry=self.registry)
+        self.commands = Counter(
+            "gateway_commands", "Commands over sockets, by outcome.", ["op", "code"], registry=self.registry
+        )
         self.sent = Sent()
         self.registry.register(self.sent)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+from typing import Final
 
-__all__ = ["CloseCode", "ErrorCode", "RunFailure"]
+__all__ = ["RETRYABLE", "CloseCode", "ErrorCode", "RunFailure"]
 
 
 class ErrorCode(StrEnum):
@@ -90,3 +91,17 @@ class RunFailure(StrEnum):
     QUOTA_EXCEEDED = "quota_exceeded"
     AGENT_UNAVAILABLE = "agent_unavailable"
     INTERNAL = "internal"
+
+
+RETRYABLE: Final = frozenset(
+    {
+        RunFailure.DEADLINE_EXCEEDED,
+        RunFailure.CIRCUIT_OPEN,
+        RunFailure.PROVIDER_UNAVAILABLE,
+        RunFailure.WORKER_LOST,
+        RunFailure.QUOTA_EXCEEDED,
+        RunFailure.AGENT_UNAVAILABLE,
+        RunFailure.INTERNAL,
+    }
+)
+"""A second try of the same message may well succeed; the others need another agent or another message."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from runwire.protocol import frames
-from runwire.protocol.codes import CloseCode, ErrorCode, RunFailure
+from runwire.protocol.codes import ErrorCode, RunFailure
 from runwire.protocol.events import DELTA_TYPES, EVENT_DATA, INTERNAL_TYPES, TERMINAL_TYPES, EventType
 
 __all__ = ["FOLDER", "files", "json_schema", "main", "reference_page", "typescript"]
@@ -23,40 +23,6 @@ FOLDER: Final = "docs/reference"
 _REPLIES: Final = (frames.SendData, frames.CancelData, frames.AnswerData, frames.RefreshData)
 _BODIES: Final = (frames.MessageBody, frames.AnswerBody, frames.RetryBody)
 
-_CLOSE_MEANINGS: Final[Mapping[CloseCode, str]] = {
-    CloseCode.NORMAL: "closed on request",
-    CloseCode.GOING_AWAY: "one side is going away",
-    CloseCode.TOO_BIG: "a frame is larger than `limits.frame_bytes`",
-    CloseCode.INTERNAL: "the server failed",
-    CloseCode.DRAINING: "the server is shutting down",
-    CloseCode.NO_HELLO: "no `hello` in time",
-    CloseCode.TOKEN_EXPIRED: "the token expired: refresh it first",
-    CloseCode.TOO_SLOW: "unsent bytes did not fall: the reader is too slow",
-    CloseCode.NO_LIFE: "no sign of life for `ping_s + pong_s`",
-    CloseCode.UNAVAILABLE: "a dependency is unavailable",
-    CloseCode.RATE: "too fast: come back after `after_s`",
-    CloseCode.BAD_FRAME: "not JSON, binary, nested too deep, or invalid UTF-8",
-    CloseCode.UNAUTHENTICATED: "no valid credential",
-    CloseCode.FORBIDDEN: "forbidden, or the token of another user",
-    CloseCode.TOO_MANY_CONNECTIONS: "too many connections",
-    CloseCode.VERSION: "no protocol version in common",
-    CloseCode.REVOKED: "access was withdrawn",
-}
-_FAILURE_MEANINGS: Final[Mapping[RunFailure, str]] = {
-    RunFailure.AGENT_ERROR: "the agent's code raised",
-    RunFailure.DEADLINE_EXCEEDED: "it ran longer than its deadline",
-    RunFailure.NO_RESULT: "it returned and yielded nothing",
-    RunFailure.CIRCUIT_OPEN: "calls to a provider are stopped for now",
-    RunFailure.PROVIDER_UNAVAILABLE: "a model or tool provider did not answer",
-    RunFailure.WORKER_LOST: "its worker was lost too often without progress",
-    RunFailure.NONDETERMINISTIC_AGENT: "executed again, it took another way",
-    RunFailure.PARALLEL_WITHOUT_GATHER: "its context was used from another task",
-    RunFailure.PAYLOAD_TOO_LARGE: "it emitted a value that cannot be stored",
-    RunFailure.LOOP_BLOCKED: "its code never yielded to the event loop",
-    RunFailure.QUOTA_EXCEEDED: "the user's quota is used up",
-    RunFailure.AGENT_UNAVAILABLE: "no worker has this agent",
-    RunFailure.INTERNAL: "the server failed",
-}
 
 # What the types leave open (`Any`), because any field of an event's data may be a reference to a blob.
 _OPEN_TYPES: Final[Mapping[tuple[str, str], str]] = {
@@ -210,7 +176,7 @@ def _words(values: Iterable[str]) -> str:
 
 
 def reference_page() -> str:
-    """Return the Markdown page of all events and codes."""
+    """Return the Markdown page of all events."""
     groups = {
         "Lifecycle events": [kind for kind in EventType if kind not in DELTA_TYPES | INTERNAL_TYPES],
         "Deltas": [kind for kind in EventType if kind in DELTA_TYPES],
@@ -222,22 +188,18 @@ def reference_page() -> str:
         "Internal events": "They have a `seq` and are in no view: operators read them.",
     }
     lines = [
-        "# Events and codes",
+        "# Events",
         "",
         "Made from the types in `runwire.protocol` by `python -m runwire.protocol.schema --write`: do not edit.",
         "`?` marks a field that may be missing. Types are written as in TypeScript (`protocol.d.ts`).",
         "A field of more than 64 KiB is replaced by `{$ref, bytes, head}`; `GET /v1/blobs/{ref}` has all of it.",
+        "What the codes mean is in [Errors and codes](errors.md).",
     ]
     defs = _definitions()
     for title, kinds in groups.items():
         lines += ["", f"## {title}", "", notes[title]]
         for kind in kinds:
             lines += ["", f"### `{kind}`", "", *_event_lines(kind, defs[EVENT_DATA[kind].__name__])]
-    lines += ["", "## Error codes", "", *_table("code", "HTTP status", ((e, e.http_status) for e in ErrorCode))]
-    lines += ["", "## Why a run failed", "", *_table("code", "meaning", _FAILURE_MEANINGS.items())]
-    lines += ["", "## Close codes", "", "| code | meaning | what a client does |", "|---|---|---|"]
-    for code, meaning in _CLOSE_MEANINGS.items():
-        lines.append(f"| {code.value} | {meaning} | {'reconnects' if code.may_reconnect else 'stops'} |")
     return "\n".join(lines) + "\n"
 
 

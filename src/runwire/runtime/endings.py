@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -14,7 +14,7 @@ from runwire.agents.failures import CallFailed
 from runwire.agents.payload import put_aside, told
 from runwire.agents.steps import type_name
 from runwire.errors import PayloadError, RunFailed, RunwireError
-from runwire.protocol.codes import RunFailure
+from runwire.protocol.codes import RETRYABLE, RunFailure
 from runwire.protocol.events import (
     AgentCancelled,
     AgentCompleted,
@@ -27,19 +27,6 @@ from runwire.resilience.breaker import CircuitOpen
 from runwire.storage.base import CancelRequest, RunEnd
 
 __all__ = ["Ending", "Failure", "LastWords", "Park", "Returned", "failure_of", "last_words"]
-
-# A second try of the same message may well succeed; the others need another agent or another message.
-_RETRYABLE: Final = frozenset(
-    {
-        RunFailure.DEADLINE_EXCEEDED,
-        RunFailure.CIRCUIT_OPEN,
-        RunFailure.PROVIDER_UNAVAILABLE,
-        RunFailure.WORKER_LOST,
-        RunFailure.QUOTA_EXCEEDED,
-        RunFailure.AGENT_UNAVAILABLE,
-        RunFailure.INTERNAL,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +108,7 @@ def _failed(ending: Failure, replay: Replay) -> LastWords:
         code=ending.code,
         message=ending.message,
         error_id=ending.error_id,
-        retryable=ending.code in _RETRYABLE,
+        retryable=ending.code in RETRYABLE,
         retry_after_s=ending.retry_after_s,
     )
     error = {"code": ending.code, "message": ending.message}

@@ -67,7 +67,9 @@ class Caretaker:
         self._trim_at_s = 0.0  # on the loop's clock
         self._compacted = Counter("runtime_compacted_events", "Deltas of ended runs deleted.", registry=registry)
         self._trimmed = Counter("runtime_trimmed_runs", "Old runs deleted.", registry=registry)
-        self._freed = Counter("runtime_freed_bytes", "Of events and blobs, by both.", registry=registry)
+        self._freed = Counter(
+            "runtime_freed_bytes", "Bytes of events and blobs that compaction and trimming deleted.", registry=registry
+        )
 
     async def run(self) -> None:
         """Look after the database until cancelled; a call that is cut off is done or not done."""

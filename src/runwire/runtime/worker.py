@@ -111,7 +111,9 @@ class Worker:
         self._is_claiming = False
         self._abandoned = 0
         self._registry = registry
-        self._claimed = Counter("runtime_claimed_runs", "Attempts begun, by why.", ["why"], registry=registry)
+        self._claimed = Counter(
+            "runtime_claimed_runs", "Attempts of runs begun, by the reason.", ["why"], registry=registry
+        )
 
     @property
     def active(self) -> int:

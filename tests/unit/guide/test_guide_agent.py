@@ -60,7 +60,7 @@ def _no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
         ("How can I create an API key?", "/docs/how-to/users-and-tokens#make-an-api-key"),
         ("how do i sign in", "/docs/how-to/users-and-tokens#sign-in-as-a-person"),
         ("Is there an SSE endpoint?", "/docs/reference/http#server-sent-events"),
-        ("What does close code 4008 mean?", "/docs/reference/websocket#close-codes"),
+        ("What does close code 4008 mean?", "/docs/reference/errors#close-codes"),
         ("Which limits are there?", "/docs/reference/websocket#limits"),
         ("What happens to slow readers?", "/docs/explanation/delivery#slow-readers"),
         ("How do I call a tool from my agent?", "/docs/reference/agent-api#ctxtool"),
