@@ -94,7 +94,7 @@ def test_the_reference_explains_every_code_of_a_failed_run(code: str) -> None:
 
 @pytest.mark.parametrize("code", [f"`{code}`" for code in ErrorCode] + [str(int(code)) for code in CloseCode])
 def test_the_reference_names_every_error_and_close_code(code: str) -> None:
-    assert code in (DOCS / "reference" / "websocket.md").read_text(encoding="utf-8")
+    assert f"| {code} |" in (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("setting", list(Settings.model_fields))

@@ -28,6 +28,7 @@ BOUNDS: Final[Mapping[str, str]] = {
     "kind": "what a breaker guards: `agent`, `model`, `tool`, `auth`",
     "name": "of a breaker; a process keeps 1,000 at most and forgets the one that matters least",
     "op": "of a command, as in [WebSocket](websocket.md)",
+    "outcome": "`exported`, `failed`, `dropped`",
     "reason": "`loop_lag`, `memory`, `queue_length`, `queue_age`, or the limit: `user_messages`, `user_bytes` …",
     "rule": "of what [production refuses](settings.md#what-production-refuses)",
     "state": "`closed`, `open`, `half_open`, `forced_open`, `disabled`",
@@ -54,6 +55,7 @@ _ROOMS: Final[Mapping[str, str]] = {
     "runtime": "Worker",
     "resilience": "Circuit breakers",
     "process": "Every process",
+    "tracing": "[Traces](../how-to/trace-runs.md), where `otel_endpoint` is set",
     "runwire": "Promises and settings",
 }
 
