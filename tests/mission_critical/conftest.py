@@ -14,11 +14,18 @@ from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def one_deployment(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Deployment]:
     server = Deployment(tmp_path_factory.mktemp("deployment"))
-    asyncio.run(server.start())
+    pytestconfig.stash[RESTS].setdefault(Path(__file__).parent, []).append(lambda: asyncio.run(server.kill9()))
     yield server
     asyncio.run(server.kill9())
+
+
+@pytest.fixture(scope="module")
+def deployment(one_deployment: Deployment) -> Deployment:
+    if not one_deployment.process.is_running:
+        asyncio.run(one_deployment.start())
+    return one_deployment
 
 
 @pytest.fixture(scope="session")
