@@ -7,7 +7,7 @@ import contextlib
 import shlex
 import sys
 import tomllib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -25,7 +25,7 @@ from runwire.conformance import BUDGET, CATEGORIES, FORMATS, Options, Report, Re
 from runwire.conformance import check as prove
 from runwire.errors import ConfigurationError, ProtocolError, Unauthenticated, Unavailable
 
-__all__ = ["check"]
+__all__ = ["check", "killing", "secret_of", "signed_in", "told_apart", "write_report"]
 
 _CALL_S: Final = 30.0  # for a token
 _KILL_S: Final = 60.0  # for the operator's command
@@ -66,8 +66,8 @@ def check(
     ] = None,
 ) -> None:
     """Exit status 0: every promise kept; 1: one is broken; 2: it could not be checked."""
-    places, reports = _told_apart(urls or [], report or [])
-    secret = _secret(password_stdin, user, client_id)
+    places, reports = told_apart(urls or [], report or [])
+    secret = secret_of(password_stdin, user, client_id)
     options: dict[str, Any] = {
         "categories": tuple(only or CATEGORIES),
         "skip": tuple(skip or ()),
@@ -82,13 +82,13 @@ def check(
         "other_token": other_token,
         "expired_token": expired_token,
         "person": (user, secret) if user and secret else None,
-        "kill": _killing(kill) if kill else None,
+        "kill": killing(kill) if kill else None,
     }
 
     async def prove_it() -> Report:
         # With a secret the credential is made below, so `found` need not have one.
         async with found(places[0] if places else None, token or secret, data_dir) as (place, credential):
-            credential = await _signed_in(place, credential, user=user, client_id=client_id, secret=secret)
+            credential = await signed_in(place, credential, user=user, client_id=client_id, secret=secret)
             with _shown(Options(**options), as_json=as_json) as tell:
                 return await prove(place, credential, on_result=tell, **options)
 
@@ -100,14 +100,15 @@ def check(
         raise typer.Exit(2) from error
     typer.echo(_line(done) if as_json else as_text(done))
     for kind, path in reports:
-        _write(path, FORMATS[kind](done))
+        write_report(path, FORMATS[kind](done))
     raise typer.Exit(done.exit_code)
 
 
 # ── who we are ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _secret(is_given: bool, user: str | None, client_id: str | None) -> str | None:
+def secret_of(is_given: bool, user: str | None, client_id: str | None) -> str | None:
+    """Return what `--password-stdin` says; None: nothing was to be read."""
     if not is_given:
         if user or client_id:
             raise typer.BadParameter("say the secret by --password-stdin, one line of standard input")
@@ -120,9 +121,10 @@ def _secret(is_given: bool, user: str | None, client_id: str | None) -> str | No
     return line
 
 
-async def _signed_in(
+async def signed_in(
     url: str, credential: Token, *, user: str | None, client_id: str | None, secret: str | None
 ) -> Token:
+    """Return the credential of who was named by `--user` or `--client-id`; else the one that is given."""
     if secret is None:
         return credential
     if user is not None:
@@ -155,26 +157,29 @@ def _limits(path: Path | None) -> Mapping[str, float]:
         raise ConfigurationError([f"--budget {path}: {error}. Write lines such as `first_event_ms = 2000`."]) from error
 
 
-def _told_apart(words: list[str], reports: list[str]) -> tuple[list[str], list[tuple[str, Path]]]:
+def told_apart(
+    words: list[str], reports: list[str], formats: Collection[str] = tuple(FORMATS)
+) -> tuple[list[str], list[tuple[str, Path]]]:
     """Return URLs and reports: the path of `--report FORMAT PATH` stands among the words that no option takes."""
     urls = [word for word in words if word.startswith(("http://", "https://"))]
     paths = [word for word in words if word not in urls]
     found_ = []
     for each in reports:
-        if each in FORMATS:
+        if each in formats:
             if not paths:
                 raise typer.BadParameter(f"{each}: say where, `--report {each} PATH`")
             found_.append((each, Path(paths.pop(0))))
-        elif (suffix := Path(each).suffix) in _SUFFIXES:
-            found_.append((_SUFFIXES[suffix], Path(each)))
+        elif _SUFFIXES.get(Path(each).suffix) in formats:
+            found_.append((_SUFFIXES[Path(each).suffix], Path(each)))
         else:
-            raise typer.BadParameter(f"{each}: write `--report FORMAT PATH`, with a format of {', '.join(FORMATS)}")
+            raise typer.BadParameter(f"{each}: write `--report FORMAT PATH`, with a format of {', '.join(formats)}")
     if paths:
         raise typer.BadParameter(f"{paths[0]}: write it with its scheme, e.g. http://127.0.0.1:8000", param_hint="URL")
     return urls, found_
 
 
-def _killing(command: str) -> Callable[[], Awaitable[None]]:
+def killing(command: str) -> Callable[[], Awaitable[None]]:
+    """Return what runs the operator's command; it raises `Unavailable` if that fails or takes over a minute."""
     words = shlex.split(command)
 
     async def kill() -> None:
@@ -227,7 +232,8 @@ def _line(report: Report) -> str:
     return msgspec.json.encode({"type": "report", **body}).decode()
 
 
-def _write(path: Path, text: str) -> None:
+def write_report(path: Path, text: str) -> None:
+    """Write a report; raises `Unavailable` if that cannot be done."""
     try:
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:

@@ -25,6 +25,7 @@ _VERBS: Final[Mapping[str, str]] = MappingProxyType(
         "answer": "listen:answer",
         "retry": "listen:retry",
         "check": "check:check",
+        "bench": "bench:bench",
         "test": "test:run_tests",
         "members": "members:members",
         "audit": "audit:audit",

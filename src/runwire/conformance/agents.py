@@ -13,6 +13,7 @@ __all__ = ["SECRET", "agents"]
 
 SECRET: Final = "the-words-of-an-exception-are-nobodys-business"  # noqa: S105 - no password
 _PIECE: Final = "0123456789abcdef" * 128  # 2 KiB
+_MOST_EVENTS, _MOST_TOOLS, _MOST_GAP_MS = 10_000, 100, 60_000.0
 _LONG_S: Final = 15.0  # nobody waits longer for a check of a deadline
 
 
@@ -100,6 +101,18 @@ async def check_provider(ctx: Any, message: str) -> str:
     return str(await ctx.step("provider", _PROVIDER[how], name, breaker=f"check/{name[:32]}"))
 
 
+async def check_load(ctx: Any, message: str) -> AsyncIterator[str]:
+    """Be as long as asked, for `runwire bench`: `TAG EVENTS TOOLS GAP_MS`; says as many pieces, then the tag."""
+    tag, events, tools, gap_ms = message.split(" ")
+    for _ in range(min(int(tools), _MOST_TOOLS)):
+        await ctx.tool(count, text=tag)
+    for number in range(min(int(events), _MOST_EVENTS)):
+        if float(gap_ms) > 0:
+            await asyncio.sleep(min(float(gap_ms), _MOST_GAP_MS) / 1000)
+        yield f"{number} "
+    yield tag
+
+
 agents: Final[dict[str, Callable[[Any, str], Any]]] = {
     each.__name__: each
     for each in (
@@ -112,5 +125,6 @@ agents: Final[dict[str, Callable[[Any, str], Any]]] = {
         check_flood,
         check_asks,
         check_provider,
+        check_load,
     )
 }

@@ -1,0 +1,1 @@
+"""Load on a deployment, seen from the wire: who sends what, what came back, and how late."""

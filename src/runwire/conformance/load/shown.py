@@ -1,0 +1,237 @@
+"""What a load came to: for a terminal, for machines, as Markdown, and as a page that needs no network."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from runwire.conformance.load.drive import Load
+from runwire.conformance.load.histogram import Histogram
+
+__all__ = ["FORMATS", "as_html", "as_json", "as_markdown", "as_text", "exit_code", "figures", "verdict"]
+
+KEPT, BROKEN, COULD_NOT = 0, 1, 2
+_SHARES: Final = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+_WIDTH: Final = 48
+_BLOCKS: Final = " ▏▎▍▌▋▊▉█"
+
+
+def exit_code(load: Load) -> int:
+    """Return 1 if a promise was broken, 2 if no run was completed, else 0."""
+    if load.tally.faults:
+        return BROKEN
+    return KEPT if load.tally.completed else COULD_NOT
+
+
+def verdict(load: Load) -> str:
+    """Return the outcome in a sentence."""
+    tally = load.tally
+    broken = [f"{count} {name}" for name, count in _faults(load).items() if count]
+    if broken:
+        return f"Promises are broken: {', '.join(broken)}."
+    if not tally.completed:
+        why = [f"{count} × {name}" for name, count in (tally.ended + tally.refused).items()]
+        return f"Nothing was measured: no run was completed ({', '.join(why) or 'none was sent'})."
+    text = f"{tally.events:,} events of {tally.completed:,} runs: each came once, in order, to the right user."
+    if load.is_cut_short:
+        text += " It was ended early; runs that were open then are not judged."
+    if tally.held_back:
+        text += f" The rate was not reached: {tally.held_back:,} messages were not sent, as their user waited for 16."
+    if other := tally.ended + tally.refused:
+        text += f" Not completed: {', '.join(f'{count} × {name}' for name, count in other.items())}."
+    return text
+
+
+def figures(load: Load) -> dict[str, Any]:
+    """Return all that was counted; times in milliseconds."""
+    tally, took_s = load.tally, load.elapsed_s or 1.0
+    return {
+        "users": load.plan.users,
+        "sent": tally.sent,
+        "completed": tally.completed,
+        "events": tally.events,
+        "runs_per_s": round(tally.completed / took_s, 1),
+        "events_per_s": round(tally.events / took_s, 1),
+        **_faults(load),
+        "cuts": tally.cuts,
+        "resumes": tally.resumes,
+        "resets": tally.resets,
+        "kills": tally.kills,
+        "held_back": tally.held_back,
+        "first_event_ms": _times(tally.begun),
+        "run_ms": _times(tally.run),
+    }
+
+
+def as_text(load: Load) -> str:
+    """Return the summary for a terminal; no colours."""
+    facts = figures(load)
+    lines = ["", f"{load.url} · {load.server} · agent {load.agent or '(default)'} · {load.elapsed_s:.1f} s", ""]
+    for name, value in facts.items():
+        shown = "  ".join(f"{k} {v:g} ms" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}"
+        lines.append(f"  {name.replace('_', ' '):<16} {shown}")
+    lines += ["", "  from the time it was due to the end of the run"]
+    bars = load.tally.run.bars()
+    most = max((count for *_, count in bars), default=1)
+    for low, high, count in bars:
+        lines.append(f"  {_ms(low):>9} – {_ms(high):<9} {_bar(count / most)} {count:,}")
+    lines += ["", *(f"  ! {note}" for note in load.tally.notes), verdict(load)]
+    return "\n".join(lines)
+
+
+def as_json(load: Load) -> str:
+    """Return the report for machines."""
+    body = {
+        "url": load.url,
+        "server": load.server,
+        "agent": load.agent,
+        "plan": msgspec.to_builtins(load.plan),
+        "duration_s": round(load.elapsed_s, 3),
+        "exit_code": exit_code(load),
+        "verdict": verdict(load),
+        "figures": figures(load),
+        "ended_otherwise": dict(load.tally.ended),
+        "refused": dict(load.tally.refused),
+        "histogram": [{"from_s": low, "to_s": high, "runs": count} for low, high, count in load.tally.run.bars()],
+        "points": msgspec.to_builtins(load.points),
+        "notes": load.tally.notes,
+    }
+    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
+
+
+def as_markdown(load: Load) -> str:
+    """Return the report as it can be posted as a comment."""
+    lines = ["## Runwire bench", "", f"**{verdict(load)}**", "", f"`{load.url}` ({load.server}), {_plan(load)}", ""]
+    lines += ["| what | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in _rows(load))]
+    if load.tally.notes:
+        lines += ["", "### The first faults", "", *(f"- `{note}`" for note in load.tally.notes)]
+    return "\n".join(lines) + "\n"
+
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --good: #1a7f37; --bad: #cf222e; --dim: #6e7781; --line: #8884; --ink: #2f6feb; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem; }
+.dim { color: var(--dim); margin-top: 0; } .verdict { border-left: .4rem solid; padding: .5rem 1rem; font-weight: 600; }
+.code0 { border-color: var(--good); } .code1 { border-color: var(--bad); } .code2 { border-color: var(--dim); }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .7rem; }
+.card { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; }
+.card b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; } .card span { color: var(--dim); }
+.bad b { color: var(--bad); } .good b { color: var(--good); }
+svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
+table { border-collapse: collapse; } td { padding: .2rem 1.5rem .2rem 0; }
+tr + tr { border-top: 1px solid var(--line); }
+pre { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; padding: .7rem; font-size: .85rem; }
+"""
+
+
+def as_html(load: Load) -> str:
+    """Return the report as one page: no script, and nothing from elsewhere."""
+    facts = figures(load)
+    counters = "".join(_card(count, name, "bad" if count else "good") for name, count in _faults(load).items())
+    pace = "".join(_card(facts[name], label) for name, label in (("runs_per_s", "runs/s"), ("events_per_s", "events/s"),
+        ("completed", "runs"), ("cuts", "cuts"), ("resumes", "resumes")))  # fmt: skip
+    late = "".join(_card(f"{value:g} ms", name) for name, value in facts["run_ms"].items())
+    body = [
+        "<h1>Runwire bench</h1>",
+        f'<p class="dim">{_e(load.url)} · {_e(load.server)} · {_e(_plan(load))}</p>',
+        f'<p class="verdict code{exit_code(load)}">{_e(verdict(load))}</p>',
+        f'<h2>What was promised</h2><div class="cards">{counters}</div>',
+        f'<h2>Pace</h2><div class="cards">{pace}</div>',
+        f'<h2>From the time it was due to the end of the run</h2><div class="cards">{late}</div>',
+        _columns([(_ms(high), count) for _, high, count in load.tally.run.bars()], "runs by latency (up to)"),
+        "<h2>Events per second</h2>",
+        _columns([(f"{p.at_s:.0f} s", round(p.events / load.point_s)) for p in load.points], "events per second"),
+        "<h2>All figures</h2><table>",
+        *(f"<tr><td>{_e(name)}</td><td>{_e(value)}</td></tr>" for name, value in _rows(load)),
+        "</table>",
+    ]
+    if load.tally.notes:
+        body += ["<h2>The first faults</h2>", f"<pre>{_e(chr(10).join(load.tally.notes))}</pre>"]
+    head = f'<meta charset="utf-8"><title>Runwire bench: {_e(load.url)}</title><style>{_STYLE}</style>'
+    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    start = f'<!doctype html>\n<html lang="en"><head>{viewport}{head}</head>\n<body>\n'
+    return start + "\n".join(body) + "\n</body></html>\n"
+
+
+FORMATS: Final[Mapping[str, Callable[[Load], str]]] = MappingProxyType(
+    {"md": as_markdown, "json": as_json, "html": as_html}
+)
+
+
+def _faults(load: Load) -> dict[str, int]:
+    tally = load.tally
+    return {
+        "lost": tally.lost,
+        "doubled": tally.doubled,
+        "out of order": tally.disordered,
+        "crossed": tally.crossed,
+        "wrong": tally.wrong,
+        "without an end": tally.unended,
+    }
+
+
+def _times(histogram: Histogram) -> dict[str, float]:
+    found = {name: round(histogram.quantile_s(share) * 1000, 1) for name, share in _SHARES}
+    return {**found, "max": round(histogram.max_s * 1000, 1)}
+
+
+def _rows(load: Load) -> list[tuple[str, str]]:
+    return [
+        (name.replace("_", " "), ", ".join(f"{k} {v:g}" for k, v in value.items()))
+        if isinstance(value, dict)
+        else (name.replace("_", " "), f"{value:,}")
+        for name, value in figures(load).items()
+    ]
+
+
+def _plan(load: Load) -> str:
+    plan = load.plan
+    pace = f"{plan.rate:g} messages/s for {plan.duration_s:g} s"
+    return f"{plan.users} users, {pace}, {plan.cuts:g} cuts/min, seed {plan.seed}"
+
+
+def _ms(seconds: float) -> str:
+    ms = seconds * 1000
+    return f"{ms:.3g} ms" if ms < 1000 else f"{seconds:.3g} s"
+
+
+def _bar(share: float) -> str:
+    whole, part = divmod(round(share * _WIDTH * 8), 8)
+    return "█" * whole + (_BLOCKS[part] if part else "")
+
+
+def _card(value: object, name: str, kind: str = "") -> str:
+    shown = f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f'<div class="card {kind}"><b>{_e(shown)}</b><span>{_e(name)}</span></div>'
+
+
+def _columns(bars: list[tuple[str, int]], title: str) -> str:
+    """Return a chart of columns as SVG."""
+    if not bars:
+        return '<p class="dim">Nothing was counted.</p>'
+    width, height, left = 900.0, 220.0, 60.0
+    most, step = max(max(count for _, count in bars), 1), (width - left) / len(bars)
+    every = -(-len(bars) // 12)
+    parts = [f'<svg viewBox="0 0 {width:g} {height + 40:g}" role="img" aria-label="{_e(title)}">']
+    for share in (0.0, 0.5, 1.0):
+        y = height - share * (height - 20)
+        parts.append(f'<line x1="{left:g}" x2="{width:g}" y1="{y:g}" y2="{y:g}" stroke="var(--line)"/>')
+        parts.append(f'<text x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">{share * most:,.0f}</text>')
+    for place, (name, count) in enumerate(bars):
+        tall, x = count / most * (height - 20), left + place * step
+        parts.append(
+            f'<rect x="{x + step * 0.08:.1f}" y="{height - tall:.1f}" width="{step * 0.84:.1f}" height="{tall:.1f}" '
+            f'rx="2" fill="var(--ink)"><title>{_e(name)}: {count:,}</title></rect>'
+        )
+        if place % every == 0:
+            parts.append(f'<text x="{x + step / 2:.1f}" y="{height + 18:g}" text-anchor="middle">{_e(name)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _e(text: str) -> str:
+    return html.escape(text, quote=True)
