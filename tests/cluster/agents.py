@@ -28,9 +28,9 @@ def _note(run: str) -> bool:
     return Path("over").exists()
 
 
-async def one_more(run: str) -> bool:
+async def one_more(run: str, pause_s: float = 0.05) -> bool:
     """Leave a mark, and say whether it is over."""
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(pause_s)
     return await asyncio.to_thread(_note, run)
 
 
@@ -43,9 +43,18 @@ async def walk(ctx: Context, message: str) -> AsyncIterator[str]:
         n += 1
 
 
+async def stroll(ctx: Context, message: str) -> AsyncIterator[str]:
+    """Walk at a pace at which hundreds can watch."""
+    n, is_over = 0, False
+    while not is_over:
+        is_over = await ctx.tool(one_more, run=ctx.run, pause_s=1.0)
+        yield f"[{n}]"
+        n += 1
+
+
 async def asks(ctx: Context, message: str) -> str:
     """Wait for somebody's word."""
     return "yes" if await ctx.approve(f"{message}?") else "no"
 
 
-agents = {"golden": golden, "walk": walk, "asks": asks}
+agents = {"golden": golden, "walk": walk, "stroll": stroll, "asks": asks}

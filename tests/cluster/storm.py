@@ -30,7 +30,7 @@ from runwire.protocol.ids import new_id
 from runwire.storage.base import Batch, IncomingMessage, RunEnd
 from runwire.storage.postgres.storage import PostgresStorage
 
-__all__ = ["Crowd", "Member", "memory_bytes", "reads"]
+__all__ = ["Crowd", "Member", "allow_files", "memory_bytes", "reads", "token"]
 
 _MISSED: Final = 5  # events that each has not seen when it comes back
 _AGENT: Final = "of-nobody-who-works-here"
@@ -49,6 +49,7 @@ class Member:
     is_caught_up: asyncio.Event = field(default_factory=asyncio.Event)
     caught_up_at_s: float = 0.0
     backoff: Backoff = field(default_factory=Backoff)
+    said: Counter[str] = field(default_factory=Counter)  # notices and goodbyes, over all connections
 
     async def follow(self, gateways: list[RoleProcess], refusals: Counter[str], chance: random.Random) -> None:
         """Stay connected to one of the gateways, for ever."""
@@ -85,8 +86,11 @@ class Member:
                         _write(writer, {"op": "pong"})
                     elif frame["op"] == "bye":
                         assert frame["reconnect"], frame["reason"]
+                        self.said[f"bye {frame['code']}"] += 1
                         refusals[f"bye {frame['code']}"] += 1
                         return float(frame.get("after_s") or 0.0)
+                    elif frame["op"] == "notice":
+                        self.said[frame["kind"]] += 1
                     elif not self._take(frame, refusals):
                         return float(frame["error"].get("retry_after_s") or 0.0)
         finally:
@@ -121,14 +125,12 @@ class Crowd:
     @classmethod
     async def of(cls, cluster: Cluster, count: int, *, people: int, with_keys: bool = False) -> Crowd:
         """Make people, and for each client a token (or an API key of its own) and a thread with one finished run."""
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
-        assert min(hard, 65_536) > count + _OTHER_FILES, "too few files may be open here"
+        allow_files(count)
         storage = await PostgresStorage.open(cluster.url, lease_s=300, limit_s=30)
         users = [(await storage.auth.create_user(f"{new_id('p')}")).user for _ in range(people)]
         members: list[Member] = []
         for n in range(count):
-            make = _key if with_keys else _token
+            make = _key if with_keys else token
             text = await make(cluster, storage, users[n % people])
             sent = await storage.runs.send(
                 IncomingMessage(user=users[n % people], thread=None, agent=_AGENT, content="hi")
@@ -197,7 +199,14 @@ class Crowd:
             raise AssertionError(f"{behind} of {len(self.members)} are not back: {dict(self.refusals)}") from None
 
 
-async def _token(cluster: Cluster, storage: PostgresStorage, user: str) -> str:
+def allow_files(count: int) -> None:
+    """Let this process have so many sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
+    assert min(hard, 65_536) > count + _OTHER_FILES, "too few files may be open here"
+
+
+async def token(cluster: Cluster, storage: PostgresStorage, user: str) -> str:
     """Return an access token as the auth service would sign it: most who come in a storm have one."""
     (row, *_) = await storage.auth.signing_keys()
     holder = await storage.auth.user_by_id(user)
