@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -12,7 +13,7 @@ import structlog
 from runwire.app.tracing import add_trace_id
 from runwire.settings import Settings, no_color
 
-__all__ = ["configure_logging", "log_nothing"]
+__all__ = ["log_nothing", "logging_as"]
 
 
 class _Stderr:
@@ -27,13 +28,24 @@ class _Stderr:
             sys.stderr.flush()
 
 
-def configure_logging(settings: Settings, *, is_for_good: bool) -> None:
-    """Set structlog and the standard library up.
+@contextlib.contextmanager
+def logging_as(settings: Settings, *, is_for_good: bool) -> Iterator[None]:
+    """Set structlog and the standard library up; a program with a server beside its own code gets its structlog back.
 
     Args:
         settings: format and level.
         is_for_good: whether the process is the server's own, so that loggers may keep this from their first line on.
     """
+    before = structlog.get_config()
+    _configure(settings, is_for_good=is_for_good)
+    try:
+        yield
+    finally:
+        if not is_for_good:
+            structlog.configure(**before)
+
+
+def _configure(settings: Settings, *, is_for_good: bool) -> None:
     stderr: Any = _Stderr()
     level = getattr(logging, settings.log_level.upper())
     renderer: Any = (

@@ -12,7 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from runwire.app.local import sign_in_link
-from runwire.app.logs import configure_logging
+from runwire.app.logs import logging_as
 from runwire.app.memory import give_back_early, spare_collector
 from runwire.app.parts import Announce, Ground, Part, assemble
 from runwire.app.prepare import Prepared, prepare, raise_file_limit
@@ -54,12 +54,12 @@ async def serve(loaded: Loaded, *, ready: Ready, announce: Announce, takes_signa
 
 async def _serve(loaded: Loaded, ready: Ready, announce: Announce, *, takes_signals: bool) -> None:
     settings = loaded.settings
-    configure_logging(settings, is_for_good=takes_signals)
     raise_file_limit()
     if takes_signals:  # the process is the server's own
         give_back_early()
     announce("settings", f"{settings.environment} ({_sources(loaded)})")
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(logging_as(settings, is_for_good=takes_signals))
         prepared = await prepare(settings, stack)
         for place in prepared.places:
             announce("database", await _greeted(place, is_first=place is prepared.places.first))
