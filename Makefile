@@ -46,6 +46,7 @@ check: setup
 	@$(BIN)/python -m runwire.protocol.schema --check
 	@$(BIN)/python -m runwire.settings.reference --check
 	@$(BIN)/python -m runwire.app.pages --check
+	@$(BIN)/python -m runwire.conformance.reference --check
 	@$(BIN)/python tests/unified_test_runner.py --category unit,deploy_files --max-workers 2
 
 test: setup

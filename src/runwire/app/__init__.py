@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runwire.app.issuers import examine_issuers
     from runwire.app.people import Gone, erase, hand_over, reconcile
     from runwire.app.process import running, serve
+    from runwire.app.source.examination import look_through
 
 __all__ = [
     "PARTS",
@@ -37,6 +38,7 @@ __all__ = [
     "figures",
     "hand_over",
     "import_from",
+    "look_through",
     "members",
     "migrate",
     "reconcile",
@@ -57,6 +59,7 @@ _HOMES: Final = {
     "issuers": ("examine_issuers",),
     "people": ("Gone", "erase", "hand_over", "reconcile"),
     "process": ("running", "serve"),
+    "source.examination": ("look_through",),
 }
 _HOME_OF: Final = {name: f"runwire.app.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -47,6 +47,7 @@ _GROUPS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 # What else a group has.
 _MORE: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
+        "doctor": {"source": "source:source"},
         "user": {
             "sessions": "sign_ins:sessions",
             "sign-out": "sign_ins:sign_out",
@@ -54,7 +55,7 @@ _MORE: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "reset": "sign_ins:reset",
             "export": "belongings:export",
             "erase": "belongings:erase",
-        }
+        },
     }
 )
 

@@ -22,6 +22,7 @@ from runwire.client.session import Pending, Session
 from runwire.client.token import Token, text_of
 from runwire.errors import Forbidden, NotFound, ProtocolError, RunwireError, Unauthenticated, Unavailable
 from runwire.protocol import frames
+from runwire.protocol.codes import CloseCode
 
 __all__ = ["Link"]
 
@@ -240,7 +241,7 @@ class Link:
                             self.session.receive(frame)
                 self.flush()
         except TimeoutError:
-            return _End(4012, f"no life for {limit_s:g} s")
+            return _End(CloseCode.NO_LIFE, f"no life for {limit_s:g} s")
         except ProtocolError as error:
             return _End(1006, error.message)
         except ConnectionClosed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,13 +57,20 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(words: list[str]) -> None:
-    """Print the page, or with `--write` put it into its place."""
-    if "--write" in words:
+def main(arguments: Sequence[str]) -> int:
+    """Write the page, or check it. Returns the exit status."""
+    if list(arguments) not in (["--write"], ["--check"]):
+        sys.stderr.write("usage: python -m runwire.conformance.reference --write | --check\n")
+        return 2
+    is_stale = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page()
+    if is_stale and arguments[0] == "--check":
+        sys.stderr.write(f"out of date: {PAGE}; run `python -m runwire.conformance.reference --write`\n")
+        return 1
+    if is_stale:
         PAGE.write_text(page(), encoding="utf-8")
-    else:
-        sys.stdout.write(page())
+        sys.stdout.write(f"wrote {PAGE}\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from runwire.errors import ConfigurationError, ProtocolError, Unavailable
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-__all__ = ["DataFault", "OlderTimeline", "connect", "starting", "translated"]
+__all__ = ["DataFault", "OlderTimeline", "open_session", "starting", "translated"]
 
 # What every session of ours relies on, whatever the server's or the role's defaults are.
 _SESSION: Final = {
@@ -51,7 +51,7 @@ class OlderTimeline(asyncpg.InterfaceError):
         super().__init__("an older timeline")
 
 
-async def connect(
+async def open_session(
     url: str, *, host: tuple[str, int] | None = None, settings: dict[str, str] | None = None, timeout_s: float
 ) -> Connection[Record]:
     """Connect to a server, if it takes writes.

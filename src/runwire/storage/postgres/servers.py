@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import asyncpg
 
 from runwire.errors import ConfigurationError
-from runwire.storage.postgres.driver import OlderTimeline, connect
+from runwire.storage.postgres.driver import OlderTimeline, open_session
 from runwire.storage.sql import load
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Servers:
             with suppress(ValueError):  # the driver will say what is wrong
                 self._hosts = hosts_of(self._url)
         if not self._hosts:
-            return await connect(self._url, settings=settings, timeout_s=timeout_s)
+            return await open_session(self._url, settings=settings, timeout_s=timeout_s)
         async with asyncio.timeout(timeout_s):
             found = await self._connect_to_current(settings, timeout_s / 2)
             return self._chosen(found or await self._connect_to_any(settings, timeout_s))
@@ -174,7 +174,7 @@ class Servers:
         return max(ours, key=lambda one: one.place.timeline)
 
     async def _connect_to(self, host: _Host, settings: dict[str, str] | None, timeout_s: float) -> _Found:
-        connection = await connect(self._url, host=host, settings=settings, timeout_s=timeout_s)
+        connection = await open_session(self._url, host=host, settings=settings, timeout_s=timeout_s)
         try:
             row = await connection.fetchrow(_SQL["place"], timeout=timeout_s)
         except BaseException:
