@@ -18,10 +18,11 @@ from runwire.app.parts import Announce, Ground, Part, assemble
 from runwire.app.prepare import Prepared, prepare, raise_file_limit
 from runwire.app.rooms import server_settings
 from runwire.app.stopping import stopped_when_told
+from runwire.app.supervisor import Supervisor
 from runwire.app.together import together
 from runwire.errors import Unavailable
 from runwire.gateway.server import Server, make_server
-from runwire.settings import Loaded
+from runwire.settings import Loaded, Supervision, supervision
 from runwire.storage.placed import Place
 
 __all__ = ["running", "serve"]
@@ -88,6 +89,8 @@ class _Process:
         self._auth_store = prepared.places.first.storage.auth
         self._listener = prepared.listener
         self._is_draining = False
+        # A server beside somebody's own code is not what was started.
+        self._supervisor = Supervisor(supervision() if takes_signals else Supervision(None, None))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{prepared.listener.getsockname()[1]}"
         self._place = url + settings.path_prefix
@@ -122,6 +125,7 @@ class _Process:
             announce("warning", _NO_PUBLIC_URL)
         async with together() as tasks:
             started: list[tuple[Part, asyncio.Task[None]]] = []
+            living = tasks.create_task(self._supervisor.live())
             try:
                 for part in self._parts:
                     started.append((part, tasks.create_task(part.run())))
@@ -136,6 +140,7 @@ class _Process:
                 # A server that cannot start ends the whole group, and with it this wait.
                 await self._server.until_up()
                 ready(self._place, await self._sign_in())
+                self._supervisor.say("READY=1", f"STATUS=Serving at {self._place}")
                 await asyncio.wait([serving])
                 if self._management and machines:
                     self._management[0].stop()
@@ -145,9 +150,11 @@ class _Process:
                 for part, task in reversed(started):
                     await part.close()
                     task.cancel()
+                living.cancel()
 
     async def _drain(self) -> None:
         self._is_draining = True
+        self._supervisor.say("STOPPING=1", "STATUS=Sending clients elsewhere, handing runs over")
         async with asyncio.TaskGroup() as tasks:
             for part in self._parts:
                 tasks.create_task(_drained(part))

@@ -1,7 +1,17 @@
 """The settings: read once, at start, into one frozen value."""
 
 from runwire.settings import shown
-from runwire.settings.layers import ClientDefaults, Judged, Loaded, client_defaults, judge, load, no_color
+from runwire.settings.layers import (
+    ClientDefaults,
+    Judged,
+    Loaded,
+    Supervision,
+    client_defaults,
+    judge,
+    load,
+    no_color,
+    supervision,
+)
 from runwire.settings.model import Settings
 from runwire.settings.unsafe import RULES, Facts, Rule
 from runwire.settings.values import hint
@@ -14,10 +24,12 @@ __all__ = [
     "Loaded",
     "Rule",
     "Settings",
+    "Supervision",
     "client_defaults",
     "hint",
     "judge",
     "load",
     "no_color",
     "shown",
+    "supervision",
 ]

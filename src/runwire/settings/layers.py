@@ -8,6 +8,7 @@ Loaded once, at start. Every fault is reported, not only the first. Nothing is k
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,17 @@ from runwire.settings.needs import unmet
 from runwire.settings.sources import Layer, process_environment
 from runwire.settings.unsafe import Rule, broken, unknown_rules
 
-__all__ = ["ClientDefaults", "Judged", "Loaded", "client_defaults", "judge", "load", "no_color"]
+__all__ = [
+    "ClientDefaults",
+    "Judged",
+    "Loaded",
+    "Supervision",
+    "client_defaults",
+    "judge",
+    "load",
+    "no_color",
+    "supervision",
+]
 
 _CONFIG_FILE: Final = "runwire.toml"
 
@@ -68,6 +79,23 @@ def client_defaults(environ: Mapping[str, str] | None = None) -> ClientDefaults:
     """Read the environment of `run`, `tail`, `replay` and `check`."""
     env = process_environment(environ)
     return ClientDefaults(env.get("RUNWIRE_URL") or None, env.get("RUNWIRE_TOKEN") or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """What systemd asks of a process that it has started: where to tell, and how often to give a sign of life."""
+
+    notify_socket: str | None
+    watchdog_s: float | None
+
+
+def supervision(environ: Mapping[str, str] | None = None) -> Supervision:
+    """Read `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, as `sd_watchdog_enabled` does."""
+    env = process_environment(environ)
+    usec = env.get("WATCHDOG_USEC", "")
+    is_ours = env.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    watchdog_s = int(usec) / 1_000_000 if is_ours and usec.isdecimal() and int(usec) else None
+    return Supervision(env.get("NOTIFY_SOCKET") or None, watchdog_s)
 
 
 def no_color(environ: Mapping[str, str] | None = None) -> bool:

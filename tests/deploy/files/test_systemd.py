@@ -18,8 +18,9 @@ KNOWN = {
     "Service": {
         "Type", "User", "Group", "EnvironmentFile", "Environment", "WorkingDirectory", "ExecStart", "Restart",
         "RestartSec", "RestartPreventExitStatus", "TimeoutStopSec", "TimeoutStartSec", "KillMode", "LimitNOFILE",
-        "UMask", "CapabilityBoundingSet", "AmbientCapabilities", "NoNewPrivileges", "PrivateDevices", "PrivateTmp",
-        "PrivateUsers", "ProcSubset", "ProtectClock", "ProtectControlGroups", "ProtectHome", "ProtectHostname",
+        "UMask", "WatchdogSec", "CapabilityBoundingSet", "AmbientCapabilities", "NoNewPrivileges", "PrivateDevices",
+        "PrivateTmp", "PrivateUsers", "ProcSubset", "ProtectClock", "ProtectControlGroups", "ProtectHome",
+        "ProtectHostname",
         "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "ProtectSystem",
         "RemoveIPC", "LockPersonality", "MemoryDenyWriteExecute", "RestrictAddressFamilies", "RestrictNamespaces",
         "RestrictRealtime", "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber",
@@ -44,6 +45,7 @@ def test_a_server_is_started_again_unless_its_configuration_is_wrong(path: Path)
     assert values["Restart"] == "always"
     assert values["RestartPreventExitStatus"] == "78"
     assert values["KillMode"] == "mixed"
+    assert (values["Type"], values["WatchdogSec"]) == ("notify", "30s")
     # No migration at a start: it is a step of its own, or the first machine of a fleet would begin an upgrade.
     assert "runwire-migrate" not in values["Wants"]
     assert "runwire-migrate.service" in values["After"].split()
