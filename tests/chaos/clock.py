@@ -21,6 +21,7 @@ CLOCKS = (
     "runwire.runtime.clock",
     "runwire.gateway.clock",
     "runwire.auth.clock",
+    "runwire.app.clock",
 )
 
 

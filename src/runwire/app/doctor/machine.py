@@ -9,6 +9,7 @@ import resource
 import sys
 from typing import Final
 
+from runwire.app.clock import wall_ns
 from runwire.app.doctor.finding import Finding, fault, fine, warning
 from runwire.app.doctor.subject import Subject
 
@@ -50,7 +51,7 @@ async def examine_files_limit(subject: Subject) -> list[Finding]:
 
 async def examine_clock(subject: Subject) -> list[Finding]:
     """Look at the wall clock; those of the others are compared with it where they are asked."""
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.fromtimestamp(wall_ns() / 1e9, datetime.UTC)
     said = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     if now < _NOT_BEFORE:
         return [fault("clock", said, "set it by NTP (chrony, systemd-timesyncd): tokens and certificates end by it")]

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
@@ -35,6 +34,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from runwire.agents import tracing as agents
 from runwire.agents.attempt import Used
 from runwire.agents.tracing import Outcome
+from runwire.app.clock import wall_ns
 from runwire.app.tracing import conventions, ids
 from runwire.app.tracing.export import Provider, with_ids
 from runwire.gateway import tracing as gateway
@@ -80,7 +80,7 @@ class _Gateway:
         self._delivered: dict[tuple[str, str], None] = {}
 
     def sending(self, caller: str | None) -> gateway.Stored:
-        began_ns = time.time_ns()
+        began_ns = wall_ns()
 
         def stored(message: IncomingMessage, sent: Sent) -> None:
             if not sent.is_new:
@@ -116,7 +116,7 @@ class _Gateway:
                 self._end_delivered(connection, thread, event)
 
     def _end_delivered(self, connection: str, thread: str, event: StoredEvent) -> None:
-        now_ns, said_ns = time.time_ns(), event.ts * _NS_PER_MS
+        now_ns, said_ns = wall_ns(), event.ts * _NS_PER_MS
         if now_ns - said_ns > _LIVE_MS * _NS_PER_MS or (connection, event.run) in self._delivered:
             return
         self._delivered[connection, event.run] = None
@@ -148,7 +148,7 @@ class _RunTrace:
         self._tracer = provider.tracer
         self._claim = claim
         self._with_content = with_content
-        self._claimed_ns = time.time_ns()
+        self._claimed_ns = wall_ns()
         self._span: Span | None = None
         self._input_tokens = self._output_tokens = 0
 

@@ -291,10 +291,11 @@ SELECT * FROM (
 ) s
 WHERE NOT is_held OR cancel_by IS NOT NULL
 
--- Of these waits those that are not open any more.
+-- Of these waits those that are not open any more, in the order in which they are asked for.
 -- name: answers
 SELECT r.id AS run, w.id AS wait, w."by", w.value
-FROM unnest($1::text[]) AS a (id) JOIN wait w ON w.id = a.id JOIN run r ON r.key = w.run_key WHERE w."by" IS NOT NULL
+FROM unnest($1::text[]) WITH ORDINALITY AS a (id, n) JOIN wait w ON w.id = a.id JOIN run r ON r.key = w.run_key
+WHERE w."by" IS NOT NULL ORDER BY a.n
 
 -- name: answer
 SELECT * FROM runwire_answer($1, $2, $3, $4, $5, $6, $7)
