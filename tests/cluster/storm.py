@@ -27,6 +27,7 @@ from runwire.auth import tokens
 from runwire.client.backoff import Backoff
 from runwire.protocol.events import AgentCompleted, Custom, emitted
 from runwire.protocol.ids import new_id
+from runwire.storage import base_members
 from runwire.storage.base import Batch, IncomingMessage, RunEnd
 from runwire.storage.postgres.storage import PostgresStorage
 
@@ -127,6 +128,9 @@ class Crowd:
         """Make people, and for each client a token (or an API key of its own) and a thread with one finished run."""
         allow_files(count)
         storage = await PostgresStorage.open(cluster.url, lease_s=300, limit_s=30)
+        # Somebody has the agent: else the workers here, as soon as they are there for long enough, end its runs.
+        here = base_members.Member(node="storm", roles=("worker",), agents=(_AGENT,))
+        await storage.members.announce(here, good_s=20 + count / 20)
         users = [(await storage.auth.create_user(f"{new_id('p')}")).user for _ in range(people)]
         members: list[Member] = []
         for n in range(count):
@@ -153,6 +157,8 @@ class Crowd:
             await self.storage.events.append(batches)
             for one in claims:
                 by_thread[one.thread].head = 12
+        assert all(member.head == 12 for member in self.members), "somebody else took these runs"
+        await self.storage.members.leave("storm")
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import socket
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -202,6 +205,19 @@ def test_a_draining_deployment_could_not_be_checked() -> None:
 def test_zero_checks_are_no_success() -> None:
     report = asyncio.run(check("http://127.0.0.1:9", "t", categories=[]))
     assert report.exit_code == 2
+
+
+@pytest.mark.parametrize(("ended_s_ago", "is_checked"), [(-600, False), (20, False), (120, True)])
+def test_a_token_that_may_still_be_good_proves_nothing(ended_s_ago: int, is_checked: bool) -> None:
+    """Its end is within what clocks may differ by: a deployment that takes it is not at fault."""
+    end = int(datetime.now(tz=UTC).timestamp()) - ended_s_ago
+    head, body = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in ({}, {"exp": end})
+    )
+    report = check_server(MinimalServer(), categories=("auth",), expired_token=f"{head}.{body}.c2lnbmVk")
+    (result,) = (one for one in report.results if one.id == "auth/expired")
+    assert result.status == ("kept" if is_checked else "not_checked"), as_text(report)
+    assert is_checked or "--expired-token" in (result.why or "")
 
 
 def test_what_needs_more_than_was_given_is_not_checked_and_says_what() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def given(server: ServerProcess) -> dict[str, Any]:
     async def made() -> dict[str, Any]:
         key = await server.create_user("checker", password=PASSWORD)
         ended = (await server.cli("token", "create", "--user", "checker", "--ttl", "1")).strip()
+        ended_at_s = time.monotonic() + 1.5  # at the latest: what is made above lives one second
         other = await server.create_user("other")
+        await asyncio.sleep(max(0.0, ended_at_s - time.monotonic()))
         return {
             "credentials": key,
             "agent": "golden",

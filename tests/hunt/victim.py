@@ -59,14 +59,14 @@ class Stops:
 async def main(url: str, lease_s: float, seed: int, places: list[str]) -> dict[str, Any]:
     """Be a crowd until the input ends."""
     stops = Stops(places, seed=seed)
-    connect: Any = vars(servers)["connect"]
+    connect: Any = vars(servers)["open_session"]
 
     async def connect_and_watch(*arguments: Any, **options: Any) -> asyncpg.Connection[Any]:
         connection: asyncpg.Connection[Any] = await connect(*arguments, **options)
         stops.watch(connection)
         return connection
 
-    vars(servers)["connect"] = connect_and_watch
+    vars(servers)["open_session"] = connect_and_watch
     storage = await PostgresStorage.open(url, lease_s=lease_s)
     crowd = Crowd([storage], name="victim", seed=seed, is_stopped=True)
     asyncio.get_running_loop().add_reader(0, crowd.leave)

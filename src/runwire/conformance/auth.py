@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from runwire.conformance import forged
@@ -19,6 +20,7 @@ __all__ = ["CASES"]
 
 _REFUSED: Final = (CloseCode.UNAUTHENTICATED, CloseCode.NO_HELLO)
 _NO_HELLO_S: Final = 5.0  # PROTOCOL §1
+_SKEW_S: Final = 60  # what a deployment may forgive (RFC 7519 §4.1.4: "usually no more than a few minutes"); ours 30
 _SOCKETS: Final = 4  # forged tokens that are also tried on a socket: each costs a connection
 _PATHS: Final = ("/v1/me", "/v1/agents", "/v1/threads", "/v1/runs")
 
@@ -128,6 +130,8 @@ async def _expired(stage: Stage) -> list[Evidence]:
     token = stage.subject.expired_token
     if token is None:
         raise NotHere("needs a token that has ended: --expired-token, such as one of an earlier sign-in")
+    if (forged.ends_at(token) or 0.0) > datetime.now(tz=UTC).timestamp() - _SKEW_S:
+        raise NotHere(f"the --expired-token has not ended {_SKEW_S} s ago, which a difference of clocks may explain")
     answer = await _me(stage, token)
     if answer.status != 401:
         return [found("401 for a token that has ended", answer.clipped)]

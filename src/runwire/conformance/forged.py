@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["tokens"]
+__all__ = ["ends_at", "tokens"]
 
 _FAR_S: Final = 4_102_444_800  # 2100, in seconds: no forged token is refused for its age
 _LONG: Final = 6_000  # characters: below every limit of a request's head, above that of a token
@@ -46,6 +46,12 @@ def tokens(good: str, *, user: str, url: str) -> dict[str, str]:
         "very long": "a" * _LONG,
     }
     return {name: token for name, token in forged.items() if token != good}
+
+
+def ends_at(token: str) -> float | None:
+    """Return when a token says that it ends, seconds since 1970; None if it is no JWT or does not say."""
+    end = _read(token)[1].get("exp")
+    return float(end) if isinstance(end, (int, float)) else None
 
 
 def _read(token: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
