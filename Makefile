@@ -47,6 +47,7 @@ check: setup
 	@$(BIN)/python -m runwire.settings.reference --check
 	@$(BIN)/python -m runwire.app.pages --check
 	@$(BIN)/python -m runwire.conformance.reference --check
+	@$(BIN)/python -m runwire.storage.migrations.tables --check
 	@$(BIN)/python tests/unified_test_runner.py --category unit,deploy_files --max-workers 2
 
 test: setup
@@ -75,4 +76,5 @@ docs: setup
 	@$(BIN)/python -m runwire.settings.reference --write
 	@$(BIN)/python -m runwire.app.pages --write
 	@$(BIN)/python -m runwire.conformance.reference --write
+	@$(BIN)/python -m runwire.storage.migrations.tables --write
 	@cp docs/reference/protocol.d.ts clients/js/protocol.d.ts

@@ -121,7 +121,7 @@ POINTS: tuple[Point, ...] = (
           f"{_STORAGE}.lock:OwnerLock.__init__", "after", phase="start"),
     Point("start.before_migration", "The file is open and its tables are as they were.",
           f"{_STORAGE}.prepare:_migrate", "before", phase="start"),
-    Point("start.within_migration", "A migration has begun its transaction; only in a new folder or after an upgrade.",
+    Point("start.within_migration", "A migration has begun its transaction; only after an upgrade.",
           "runwire.storage.migrations.upgrade:_begin", "after", phase="start", is_lazy=True),
     Point("start.after_migration", "The tables are new, and nobody has become the owner.",
           f"{_STORAGE}.prepare:_migrate", "after", phase="start"),

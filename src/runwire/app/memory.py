@@ -26,6 +26,7 @@ def spare_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()  # `runwire serve` begins without
     gc.set_threshold(_COLLECTED_AFTER, *gc.get_threshold()[1:])
 
 

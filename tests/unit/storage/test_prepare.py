@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,9 +22,10 @@ from runwire.errors import ConfigurationError
 from runwire.protocol.events import MessageCompleted, TextDelta, emitted, pack
 from runwire.storage import migrations
 from runwire.storage.base import UserRow
-from runwire.storage.migrations import REVISIONS
+from runwire.storage.migrations import REVISIONS, tables
 from runwire.storage.migrations.upgrade import upgrade
 from runwire.storage.schema import metadata
+from runwire.storage.sqlite import prepare as preparing
 from runwire.storage.sqlite.database import SqliteDatabase
 from runwire.storage.sqlite.prepare import prepare
 from runwire.storage.sqlite.storage import SqliteStorage
@@ -53,7 +55,7 @@ async def test_empty_folder_is_made_and_migrated_for_its_owner_alone(tmp_path: P
     await database.close()
 
 
-def test_start_on_a_migrated_file_imports_no_migration_tools(tmp_path: Path) -> None:
+def test_start_on_a_new_or_a_migrated_file_imports_no_migration_tools(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys\n"
         "from runwire.storage.open import open_storage\n"
@@ -64,7 +66,7 @@ def test_start_on_a_migrated_file_imports_no_migration_tools(tmp_path: Path) -> 
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
         for _ in range(2)
     ]
-    assert outputs == ["['alembic', 'sqlalchemy']\n", "[]\n"]
+    assert outputs == ["[]\n", "[]\n"]
 
 
 def test_list_of_revisions_is_that_of_the_migrations() -> None:
@@ -86,6 +88,43 @@ def test_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
     metadata.create_all(engine)
     engine.dispose()
     assert told(tmp_path / "runwire.db") == told(tmp_path / "schema.db")
+
+
+def test_a_new_file_has_what_the_migrations_make(tmp_path: Path) -> None:
+    assert tables.FILE.read_text() == tables.text(), "python -m runwire.storage.migrations.tables --write"
+    upgrade(tmp_path / "migrated.db")
+    prepared = prepare(tmp_path / "runwire.db")
+    prepared.connection.close()
+    prepared.lock.release()
+    assert told(tmp_path / "runwire.db") == told(tmp_path / "migrated.db")
+    rows = {path: filled(path) for path in (tmp_path / "runwire.db", tmp_path / "migrated.db")}
+    generations = {made.pop("auth_counter")[0][1] for made in rows.values()}
+    assert len({len(generation) for generation in generations}) == 1
+    assert len(generations) == 2  # each file is a history of its own
+    assert rows[tmp_path / "runwire.db"].pop("meta")[0][0] == 1
+    assert rows[tmp_path / "runwire.db"] == rows[tmp_path / "migrated.db"] == {"alembic_version": [(REVISIONS[-1],)]}
+
+
+def filled(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of each table that has some."""
+    with closing(sqlite3.connect(path)) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        found = {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def test_a_new_file_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runwire.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "REVISIONS", ())  # it cannot be stamped, after all tables
+        with pytest.raises(IndexError):
+            prepare(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == []
+    prepared = prepare(path)
+    prepared.connection.close()
+    prepared.lock.release()
+    assert filled(path)["alembic_version"] == [(REVISIONS[-1],)]
 
 
 def told(path: Path) -> dict[str, list[str]]:
@@ -169,12 +208,14 @@ async def test_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_migration_that_dies_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "runwire.db"
+    upgrade(path, revision=REVISIONS[0])
+    before = told(path)
     with monkeypatch.context() as patched:
         patched.setattr("alembic.op.create_index", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("killed")))
         with pytest.raises(RuntimeError, match="killed"):
             prepare(path)
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == []
+    assert told(path) == before
+    assert filled(path) == {"alembic_version": [(REVISIONS[0],)]}
     prepared = prepare(path)
     prepared.connection.close()
     prepared.lock.release()

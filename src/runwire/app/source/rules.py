@@ -45,7 +45,7 @@ _DOORS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "asyncpg.connect": ("storage/postgres/driver.py",),
         "asyncpg.create_pool": (),
         # SQLite has files that nobody serves yet: copies, archives, migrations; and an index in memory.
-        "sqlite3.connect": ("storage/sqlite/", "storage/migrations/upgrade.py", "guide/library.py"),
+        "sqlite3.connect": ("storage/sqlite/", "storage/migrations/", "guide/library.py"),
         "redis.connection": ("storage/redis/link.py",),
     }
 )

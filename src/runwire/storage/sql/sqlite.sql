@@ -27,6 +27,15 @@ SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\_%
 -- name: revision
 SELECT version_num FROM alembic_version
 
+-- name: definitions
+SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid
+
+-- name: stamp_revision
+INSERT INTO alembic_version (version_num) VALUES (?1)
+
+-- name: begin_generation
+INSERT INTO auth_counter (key, generation, seq) VALUES (1, ?1, 0)
+
 -- name: make_meta
 INSERT INTO meta (key, log) VALUES (1, ?1) ON CONFLICT DO NOTHING
 

@@ -133,17 +133,33 @@ def _refuse_code(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:
-    """Bring the tables to the newest revision; start imports Alembic only if there is something to do."""
+    """Bring the tables to the newest revision; start imports Alembic only if there is something to go on from."""
     tables = {name for (name,) in connection.execute(_SQL["tables"])}
     revision = connection.execute(_SQL["revision"]).fetchone()[0] if "alembic_version" in tables else None
     check_revision(path, tables, revision)
     if revision == REVISIONS[-1]:
         return
-    if revision is not None:
-        _back_up(path, connection, revision)
+    if revision is None:
+        _create(connection)
+        return
+    _back_up(path, connection, revision)
     from runwire.storage.migrations.upgrade import upgrade
 
     upgrade(path)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Make all tables at once, as the migrations would have (`migrations/tables.py`); whole or not at all."""
+    connection.execute(_SQL["begin_write"])
+    try:
+        for statement in load("sqlite_tables.sql").values():
+            connection.execute(statement)
+        connection.execute(_SQL["stamp_revision"], (REVISIONS[-1],))
+        connection.execute(_SQL["begin_generation"], (secrets.token_hex(8),))
+        connection.execute(_SQL["commit"])
+    except BaseException:
+        connection.execute(_SQL["rollback"])
+        raise
 
 
 def check_revision(path: Path, tables: set[str], revision: str | None) -> None:
