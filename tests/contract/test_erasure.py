@@ -7,7 +7,18 @@ from tests.contract.adapters import append, claim_one, completed, send, started,
 
 from runwire.errors import NotFound
 from runwire.protocol.events import AgentWaiting, emitted
-from runwire.storage.base import Batch, CancelRequest, Claim, Erased, Fenced, OpenedWait, RunEnd, Storage, Stored
+from runwire.storage.base import (
+    Batch,
+    CancelRequest,
+    Claim,
+    Erased,
+    Fenced,
+    IncomingMessage,
+    OpenedWait,
+    RunEnd,
+    Storage,
+    Stored,
+)
 
 COMPLETED = RunEnd(status="completed")
 
@@ -80,3 +91,15 @@ async def test_waits_of_parked_runs_go_too(storage: Storage) -> None:
     with pytest.raises(NotFound):
         await storage.runs.answer("usr_ada", claim.run, "wt_1", "hello")
     await storage.erasure.wipe()
+
+
+async def test_of_a_process_nothing_is_left_not_even_its_name(storage: Storage) -> None:
+    for name in ("~node", "nobody", "ada"):
+        await storage.runs.send(IncomingMessage(user=name, thread=None, agent=name, content="?"))
+    assert await storage.erasure.leftovers(older_s=60) == []
+    assert await storage.erasure.leftovers(older_s=0) == ["~node"]
+    await erased(storage, "~node", is_forced=True)
+    assert await storage.erasure.leftovers(older_s=0) == []
+    again = await storage.runs.send(IncomingMessage(user="~node", thread=None, agent="~node", content="?"))
+    assert again.is_new
+    assert await storage.erasure.leftovers(older_s=0) == ["~node"]

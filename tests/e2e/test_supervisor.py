@@ -31,10 +31,10 @@ class Listener:
         async with asyncio.timeout(timeout_s):
             return (await asyncio.get_running_loop().sock_recv(self._socket, 4_096)).decode()
 
-    async def until(self, said: str) -> list[str]:
+    async def until(self, said: str, *, timeout_s: float = 20.0) -> list[str]:
         """Return what came before this."""
         before: list[str] = []
-        while said not in (now := await self.next()).split("\n"):
+        while said not in (now := await self.next(timeout_s=timeout_s)).split("\n"):
             before.append(now)
         return before
 

@@ -18,7 +18,7 @@ from runwire.app.portrait import PortraitVerbs
 from runwire.app.reconcile import ReconcileVerbs
 from runwire.errors import ConfigurationError, Unavailable
 from runwire.settings import Settings
-from runwire.storage.base import Bus, Storage
+from runwire.storage.base import RESERVED, Bus, Storage
 from runwire.storage.open import migrate_storage, open_placed
 from runwire.storage.placed import Placed
 from runwire.storage.sqlite.control import Absent, Verb, ask
@@ -211,6 +211,7 @@ class Verbs:
             "members": [
                 {
                     **msgspec.to_builtins(row.member),
+                    "agents": [name for name in row.member.agents if not name.startswith(RESERVED)],
                     "state": "live" if row.is_live else "left" if row.left_at is not None else "absent",
                     "since": row.since,
                     "seen_at": row.seen_at,

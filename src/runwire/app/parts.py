@@ -37,6 +37,7 @@ from runwire.app.inner import http_to
 from runwire.app.limits import Limits, open_limits
 from runwire.app.local import control_sockets
 from runwire.app.registries import registry_of
+from runwire.app.self_check import Answerer, SelfCheck, Way
 from runwire.app.tracing import open_tracing
 from runwire.app.unsafe import remind
 from runwire.auth.client import AuthClient
@@ -47,6 +48,7 @@ from runwire.auth.service.settings import AuthSettings
 from runwire.console.app import make_console_app
 from runwire.errors import Unavailable
 from runwire.gateway.app import Gateway, make_gateway
+from runwire.gateway.desk import Desk
 from runwire.gateway.health import HealthRoutes
 from runwire.gateway.http import make_http
 from runwire.gateway.tracing import Tracing
@@ -128,6 +130,7 @@ class Assembled:
     parts: tuple[Part, ...]  # in the order of their start
     asgi: Asgi  # what it answers on its port
     management: Asgi | None  # what it answers machines on a port of their own; None: it has none
+    self_check: SelfCheck  # for when it listens
 
 
 def assemble(ground: Ground) -> Assembled:
@@ -146,11 +149,12 @@ def assemble(ground: Ground) -> Assembled:
     parts += [_bus(ground, place) for place in ground.places]
     service = _auth_service(ground) if "auth" in roles else None
     gateway: Gateway | None = None
+    self_check = SelfCheck(registry=ground.registry)
     if roles & {"gateway", "worker"}:
         parts.append(_identity(follower))
     if "gateway" in roles:
         way, client, auth_app = _way_to_auth(ground, follower, service, breakers)
-        gateway = _make_gateway(ground, client, auth_app, limits, circuits, tracing.gateway)
+        gateway = _make_gateway(ground, client, auth_app, limits, circuits, self_check, tracing.gateway)
         parts += [way, Part(run=gateway.run, drain=gateway.drain)]
     if "worker" in roles:
         workshop = Workshop(
@@ -162,16 +166,21 @@ def assemble(ground: Ground) -> Assembled:
         figures.agent_tasks = lambda: workshop.tasks
         registries = registry_of(ground.places, ground.registry)
         for place, membership in zip(ground.places, _memberships(ground), strict=True):
-            parts += _worker(ground, place, membership, follower, workshop, registries[place.number])
+            desk = _desk(gateway, place)
+            registry = registries[place.number]
+            parts += _worker(ground, place, membership, follower, workshop, self_check, registry=registry, desk=desk)
     else:
-        parts += [Part(run=one.run, drain=one.leave) for one in _memberships(ground)]
+        for place, membership in zip(ground.places, _memberships(ground), strict=True):
+            if gateway:
+                self_check.add(_way_without_worker(ground, place, membership, gateway))
+            parts.append(Part(run=membership.run, drain=membership.leave))
     parts += [Part(run=run) for run in control_sockets(ground.places, ground.place, ground.sign_in)]
     is_followed = bool(roles & {"gateway", "worker"})
     health = HealthRoutes(
         storages=[place.storage for place in ground.places],
         is_running=lambda: True,  # it listens when everything has answered
         is_draining=ground.is_draining,
-        unready=lambda: "identity_stale" if is_followed and follower.freshness() == "expired" else None,
+        unready=lambda: "identity_stale" if is_followed and follower.freshness() == "expired" else self_check.unready(),
         figures=lambda: generate_latest(ground.registry),
     )
     has_own_port = ground.settings.management_port is not None
@@ -180,6 +189,7 @@ def assemble(ground: Ground) -> Assembled:
         parts=tuple(parts),
         asgi=gateway.asgi if gateway else Doors(health, service, has_management_port=has_own_port),
         management=machines if has_own_port else None,
+        self_check=self_check,
     )
 
 
@@ -307,7 +317,13 @@ def _memberships(ground: Ground) -> list[Membership]:
 
 
 def _make_gateway(
-    ground: Ground, client: AuthClient, auth_app: Asgi, limits: Limits, circuits: Circuits, tracing: Tracing
+    ground: Ground,
+    client: AuthClient,
+    auth_app: Asgi,
+    limits: Limits,
+    circuits: Circuits,
+    self_check: SelfCheck,
+    tracing: Tracing,
 ) -> Gateway:
     return make_gateway(
         ground.places,
@@ -317,7 +333,7 @@ def _make_gateway(
         auth_app=auth_app,
         auth_document=lambda: _auth_document(ground),
         console_app=make_console_app(docs_root()),
-        unready=client.unready,
+        unready=lambda: client.unready() or self_check.unready(),
         registry=ground.registry,
         limits=limits.personal,
         circuits=circuits,
@@ -331,19 +347,43 @@ def _own(agents: Agents | None) -> Offered:
     return Offered(names=agents.names, chosen=agents.default if agents.is_default_chosen else None)
 
 
+def _desk(gateway: Gateway | None, place: Place) -> Desk | None:
+    return next(desk for desk in gateway.desks if desk.number == place.number) if gateway else None
+
+
+def _way_without_worker(ground: Ground, place: Place, membership: Membership, gateway: Gateway) -> Way:
+    answerer, nobody = Answerer(membership.node), Agents(by_name={})
+    membership.use(answerer.beside(nobody))
+    return Way(
+        place=place,
+        membership=membership,
+        answerer=answerer,
+        desk=_desk(gateway, place),
+        has_worker=False,
+        good_s=ground.settings.agent_absent_s,
+        forget=lambda: membership.use(nobody),
+    )
+
+
 def _worker(
     ground: Ground,
     place: Place,
     membership: Membership,
     follower: Follower,
     workshop: Workshop,
+    self_check: SelfCheck,
+    *,
     registry: CollectorRegistry,
+    desk: Desk | None,
 ) -> list[Part]:
     """Return what runs the user's code for one database, and looks after that."""
     assert ground.agents is not None, "whoever has this role has loaded them"
     agents, view = ground.agents, follower.view
+    answerer = Answerer(membership.node)
 
     def is_allowed(user: str) -> bool:
+        if user == answerer.name:  # there is no account of this name, and so nobody who could ask for it
+            return True
         row = view.user(user)
         return row is not None and row.status == "active"
 
@@ -354,7 +394,7 @@ def _worker(
     worker = Worker(
         place.storage,
         place.bus,
-        agents,
+        answerer.beside(agents),
         membership.node,
         rooms.worker_settings(ground.settings),
         is_allowed=is_allowed,
@@ -363,6 +403,18 @@ def _worker(
         registry=registry,
         workshop=workshop,
         membership=membership,
+        first=answerer.name,
+    )
+    self_check.add(
+        Way(
+            place=place,
+            membership=membership,
+            answerer=answerer,
+            desk=desk,
+            has_worker=True,
+            good_s=ground.settings.agent_absent_s,
+            forget=lambda: worker.use(agents),
+        )
     )
     follower.on_change(worker.recheck)
     withdrawals = Withdrawals(place.storage.runs, place.bus, is_allowed=is_allowed)

@@ -28,6 +28,8 @@ from runwire.storage.placed import Place
 __all__ = ["running", "serve"]
 
 _MACHINES_S: Final = 1.0  # for an answer under way to a machine, when all people are gone
+_SELF_CHECK_END_S: Final = 6.0  # to delete what it has stored
+_SELF_CHECK_TRY_S: Final = 60.0  # longer than a try and the pause after it
 Ready = Callable[[str, str | None], None]
 
 _NO_PUBLIC_URL: Final = (
@@ -110,6 +112,7 @@ class _Process:
             )
         )
         self._parts = assembled.parts
+        self._self_check = assembled.self_check
         self._server: Server = make_server(
             assembled.asgi, server_settings(settings, takes_signals=takes_signals), drain=self._drain
         )
@@ -126,6 +129,7 @@ class _Process:
         async with together() as tasks:
             started: list[tuple[Part, asyncio.Task[None]]] = []
             living = tasks.create_task(self._supervisor.live())
+            checking: asyncio.Task[None] | None = None
             try:
                 for part in self._parts:
                     started.append((part, tasks.create_task(part.run())))
@@ -139,18 +143,32 @@ class _Process:
                 serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
                 # A server that cannot start ends the whole group, and with it this wait.
                 await self._server.until_up()
-                ready(self._place, await self._sign_in())
-                self._supervisor.say("READY=1", f"STATUS=Serving at {self._place}")
+                checking = tasks.create_task(self._self_check.run(lambda why: self._say_unready(why, announce)))
+                passing = tasks.create_task(self._self_check.until_passed())
+                await asyncio.wait([serving, passing], return_when=asyncio.FIRST_COMPLETED)
+                if passing.done():
+                    ready(self._place, await self._sign_in())
+                    self._supervisor.say("READY=1", f"STATUS=Serving at {self._place}")
+                passing.cancel()
                 await asyncio.wait([serving])
                 if self._management and machines:
                     self._management[0].stop()
                     await asyncio.wait([machines], timeout=_MACHINES_S)
             finally:
+                if checking is not None:
+                    checking.cancel()
+                    await asyncio.wait([checking], timeout=_SELF_CHECK_END_S)
                 # The server has drained and closed its sockets: nobody needs the rest any more.
                 for part, task in reversed(started):
                     await part.close()
                     task.cancel()
                 living.cancel()
+
+    def _say_unready(self, why: str, announce: Announce) -> None:
+        announce("warning", f"not ready: {why}")
+        # It is tried again for as long as it takes: a start cut off by the supervisor would mend nothing.
+        extended = f"EXTEND_TIMEOUT_USEC={round(_SELF_CHECK_TRY_S * 1_000_000)}"
+        self._supervisor.say(extended, f"STATUS=Not ready: {why}")
 
     async def _drain(self) -> None:
         self._is_draining = True

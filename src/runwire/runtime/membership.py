@@ -17,7 +17,7 @@ import structlog
 from runwire.agents.load import Agents
 from runwire.errors import Unavailable
 from runwire.runtime.clock import lease_now_s
-from runwire.storage.base import GOOD_S, Bus, Member, Storage, Wake
+from runwire.storage.base import GOOD_S, RESERVED, Bus, Member, Storage, Wake
 
 __all__ = ["Membership"]
 
@@ -131,7 +131,8 @@ class Membership:
             self._since_s = lease_now_s()
         self._said_s = said_s
         if is_news:
-            _log.info("member_announced", node=self._member.node, agents=self._member.agents)
+            shown = tuple(name for name in self._member.agents if not name.startswith(RESERVED))
+            _log.info("member_announced", node=self._member.node, agents=shown)
             self._bus.publish(Wake(topic="members"))
         self._said.set()
 

@@ -98,6 +98,7 @@ class Run:
         self.is_late = False  # it is past its deadline
         self.has_left = False  # it was handed over or parked: another worker may go on with it at once
         self.waits: dict[str, int | None] = {}  # that are in the log and open, as far as is known; when each is due
+        self._is_own = claim.agent.startswith(base.RESERVED)  # of the process itself, and nobody's figure
         self._on_due = on_due
         self._breakers = breakers
         self._spending = spending
@@ -537,7 +538,8 @@ class Run:
             self._trace.end("cancelled")
         event: Literal["run_cancelled", "run_completed"]
         event = "run_cancelled" if isinstance(ending, CancelRequest) else "run_completed"
-        _log.info(event, run=claim.run, agent=claim.agent, attempt=claim.attempt)
+        say = _log.debug if self._is_own else _log.info
+        say(event, run=claim.run, agent=claim.agent, attempt=claim.attempt)
 
     # ── agent loop ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -545,7 +547,7 @@ class Run:
         """Run the user's code and tell the control loop how it ended, whatever it does."""
         speaker.enter()
         result: Ending | None = None
-        breaker = self._breakers.set_for(Kind.AGENT, self.claim.agent)
+        breaker = None if self._is_own else self._breakers.set_for(Kind.AGENT, self.claim.agent)
         try:
             with self._trace.code(), breaker.acquire() if breaker else contextlib.nullcontext():
                 result = await _call(agent, context, message)

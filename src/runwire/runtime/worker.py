@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from runwire.agents.context import User
 from runwire.agents.load import Agents
+from runwire.agents.tracing import UNTRACED
 from runwire.errors import Unavailable
 from runwire.runtime.clock import lease_now_s
 from runwire.runtime.lease import Lease
@@ -36,7 +37,7 @@ from runwire.runtime.speech import HandOver
 from runwire.runtime.timers import Timers
 from runwire.runtime.withdrawal import REVOKED
 from runwire.runtime.workshop import Workshop
-from runwire.storage.base import Bus, BusMessage, Claim, Signal, Storage, Wake
+from runwire.storage.base import RESERVED, Bus, BusMessage, Claim, Signal, Storage, Wake
 
 __all__ = ["Worker", "WorkerSettings"]
 
@@ -74,6 +75,7 @@ class Worker:
         registry: gets the figures; None: nobody asks for them.
         workshop: what it shares with the workers of other databases; None: there are none.
         membership: of its process, under the same name, run by this worker; None: one with no other role.
+        first: an agent whose runs it claims before all others and beyond its limit, one at a time; until `use`.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class Worker:
         registry: CollectorRegistry | None = None,
         workshop: Workshop | None = None,
         membership: Membership | None = None,
+        first: str | None = None,
     ) -> None:
         self._storage = storage
         self._bus = bus
         self._agents = agents
+        self._first = first
         self._name = name
         self._settings = settings
         self._is_allowed = is_allowed
@@ -127,7 +131,7 @@ class Worker:
 
     def use(self, agents: Agents) -> None:
         """Run new runs with these agents, and tell the others; runs in flight finish on the old code."""
-        self._agents = agents
+        self._agents, self._first = agents, None
         self._membership.use(agents)
 
     async def run(self) -> None:
@@ -206,26 +210,29 @@ class Worker:
             free = self._workshop.room(self._crew, limit=self._settings.max_runs)
             claims: list[Claim] = []
             sent_s, agents = lease_now_s(), self._agents
-            if free > 0 and not self._is_draining:
-                claims = await self._ask_for_runs(free, agents)
+            if self._first is not None and not self._is_draining:
+                # Before everybody's and beyond the limit: neither a long queue nor a full house is a fault.
+                claims = await self._ask_for_runs(1, (self._first,), takes_others=False)
+            if free > 0 and not claims and not self._is_draining:
+                claims = await self._ask_for_runs(free, agents.names)
             for claim in claims:  # with what it was asked for: others may have come since
                 tasks.create_task(self._supervise(self._take(claim, sent_s, agents)))
             if not claims:
                 await _wait(self._wake_runs, self._settings.poll_s)
 
-    async def _ask_for_runs(self, limit: int, agents: Agents) -> list[Claim]:
+    async def _ask_for_runs(self, limit: int, agents: Sequence[str], *, takes_others: bool = True) -> list[Claim]:
         self._is_claiming, self._crew.asked = True, limit
         try:
             claims = await self._renewal.call(
                 lambda: self._storage.runs.claim(
                     self._name,
-                    agents=agents.names,
+                    agents=agents,
                     limit=limit,
                     user_limit=self._settings.user_limit,
                     # So that a run comes again whose claim was stored and not answered.
                     holding=[run.claim.run for run in self._runs],
-                    take_lost=self._renewal.may_take_lost(),
-                    take_orphans=self._membership.may_take_orphans(),
+                    take_lost=takes_others and self._renewal.may_take_lost(),
+                    take_orphans=takes_others and self._membership.may_take_orphans(),
                 )
             )
             return await self._vetted(claims)
@@ -251,6 +258,7 @@ class Worker:
         if claim.cancel is None and not self._is_allowed(claim.user):
             # Sent in the moment in which access was withdrawn, or left behind by a kill just after it.
             claim = msgspec.structs.replace(claim, cancel=REVOKED)
+        is_own = claim.agent.startswith(RESERVED)
         run = Run(
             claim,
             agents=agents,
@@ -264,7 +272,7 @@ class Worker:
             on_due=self._timers.expect,
             breakers=self._workshop.breakers,
             spending=self._workshop.spending,
-            trace=self._workshop.tracing.run(claim),
+            trace=UNTRACED if is_own else self._workshop.tracing.run(claim),
         )
         self._runs.add(run)
         if (refusal := self._workshop.spending.refusal(claim.user)) is not None:
@@ -274,8 +282,10 @@ class Worker:
         if self._is_draining:  # claimed in the moment in which it began
             run.stop(HandOver("drained"))
         why = _why(claim)
-        self._claimed.labels(why).inc()
-        _log.info("run_claimed", run=claim.run, thread=claim.thread, attempt=claim.attempt, agent=claim.agent, why=why)
+        say = _log.debug if is_own else _log.info
+        if not is_own:
+            self._claimed.labels(why).inc()
+        say("run_claimed", run=claim.run, thread=claim.thread, attempt=claim.attempt, agent=claim.agent, why=why)
         return run
 
     async def _supervise(self, run: Run) -> None:

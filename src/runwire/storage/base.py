@@ -46,7 +46,7 @@ from runwire.storage.base_log import (
     Unstorable,
     WaitKind,
 )
-from runwire.storage.base_members import GOOD_S, MAX_AGENTS, Member, MemberRow, Members, Offered
+from runwire.storage.base_members import GOOD_S, MAX_AGENTS, RESERVED, Member, MemberRow, Members, Offered
 from runwire.storage.base_people import People, PersonRow
 from runwire.storage.base_runs import (
     Answer,
@@ -70,6 +70,7 @@ __all__ = [
     "GOOD_S",
     "MAX_AGENTS",
     "MAX_BATCH_EVENTS",
+    "RESERVED",
     "AlreadyStored",
     "Answer",
     "Answered",

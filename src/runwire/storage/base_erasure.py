@@ -29,10 +29,22 @@ class Erasure(Protocol):
             is_forced: runs that somebody holds go, too: that holder is fenced, and stops at its next append. Else
                 nothing is deleted while there are any.
 
+        Of a process's own name (`RESERVED`) the row of the user goes too: there is no account whose tombstone it is.
+
         Promises: cut off anywhere, another call goes on. What belongs to others is neither touched nor waited for.
 
         Raises:
             Unavailable: some of it is done, or nothing; call again.
+        """
+        ...
+
+    async def leftovers(self, *, older_s: float) -> list[str]:
+        """Return the processes' own names (`RESERVED`) of which there is something that was begun so long ago.
+
+        The clock is this machine's, which made the rows.
+
+        Raises:
+            Unavailable: ask again.
         """
         ...
 

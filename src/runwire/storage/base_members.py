@@ -6,11 +6,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-__all__ = ["GOOD_S", "MAX_AGENTS", "MAX_MEMBERS", "Member", "MemberRow", "Members", "Offered"]
+__all__ = ["GOOD_S", "MAX_AGENTS", "MAX_MEMBERS", "RESERVED", "Member", "MemberRow", "Members", "Offered"]
 
 MAX_AGENTS: Final = 1_000  # of one process
 MAX_MEMBERS: Final = 10_000  # rows kept; a process that is started again and again leaves one each time
 GOOD_S: Final = 60.0  # for how long a member's word is good, unless it says otherwise; it is said again much sooner
+RESERVED: Final = "~"  # begins what is a process's own: no agent of an author and no person can have such a name
 _NAME: Final = 255  # characters of a node's or agent's name
 
 
@@ -33,8 +34,9 @@ class Member(_Value, frozen=True):
     code: str | None = None  # version of its agents' code, as `agent_started` tells it
 
     def __post_init__(self) -> None:
-        if len(self.agents) > MAX_AGENTS:
-            raise ValueError(f"{len(self.agents)} agents; a process may have {MAX_AGENTS}")
+        count = sum(not name.startswith(RESERVED) for name in self.agents)
+        if count > MAX_AGENTS:
+            raise ValueError(f"{count} agents; a process may have {MAX_AGENTS}")
         for name in (self.node, *self.roles, *self.agents):
             if not 0 < len(name) <= _NAME:
                 raise ValueError(f"a name has 1 to {_NAME} characters, not {len(name)}")
@@ -95,7 +97,7 @@ class Members(Protocol):
         ...
 
     async def offered(self) -> Offered:
-        """Return which agents may be asked: those of all workers that were seen within a day.
+        """Return which agents may be asked: those of all workers that were seen within a day, none with `RESERVED`.
 
         Of a worker that said goodbye only as long as its word is good, unless no worker is live: then what was there
         last comes back. Chosen is, of the defaults that live workers name (of all, if none of the live ones does),

@@ -32,7 +32,11 @@ async def examine_port(subject: Subject, *, is_management: bool) -> list[Finding
     if problem is None:
         return [fine(what, f"{at} is free")]
     if problem == errno.EADDRINUSE:
-        if await _is_runwire(host, port, subject.limit_s):
+        reason = await _unready(host, port, subject.limit_s)
+        if reason == "self_check":
+            fix = "look in its log for self_check_failed: it names the step that did not work, and what to do"
+            return [fault(what, f"{at} is served by a Runwire whose self-check has not passed", fix)]
+        if reason is not None:
             return [fine(what, f"{at} is served by a Runwire")]
         return [fault(what, f"{at} is taken by another program", f"end that, or set {what} to another one")]
     name = "management_host" if is_management else "host"
@@ -53,19 +57,22 @@ def _bound(host: str, port: int) -> int | None:
     return None
 
 
-async def _is_runwire(host: str, port: int, limit_s: float) -> bool:
+async def _unready(host: str, port: int, limit_s: float) -> str | None:
+    """Return why a Runwire that listens there is not ready, "" if it is or does not say; None: it is none."""
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked at, not listened on
     url = f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}"
     try:
         async with asyncio.timeout(limit_s), httpx2.AsyncClient(base_url=url, timeout=limit_s, trust_env=False) as http:
-            answer = await http.get("/health/live")
+            answer = await http.get("/health/ready")
             body = answer.json()
     except (httpx2.HTTPError, TimeoutError, ValueError):
-        return False
+        return None
+    if not isinstance(body, dict):
+        return None
+    if body.get("status") in ("ok", "unready"):
+        return str(body.get("reason", ""))
     # Where machines have a port of their own the other one says that there is nothing, in its own words.
-    return bool(
-        body == {"status": "ok"} or (isinstance(body, dict) and body.keys() >= {"code", "field", "retry_after_s"})
-    )
+    return "" if body.keys() >= {"code", "field", "retry_after_s"} else None
 
 
 async def examine_collector(subject: Subject) -> list[Finding]:

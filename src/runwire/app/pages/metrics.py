@@ -32,6 +32,7 @@ BOUNDS: Final[Mapping[str, str]] = {
     "reason": "`loop_lag`, `memory`, `queue_length`, `queue_age`, or the limit: `user_messages`, `user_bytes` …",
     "rule": "of what [production refuses](settings.md#what-production-refuses)",
     "state": "`closed`, `open`, `half_open`, `forced_open`, `disabled`",
+    "step": "of a self-check: `send`, `claim`, `execute`, `append`, `deliver`",
     "to": "a state",
     "why": "`queued`, `resumed`, `handed_over`, `taken_over`",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from runwire.storage.base_erasure import Erased
+from runwire.storage.base_members import RESERVED
+from runwire.storage.clock import now_ms
 from runwire.storage.memory.state import UNFINISHED, State
 
 __all__ = ["MemoryErasure"]
@@ -31,7 +33,17 @@ class MemoryErasure:
                 del state.threads[thread]
             if user in state.users:
                 state.users[user].keys.clear()
+                if user.startswith(RESERVED):
+                    del state.users[user]
             return Erased(runs=len(runs), threads=threads, unfinished=0, has_more=False)
+
+    async def leftovers(self, *, older_s: float) -> list[str]:
+        """Return names of processes that left something; see `Erasure.leftovers`."""
+        before = now_ms() - round(older_s * 1000)
+        with self._state.lock:
+            return [
+                one.id for one in self._state.users.values() if one.id.startswith(RESERVED) and one.met_at <= before
+            ]
 
     async def wipe(self, *, is_thorough: bool = False) -> None:
         """Nothing: what is deleted is gone."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from runwire.storage.base_erasure import Erased
+from runwire.storage.base_members import RESERVED
+from runwire.storage.clock import now_ms
 from runwire.storage.postgres.database import PostgresDatabase
 from runwire.storage.sql import load
 
@@ -31,7 +33,14 @@ class PostgresErasure:
         if runs == ROWS or await self._database.fetchval(_SQL["erase_segments"], user, ROWS) == ROWS:
             return Erased(runs=runs, threads=(), unfinished=unfinished, has_more=True)
         threads = tuple(row[0] for row in await self._database.fetch(_SQL["erase_threads"], user, ROWS))
+        if user.startswith(RESERVED):
+            await self._database.execute(_SQL["erase_user"], user)
         return Erased(runs=runs, threads=threads, unfinished=0, has_more=len(threads) == ROWS)
+
+    async def leftovers(self, *, older_s: float) -> list[str]:
+        """Return names of processes that left something; see `Erasure.leftovers`."""
+        before = now_ms() - round(older_s * 1000)
+        return [row[0] for row in await self._database.fetch(_SQL["leftovers"], RESERVED, before)]
 
     async def wipe(self, *, is_thorough: bool = False) -> None:
         """Have the server clear away what was deleted, or write all anew; see `Erasure.wipe`."""

@@ -34,6 +34,13 @@ DELETE FROM thread d WHERE d.key IN (
   WHERE u.id = $1 AND NOT EXISTS (SELECT 1 FROM run r WHERE r.thread_key = t.key) LIMIT $2
 ) RETURNING d.id
 
+-- $1 is what such names begin with.
+-- name: leftovers
+SELECT u.id FROM "user" u WHERE starts_with(u.id, $1) AND u.created_at <= $2 LIMIT 1000
+
+-- name: erase_user
+DELETE FROM "user" u WHERE u.id = $1 AND NOT EXISTS (SELECT 1 FROM thread t WHERE t.user_key = u.key)
+
 -- Space of what is gone is used again; what stood there stays in the files until then. ANALYZE: the planner's samples of
 -- columns have names and titles in them.
 -- name: vacuum

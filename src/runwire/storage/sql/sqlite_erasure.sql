@@ -35,6 +35,13 @@ DELETE FROM run WHERE key IN (SELECT value FROM json_each(?1))
 -- name: drop_threads
 DELETE FROM thread WHERE key IN (SELECT value FROM json_each(?1))
 
+-- ?1 is what such names begin with; by the index, for there are none as a rule.
+-- name: leftovers
+SELECT id FROM user WHERE id >= ?1 AND id < ?1 || char(1114111) AND created_at <= ?2 LIMIT 1000
+
+-- name: drop_user
+DELETE FROM user WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM thread t WHERE t.user_key = user.key)
+
 -- Copies the pages that are in use, and no others; what was deleted stays behind.
 -- name: vacuum
 VACUUM

@@ -10,6 +10,8 @@ import msgspec
 
 from runwire.errors import Unavailable
 from runwire.storage.base_erasure import Erased
+from runwire.storage.base_members import RESERVED
+from runwire.storage.clock import now_ms
 from runwire.storage.sql import load
 from runwire.storage.sqlite.database import SqliteDatabase
 
@@ -47,10 +49,18 @@ class SqliteErasure:
             threads = connection.execute(_SQL["threads"], (user, ROWS)).fetchall()
             connection.execute(_SQL["drop_threads"], (_text([key for key, _ in threads]),))
             gone = tuple(ident for _, ident in threads)
+            if user.startswith(RESERVED):
+                connection.execute(_SQL["drop_user"], (user,))
             return Erased(runs=len(runs), threads=gone, unfinished=0, has_more=len(threads) == ROWS)
 
         # All that refers to a run goes before it, by the statements above.
         return await self._database.write(work, checks_references=False)
+
+    async def leftovers(self, *, older_s: float) -> list[str]:
+        """Return names of processes that left something; see `Erasure.leftovers`."""
+        before = now_ms() - round(older_s * 1000)
+        rows = await self._database.read(lambda db: db.execute(_SQL["leftovers"], (RESERVED, before)).fetchall())
+        return [name for (name,) in rows]
 
     async def wipe(self, *, is_thorough: bool = False) -> None:
         """Write the file anew, and empty its log; see `Erasure.wipe`."""
