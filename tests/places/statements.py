@@ -44,6 +44,7 @@ UNREACHED_STATEMENTS: Final = {
     ),
     **dict.fromkeys(("drop_claim", "drop_people", "drop_serve", "drop_run_of_segment"), "of a migration, once"),
     **dict.fromkeys(("vacuum", "vacuum_thoroughly"), "how tables are kept"),
+    **dict.fromkeys(("leftovers", "erase_user"), "of processes and their self-check: no person has such a name"),
     "stats": "executed on a connection of its own; that its sums add up is compared",
 }
 
