@@ -7,11 +7,13 @@ import json
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conformance.faulty_commands import Broadcasts
 from tests.conformance.faulty_servers import DoublesOne, LosesOne, LosesTheEnd, SwapsTwo, TwoTerminals
-from tests.conformance.minimal_server import MinimalServer
+from tests.conformance.minimal_run import Emit, Failed, Frame, Run
+from tests.conformance.minimal_server import Connection, MinimalServer
 
 from runwire.conformance.load import shown
 from runwire.conformance.load.drive import Load, Plan
@@ -80,6 +82,125 @@ async def test_a_wrong_server_is_named_by_its_counter(server: type[MinimalServer
     if counter is not None:
         assert figures[counter] > 0, load.tally.notes
         assert f"{figures[counter]} {counter}" in shown.verdict(load)
+
+
+async def _loaded(server: MinimalServer, plan: Plan, *keys: str, **options: Any) -> Load:
+    async with server.running() as url:
+        load = Load(url, list(keys or ("good-token", "other-token")), plan, **options)
+        await load.run()
+    return load
+
+
+class FailsEachSecond(MinimalServer):
+    """Ends each second run as failed."""
+
+    async def ask(self, run: Run, emit: Emit) -> Any:
+        if len(self.runs) % 2:
+            raise Failed("worker_lost")
+        return await super().ask(run, emit)
+
+
+class RefusesEachSecond(MinimalServer):
+    """Has no room for each second message."""
+
+    count = 0
+
+    def send(self, connection: Connection, frame: Frame) -> None:
+        self.count += 1
+        if self.count % 2:
+            self.refuse(connection, frame, "rate_limited")
+        else:
+            super().send(connection, frame)
+
+
+@pytest.mark.parametrize(
+    ("server", "code"), [(FailsEachSecond, "worker_lost"), (RefusesEachSecond, "rate_limited")], ids=lambda v: str(v)
+)
+async def test_runs_that_fail_are_no_success_unless_they_may(server: type[MinimalServer], code: str) -> None:
+    for may_fail, status in ((False, 1), (True, 0)):
+        load = await _loaded(server(), Plan(users=2, rate=20, duration_s=0.5, timeout_s=5, may_fail=may_fail))
+        assert load.tally.completed, load.tally.notes
+        assert shown.exit_code(load) == status
+        assert f"× {code}" in shown.verdict(load)
+        assert "--may-fail" in shown.verdict(load)
+
+
+class SendsLists(MinimalServer):
+    """Has data that are no objects, in events and in replies."""
+
+    def append(self, run: Run, kind: str, data: Frame, *, attempt: int | None = None) -> None:
+        super().append(run, kind, data if kind != "agent_completed" else ["x"], attempt=attempt)  # type: ignore[arg-type]  # what it is for
+
+
+class RepliesLists(MinimalServer):
+    """Answers each message with a list."""
+
+    def reply(self, connection: Connection, frame: Frame, data: Frame) -> None:
+        super().reply(connection, frame, data if frame["op"] != "send" else ["x"])  # type: ignore[arg-type]  # what it is for
+
+
+@pytest.mark.parametrize("server", [SendsLists, RepliesLists])
+async def test_data_that_are_no_object_are_a_fault_and_no_crash(server: type[MinimalServer]) -> None:
+    load = await _loaded(server(), Plan(users=2, rate=10, duration_s=0.3, timeout_s=1))
+    assert load.tally.wrong > 0
+    assert any("no object" in note or "not of the form" in note for note in load.tally.notes)
+    assert shown.exit_code(load) == 1
+
+
+async def test_a_kill_happens_within_a_short_load_too() -> None:
+    kills = []
+
+    async def kill() -> None:
+        kills.append(asyncio.get_running_loop().time())
+
+    load = await _loaded(MinimalServer(), Plan(users=1, rate=10, duration_s=0.4, timeout_s=5), kill=kill)
+    assert len(kills) == load.tally.kills == 1
+
+
+class Stalls(MinimalServer):
+    """Does nothing of any run for its first moments."""
+
+    stall_s = 0.8
+    until_s = 0.0
+
+    async def turn(self, run: Run) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self.until_s = self.until_s or now_s + self.stall_s
+        await asyncio.sleep(max(0.0, self.until_s - now_s))
+        await super().turn(run)
+
+
+async def test_a_stall_is_in_the_times_of_all_messages_that_were_due_in_it() -> None:
+    load = await _loaded(Stalls(), Plan(users=2, rate=80, duration_s=1.2, timeout_s=10))
+    tally = load.tally
+    assert tally.sent + tally.held_back == 96
+    assert tally.sent > 32  # those that waited for a place among their user's 16 were sent after the stall
+    assert sum(count for *_, count in tally.run.bars()) == 96
+    # Of 96, 64 were due in the stall, the 48th 200 ms before its end; if those that wait for a place were dropped, or
+    # counted from when they were sent, most would be fast.
+    assert tally.run.quantile_s(0.5) > 0.15
+    assert tally.run.quantile_s(0.99) > 0.7
+
+
+async def test_what_is_never_sent_counts_with_the_time_that_it_waited() -> None:
+    server = Stalls()
+    server.stall_s = 1.5
+    load = await _loaded(server, Plan(users=1, rate=100, duration_s=1.0, timeout_s=10))
+    tally = load.tally
+    assert tally.held_back == 100 - tally.sent > 50
+    assert sum(count for *_, count in tally.run.bars()) == 100
+    assert tally.run.quantile_s(0.5) > 0.3
+
+
+async def test_what_crosses_counts_for_each_account_and_one_account_proves_nothing_of_others() -> None:
+    plan = Plan(users=4, rate=20, duration_s=0.5, timeout_s=2)
+    load = await _loaded(Broadcasts(), plan)
+    assert set(load.tally.crossed_to) == {1, 2}
+    assert sum(load.tally.crossed_to.values()) == load.tally.crossed
+    assert "of account 2" in "".join(load.tally.notes)
+    alone = await _loaded(Broadcasts(), plan, "good-token")
+    assert shown.figures(alone)["accounts"] == 1
+    assert "to the right user" not in shown.verdict(alone)
 
 
 @pytest.mark.timeout(60)

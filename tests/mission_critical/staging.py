@@ -13,6 +13,8 @@ from tests.cluster.deployment import ROLE_AGENTS, Cluster
 from tests.postgres import PostgresServer
 from tests.redis_server import RedisServer
 
+from runwire.settings.sources import TEST_NAMES
+
 __all__ = ["OwnStaging", "Staging"]
 
 _VARIABLES: Final = "RUNWIRE_STAGING_TOKEN (an API key), RUNWIRE_STAGING_TOKEN_2 (of somebody else)"
@@ -77,4 +79,5 @@ class OwnStaging:
 
 
 def _said(name: str) -> str:
+    assert name in TEST_NAMES, f"{name} would keep every server here from starting"
     return os.environ.get(name, "")  # noqa: TID251 - no setting of a server: where one is

@@ -54,7 +54,13 @@ def bench(
     tools: Annotated[int, typer.Option(min=0, max=100, help="Tool calls of each run (check_load).")] = 1,
     gap_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Before each piece (check_load).")] = 0.0,
     cuts: Annotated[float, typer.Option(min=0, max=60_000, help="Connections cut per minute, at random.")] = 0.0,
-    kill: Annotated[str | None, typer.Option(help="A command that kills a process of it, run each minute.")] = None,
+    kill: Annotated[
+        str | None,
+        typer.Option(help="A command that kills a process of it: within half of the duration, then each minute."),
+    ] = None,
+    may_fail: Annotated[
+        bool, typer.Option("--may-fail", help="Runs that fail and messages that are refused are no failure.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed cuts alike.")] = 1,
     timeout_s: Annotated[float, typer.Option(min=0.1, max=3_600, help="For the runs open at the end.")] = 60.0,
     report: Annotated[
@@ -62,7 +68,7 @@ def bench(
         typer.Option(metavar="[FORMAT] PATH", help=f"Also write a report: {', '.join(shown.FORMATS)}. Repeatable."),
     ] = None,
 ) -> None:
-    """Exit status 0: every event came once, in order; 1: not so, or a run did not end; 2: nothing could be measured."""
+    """Exit status 0: every event came once, in order; 1: not so, or a run failed; 2: nothing could be measured."""
     words = list(place or [])
     is_local = _LOCAL in words
     if is_local:
@@ -81,6 +87,7 @@ def bench(
         shape=Shape(events=events, tools=tools, gap_ms=gap_ms),
         agent=agent,
         cuts=cuts,
+        may_fail=may_fail,
         seed=seed,
         timeout_s=timeout_s,
     )

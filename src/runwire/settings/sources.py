@@ -18,6 +18,7 @@ from runwire.settings.values import hint
 __all__ = [
     "CLIENT_NAMES",
     "ENVIRONMENTS",
+    "TEST_NAMES",
     "Layer",
     "environment_file",
     "from_file",
@@ -31,6 +32,8 @@ Layer = dict[str, tuple[Any, str]]  # setting → its value, and where it came f
 
 # Read by the verbs that talk to a server; not settings of a server.
 CLIENT_NAMES: Final = frozenset({"RUNWIRE_URL", "RUNWIRE_TOKEN"})
+# Read by tests of a deployment that is there; whoever has them set starts servers beside them.
+TEST_NAMES: Final = frozenset(f"RUNWIRE_STAGING_{name}" for name in ("URL", "TOKEN", "TOKEN_2", "AGENT"))
 ENVIRONMENTS: Final[tuple[str, ...]] = get_args(Settings.model_fields["environment"].annotation)
 _IN_FILE: Final = "_FILE"
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"  # systemd: LoadCredential=service_secret:/etc/…
@@ -91,7 +94,7 @@ def from_variables(environ: Mapping[str, str], faults: list[str]) -> Layer:
     candidates = [*names, *(f"{variable}{_IN_FILE}" for variable in names)]
     layer: Layer = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in CLIENT_NAMES:
+        if not variable.startswith(PREFIX) or variable in CLIENT_NAMES | TEST_NAMES:
             continue
         if variable not in candidates:
             faults.append(f"{variable}: unknown variable{_nearest(variable, candidates)}.")

@@ -8,6 +8,7 @@ import pytest
 
 from runwire.errors import ConfigurationError
 from runwire.settings import client_defaults, load, no_color
+from runwire.settings.sources import TEST_NAMES
 
 
 def faults_of(environ: dict[str, str]) -> str:
@@ -115,6 +116,12 @@ def test_clients_and_colours_have_their_own_variables() -> None:
     assert load(environ={"RUNWIRE_URL": "http://x", "RUNWIRE_TOKEN": "t"}).settings.port == 8000
     assert no_color({"NO_COLOR": "1"})
     assert not no_color({"NO_COLOR": ""})
+
+
+def test_servers_start_where_the_tests_of_a_staging_are_told_of_it() -> None:
+    assert load(environ=dict.fromkeys(TEST_NAMES, "x")).settings.port == 8000
+    with pytest.raises(ConfigurationError, match="RUNWIRE_STAGING_URI"):
+        load(environ={"RUNWIRE_STAGING_URI": "http://x"})
 
 
 def test_only_who_serves_is_judged_for_what_would_be_unsafe_to_serve() -> None:

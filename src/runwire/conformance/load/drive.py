@@ -23,6 +23,7 @@ __all__ = ["Load", "Plan", "beside"]
 
 AGENT: Final = "check_load"
 _OPEN: Final = 16  # messages of a user that wait for their end
+_BACKLOG: Final = 10_000  # of a user, that are due and wait for a place among those; more are never sent
 _AT_ONCE: Final = 50  # upgrades under way
 _CALL_S: Final = 10.0
 _POINTS: Final = 600  # of the charts; when there are more, each two become one
@@ -39,7 +40,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shape: Shape = Shape()
     agent: str | None = None  # None: `check_load` if it is offered, else the deployment's own
     cuts: float = 0.0  # per minute, of all sockets
-    kills: float = 1.0  # per minute, if there is a command
+    kills: float = 1.0  # per minute, if there is a command; the first is within half of the duration
+    may_fail: bool = False  # runs that fail and messages that are refused are part of the plan
     seed: int = 1
     timeout_s: float = 60.0  # for the runs that are open at the end
 
@@ -95,6 +97,8 @@ class Load:
             async with beside(self._measure(started_s)):
                 async with beside(self._cut(), self._slay()):
                     await self._send(started_s)
+                for user in self._users:
+                    user.hold_back()
                 await self._drain()
                 self.elapsed_s = time.monotonic() - started_s
         for user in self._users:
@@ -102,7 +106,16 @@ class Load:
 
     def credential(self, number: int) -> Token:
         """Return how a user signs in."""
-        return self._credentials[number % len(self._credentials)]
+        return self._credentials[self.account(number) - 1]
+
+    @property
+    def accounts(self) -> int:
+        """Return how many the users have among them."""
+        return min(len(self._credentials), len(self._users))
+
+    def account(self, number: int) -> int:
+        """Return which account a user has, from 1."""
+        return number % len(self._credentials) + 1
 
     # Inside.
 
@@ -172,8 +185,11 @@ class Load:
             self.tally.cuts += self._chance.choice(self._users).cut()
 
     async def _slay(self) -> None:
+        every_s = 60 / self.plan.kills
+        wait_s = min(every_s, self.plan.duration_s / 2)  # a short load sees one, too
         while self._kill is not None:
-            await asyncio.sleep(60 / self.plan.kills)
+            await asyncio.sleep(wait_s)
+            wait_s = every_s
             try:
                 await self._kill()
                 self.tally.kills += 1
@@ -222,21 +238,37 @@ class _User:
         self.is_in = False
         self.why = ""
         self.name = f"{load.tally.mark}{number}"
-        self.follower = Follower(load.tally, self.name)
+        self.follower = Follower(load.tally, self.name, load.account(number))
         self._load = load
         self._number = number
         self._chance = random.Random(f"{load.plan.seed}/{number}")  # noqa: S311 - no secret
         self._wire: Wire | None = None
         self._outbox: deque[Sent] = deque()  # with those in flight at most `_OPEN`
         self._flying: dict[str, Sent] = {}  # key → without a reply
+        self._backlog: deque[tuple[int, float]] = deque()  # number and when it was due; at most `_BACKLOG`
         self._wake = asyncio.Event()
 
     def say(self, number: int, due_s: float) -> None:
-        """Have a message sent."""
-        load = self._load
-        if len(self.follower.open) >= _OPEN:
-            load.tally.held_back += 1
+        """Have a message sent, when there is a place for it; until then it is late, which its latency shows."""
+        if self._backlog or len(self.follower.open) >= _OPEN:
+            if len(self._backlog) < _BACKLOG:
+                self._backlog.append((number, due_s))
+            else:
+                self._load.tally.held_back += 1
             return
+        self._say(number, due_s)
+
+    def hold_back(self) -> None:
+        """Give up what waits for a place: the load is over. The time it has waited is the least that it would take."""
+        now_s = time.monotonic()
+        for _, due_s in self._backlog:
+            self._load.tally.held_back += 1
+            self._load.tally.begun.add(now_s - due_s)
+            self._load.tally.run.add(now_s - due_s)
+        self._backlog.clear()
+
+    def _say(self, number: int, due_s: float) -> None:
+        load = self._load
         is_ours = load.agent == AGENT
         tag = f"{self.name}-{number}"
         shape = load.plan.shape
@@ -338,6 +370,11 @@ class _User:
                     )
 
     def _take(self, frame: object, at_s: float) -> None:
+        self._judge(frame, at_s)
+        while self._backlog and len(self.follower.open) < _OPEN:
+            self._say(*self._backlog.popleft())
+
+    def _judge(self, frame: object, at_s: float) -> None:
         follower = self.follower
         match frame:
             case frames.Event():
@@ -349,7 +386,10 @@ class _User:
             case frames.Reply() if frame.id in self._flying:
                 sent = self._flying.pop(frame.id)
                 if frame.ok:
-                    follower.replied(msgspec.convert(frame.data, frames.SendData))
+                    try:
+                        follower.replied(msgspec.convert(frame.data, frames.SendData))
+                    except msgspec.ValidationError as error:
+                        follower.not_understood(f"the reply to {sent.tag} is not of the form of a send: {error}")
                 else:
                     follower.open.pop(sent.content, None)
                     code = frame.error.code if isinstance(frame.error, frames.ErrorBody) else "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -21,8 +22,8 @@ _BLOCKS: Final = " ▏▎▍▌▋▊▉█"
 
 
 def exit_code(load: Load) -> int:
-    """Return 1 if a promise was broken, 2 if no run was completed, else 0."""
-    if load.tally.faults:
+    """Return 1 if a promise was broken or a run failed that may not, 2 if no run was completed, else 0."""
+    if load.tally.faults or (load.tally.completed and _failed(load) and not load.plan.may_fail):
         return BROKEN
     return KEPT if load.tally.completed else COULD_NOT
 
@@ -34,15 +35,18 @@ def verdict(load: Load) -> str:
     if broken:
         return f"Promises are broken: {', '.join(broken)}."
     if not tally.completed:
-        why = [f"{count} × {name}" for name, count in (tally.ended + tally.refused).items()]
+        why = [f"{count} × {name}" for name, count in _failed(load).items()]
         return f"Nothing was measured: no run was completed ({', '.join(why) or 'none was sent'})."
-    text = f"{tally.events:,} events of {tally.completed:,} runs: each came once, in order, to the right user."
+    text = f"{tally.events:,} events of {tally.completed:,} runs: each came once, in order, to the right "
+    text += "user." if load.accounts > 1 else "thread. One account was given: nothing is said of what others see."
     if load.is_cut_short:
         text += " It was ended early; runs that were open then are not judged."
     if tally.held_back:
-        text += f" The rate was not reached: {tally.held_back:,} messages were not sent, as their user waited for 16."
-    if other := tally.ended + tally.refused:
-        text += f" Not completed: {', '.join(f'{count} × {name}' for name, count in other.items())}."
+        text += f" The rate was not reached: {tally.held_back:,} messages were not sent, as their user waited for 16;"
+        text += " their times are as if they had ended then."
+    if other := _failed(load):
+        text += f" Not completed: {', '.join(f'{count} × {name}' for name, count in other.items())}"
+        text += ", as --may-fail allows." if load.plan.may_fail else "; --may-fail allows that."
     return text
 
 
@@ -51,6 +55,7 @@ def figures(load: Load) -> dict[str, Any]:
     tally, took_s = load.tally, load.elapsed_s or 1.0
     return {
         "users": load.plan.users,
+        "accounts": load.accounts,
         "sent": tally.sent,
         "completed": tally.completed,
         "events": tally.events,
@@ -96,6 +101,7 @@ def as_json(load: Load) -> str:
         "figures": figures(load),
         "ended_otherwise": dict(load.tally.ended),
         "refused": dict(load.tally.refused),
+        "crossed_to_account": {str(account): count for account, count in load.tally.crossed_to.items()},
         "histogram": [{"from_s": low, "to_s": high, "runs": count} for low, high, count in load.tally.run.bars()],
         "points": msgspec.to_builtins(load.points),
         "notes": load.tally.notes,
@@ -161,6 +167,11 @@ def as_html(load: Load) -> str:
 FORMATS: Final[Mapping[str, Callable[[Load], str]]] = MappingProxyType(
     {"md": as_markdown, "json": as_json, "html": as_html}
 )
+
+
+def _failed(load: Load) -> Counter[str]:
+    """Return how runs ended that did not complete, and why messages were refused."""
+    return load.tally.ended + load.tally.refused
 
 
 def _faults(load: Load) -> dict[str, int]:

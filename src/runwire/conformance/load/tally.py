@@ -61,12 +61,13 @@ class Tally:
     ended: Counter[str] = field(default_factory=Counter)  # how else runs ended → how many
     refused: Counter[str] = field(default_factory=Counter)  # code → sends
     unended: int = 0
-    held_back: int = 0  # not sent, as the user had too many open
+    held_back: int = 0  # never sent, as the user had too many open to the end
     events: int = 0
     lost: int = 0
     doubled: int = 0
     disordered: int = 0
     crossed: int = 0
+    crossed_to: Counter[int] = field(default_factory=Counter)  # account, from 1 → events of others' that it was shown
     wrong: int = 0  # answers that are not what was asked for
     cuts: int = 0
     kills: int = 0
@@ -94,15 +95,17 @@ class Follower:
     Args:
         tally: where it is counted.
         name: the tag of each message of this user begins with it.
+        account: whose credential the user has, from 1.
     """
 
-    def __init__(self, tally: Tally, name: str) -> None:
+    def __init__(self, tally: Tally, name: str, account: int = 1) -> None:
         self.thread: str | None = None
         self.log: str | None = None
         self.last: int | None = None
         self.open: dict[str, Sent] = {}  # content → message without an end
         self._tally = tally
         self._name = name
+        self._account = account
         self._runs: dict[str, Sent] = {}
         self._ended: deque[str] = deque(maxlen=_ENDED)
         self._holes: list[tuple[int, int]] = []  # (after, through): events that were skipped
@@ -111,6 +114,11 @@ class Follower:
         """Take the reply to a send."""
         if self.thread is None:
             self.thread, self.log, self.last = data.thread, data.log, data.after
+
+    def not_understood(self, what: str) -> None:
+        """Count what is not of the form that the protocol says."""
+        self._tally.wrong += 1
+        self._tally.note(what)
 
     def subscribed(self, frame: frames.Subscribed) -> None:
         """Take where the stream goes on."""
@@ -188,12 +196,15 @@ class Follower:
 
     def _crossed(self, event: frames.Event, why: str) -> None:
         self._tally.crossed += 1
-        self._tally.note(f"{self._where(event)} came to {self._name}: {why}")
+        self._tally.crossed_to[self._account] += 1
+        self._tally.note(f"{self._where(event)} came to {self._name} of account {self._account}: {why}")
 
     def _content(self, event: frames.Event, now_s: float) -> None:
         is_end = event.type in TERMINAL_TYPES
+        if not bytes(event.data).startswith(b"{"):
+            self.not_understood(f"{self._where(event)}: its data is no object but {bytes(event.data)[:80]!r}")
         if event.type == EventType.USER_MESSAGE:
-            sent = self.open.get(_text(msgspec.json.decode(event.data).get("content")))
+            sent = self.open.get(_text(_fields(event).get("content")))
             if sent is not None and event.run is not None:
                 sent.run, self._runs[event.run] = event.run, sent
         elif (found := self._runs.get(event.run or "")) is not None:
@@ -207,7 +218,7 @@ class Follower:
             self._tally.note(f"{self._where(event)} is a second end of {event.run}")
 
     def _end(self, event: frames.Event, sent: Sent, now_s: float) -> None:
-        tally, data = self._tally, msgspec.json.decode(event.data)
+        tally, data = self._tally, _fields(event)
         self._runs.pop(str(event.run))
         self.open.pop(sent.content, None)
         self._ended.append(str(event.run))
@@ -220,6 +231,12 @@ class Follower:
         if sent.answer is not None and not (isinstance(output, dict) and "$ref" in output) and output != sent.answer:
             tally.wrong += 1
             tally.note(f"{event.run} answered {str(output)[:80]!r}, not {sent.answer[:80]!r}")
+
+
+def _fields(event: frames.Event) -> dict[str, Any]:
+    """Return the data of an event; what is no object has no fields."""
+    data = msgspec.json.decode(event.data)
+    return data if isinstance(data, dict) else {}
 
 
 def _text(content: Any) -> str:
