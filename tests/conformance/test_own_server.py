@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conformance.test_command import runwire as command
 
 import runwire
 from runwire.conformance import Report, as_text, check
@@ -100,6 +101,50 @@ def test_a_wrong_key_could_not_be_checked(server: ServerProcess) -> None:
     assert report.exit_code == 2, as_text(report)
     assert report.problem
     assert "refused" in report.problem
+
+
+@pytest.fixture(scope="module")
+def ways(server: ServerProcess) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Give how each way in is said, and its secret."""
+
+    async def made() -> dict[str, tuple[tuple[str, ...], str]]:
+        async with asyncio.TaskGroup() as tasks:
+            person = tasks.create_task(server.create_user("person", password=PASSWORD))
+            robot = tasks.create_task(server.create_user("robot", role="service"))
+        return {
+            "token": (("--token", person.result()), ""),
+            "user": (("--user", "person", "--password-stdin"), PASSWORD),
+            "client": (("--client-id", "robot", "--password-stdin"), robot.result()),
+        }
+
+    return asyncio.run(made())
+
+
+async def _checked(server: ServerProcess, tmp_path: Path, words: tuple[str, ...], secret: str) -> tuple[int, str]:
+    options = ("--agent", "golden", "--only", "golden_path", "--report", "report.md")
+    status, out, err = await command(server.url, *words, *options, cwd=tmp_path, stdin=f"{secret}\n".encode())
+    return status, out + err
+
+
+@pytest.mark.parametrize("way", ["token", "user", "client"])
+async def test_each_way_in_is_taken_and_its_secret_is_said_nowhere(
+    server: ServerProcess, ways: dict[str, tuple[tuple[str, ...], str]], tmp_path: Path, way: str
+) -> None:
+    words, secret = ways[way]
+    status, said = await _checked(server, tmp_path, words, secret)
+    assert status == 0, said
+    assert (secret or words[1]) not in said + (tmp_path / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("way", ["token", "user", "client"])
+async def test_a_wrong_secret_could_not_be_checked_and_a_sentence_says_why(
+    server: ServerProcess, ways: dict[str, tuple[tuple[str, ...], str]], tmp_path: Path, way: str
+) -> None:
+    words = ("--token", "rw_wrong") if way == "token" else ways[way][0]
+    status, said = await _checked(server, tmp_path, words, "wrong-secret-here")
+    assert status == 2, said
+    assert {"token": "credentials are refused", "user": "password", "client": "no such service account"}[way] in said
+    assert "wrong-secret-here" not in said
 
 
 def test_many_checks_at_once_raise_no_alarm(server: ServerProcess, given: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +13,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.postgres import PostgresServer
 
 from runwire.client import Event
-from runwire.testing import FakeModel
+from runwire.testing import FakeModel, ServerProcess
 from runwire.testing.golden import faults
 
 TESTS = """
@@ -78,9 +81,27 @@ agents = {"plain": plain, "failing": failing, "asks_a_model": asks_a_model}
 """
 
 
-def _runwire(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+ON_SERVICES = """
+from pathlib import Path
+
+def test_it(golden_path, runwire_server):
+    assert golden_path("one two three").output.startswith("You wrote 3 words")
+    parents, names = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = path.read_text().partition(" (")
+        except OSError:  # it has ended meanwhile
+            continue
+        name, _, rest = rest.rpartition(") ")
+        parents[int(pid)], names[int(pid)] = int(rest.split()[1]), name
+    ours = sorted(names[pid] for pid, parent in parents.items() if parent == runwire_server.pid)
+    Path("processes").write_text(" ".join(ours))
+"""
+
+
+def _runwire(*words: str, cwd: Path, timeout_s: float = 55) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "runwire", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=55, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def test_a_new_project_has_a_passing_test(tmp_path: Path) -> None:
@@ -89,6 +110,41 @@ def test_a_new_project_has_a_passing_test(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "demo" / "report.json").read_text(encoding="utf-8"))
     assert report["counts"] == {"passed": 1, "failed": 0, "skipped": 0, "not_run": 0}
+
+    async def checked() -> subprocess.CompletedProcess[str]:
+        # As its README says: `runwire dev agent.py` in its folder, and a check from there, with nothing else said.
+        async with ServerProcess("agent.py", data_dir=tmp_path / "demo" / ".runwire", cwd=tmp_path / "demo"):
+            return await asyncio.to_thread(_runwire, "check", "--timeout-s", "20", cwd=tmp_path / "demo")
+
+    done = asyncio.run(checked())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAIL" not in done.stdout
+
+
+@pytest.mark.timeout(150)
+def test_a_new_project_is_tested_on_services_of_this_machine_and_on_one_that_is_named(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    assert _runwire("new", "demo", cwd=tmp_path).returncode == 0
+    place = tmp_path / "demo"
+    # The test tells which processes its server has started.
+    (place / "tests" / "test_golden_path.py").write_text(ON_SERVICES, encoding="utf-8")
+    done = _runwire("test", "--category", "golden_path", "--services", "auto", cwd=place, timeout_s=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    started = (place / "processes").read_text(encoding="utf-8").split()
+    assert "postgres" in started
+    assert {"redis-server", "valkey-server"} & set(started)
+    url = asyncio.run(postgres_server.create_database())
+    done = _runwire("test", "--category", "golden_path", "--services", url, cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = asyncio.run(postgres_server.execute(url, "SELECT count(*) AS runs FROM run"))
+    assert row["runs"] == 1
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        nobody = f"redis://127.0.0.1:{taken.getsockname()[1]}"
+        done = _runwire("test", "--category", "golden_path", "--services", nobody, cwd=place)
+    assert done.returncode == 2
+    assert f"The service {nobody} does not answer" in done.stderr
 
 
 def test_the_fixtures_hold_what_they_say(tmp_path: Path) -> None:

@@ -68,6 +68,10 @@ It prints where it listens and a sign-in link. `runwire run "hello"` runs the ag
     runwire test --category golden_path
 
 tests it by a real server, offline. If pytest is missing: `pip install "runwire[test]"`.
+
+    runwire check
+
+proves beside `runwire dev` that every event comes once, in order, to the right person.
 """
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
