@@ -358,3 +358,10 @@ async def test_claim_whose_answer_was_lost_comes_again_with_the_same_agents(stor
     sent = await send(storage)
     assert await claimed(storage, "w1", ["echo"], holding=[]) == [sent.run]
     assert await claimed(storage, "w1", ["echo"], holding=[]) == [sent.run]
+
+
+async def test_what_is_a_process_own_is_offered_to_nobody(storage: Storage) -> None:
+    await storage.members.announce(Member(node="w1", roles=("worker",), agents=("walk", "~w1")))
+    await storage.members.announce(Member(node="g1", roles=("gateway",), agents=("~g1",)))
+    assert await storage.members.offered() == Offered(names=("walk",))
+    assert (await storage.members.offered()).default == "walk", "it is the only one that anybody may ask"

@@ -43,6 +43,15 @@ def test_every_code_there_is_has_a_meaning() -> None:
     assert list(CLOSES) == list(CloseCode)
 
 
+def test_every_exception_that_people_import_is_told_of() -> None:
+    public = {name for name in runwire.__all__ if isinstance(getattr(runwire, name), type)}
+    raised = {name for name in public if issubclass(getattr(runwire, name), Exception)}
+    assert {"CircuitOpen", "ToolFailed"} <= raised
+    told = set(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| `\w+` \|", errors.page(), flags=re.MULTILINE))
+    assert {(name, "runwire") for name in raised} <= told
+    assert {"CallFailed", "OverLimit"} <= {name for name, _ in told}
+
+
 def test_every_error_of_oauth_that_is_answered_has_a_meaning() -> None:
     sources = (path.read_text(encoding="utf-8") for path in (PACKAGE / "auth" / "service").glob("*.py"))
     answered = {name for source in sources for name in re.findall(r'problem\(.*\berror="(\w+)"', source)}

@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import runwire
 from runwire import errors
+from runwire.agents import failures
 from runwire.protocol.codes import RETRYABLE
 from runwire.protocol.meanings import CLOSES, ERRORS, FAILURES
+from runwire.resilience.breaker import CircuitOpen
+from runwire.resilience.quotas import OverLimit
 
 __all__ = ["EXITS", "OAUTH", "page"]
 
@@ -57,24 +61,29 @@ _RAISED: Final = """
 
 `runwire.errors`, all below `RunwireError`, which has `code`, `message`, `field` and `retry_after_s`.
 """
+_CAUGHT: Final = """
+### In code of yours
+
+What calls on the [Context](agent-api.md) raise, beside `PayloadError`: an agent may catch one and go on, and one that
+it does not catch ends the run. `OverLimit` is not for agents: it refuses what a person sends.
+"""
 
 
 def page() -> str:
     """Return the Markdown page."""
     refusals = ((f"`{code}`", str(code.http_status), one.what, one.then) for code, one in ERRORS.items())
-    failures = (
-        (f"`{code}`", one.what, "yes" if code in RETRYABLE else "no", one.then) for code, one in FAILURES.items()
-    )
+    failed = ((f"`{code}`", one.what, "yes" if code in RETRYABLE else "no", one.then) for code, one in FAILURES.items())
     closes = (
         (str(code.value), one.what, "yes" if code.may_reconnect else "no", one.then) for code, one in CLOSES.items()
     )
     parts = (
         (_HEAD, ("code", "HTTP", "meaning", "then"), refusals),
         ("\n`/auth/token` adds OAuth's own `error` (RFC 6749 §5.2).\n", ("error", "meaning"), _quoted(OAUTH)),
-        (_FAILED, ("code", "meaning", "again", "who acts"), failures),
+        (_FAILED, ("code", "meaning", "again", "who acts"), failed),
         (_CLOSED, ("code", "meaning", "come back", "then"), closes),
         ("\n## Exit status\n", ("status", "meaning"), ((str(status), text) for status, text in EXITS)),
         (_RAISED, ("exception", "code", "meaning"), _exceptions()),
+        (_CAUGHT, ("exception", "import from", "is a", "code", "meaning"), _caught()),
     )
     return "".join(f"{text}\n{_table(head, rows)}" for text, head, rows in parts)
 
@@ -82,8 +91,20 @@ def page() -> str:
 def _exceptions() -> Iterable[tuple[str, str, str]]:
     for name in errors.__all__:
         kind = getattr(errors, name)
-        first = (inspect.getdoc(kind) or "").split("\n")[0].removesuffix(".")
-        yield f"`{name}`", f"`{kind.code}`", first[:1].lower() + first[1:]
+        yield f"`{name}`", f"`{kind.code}`", _meaning(kind)
+
+
+def _caught() -> Iterable[tuple[str, str, str, str, str]]:
+    kinds = [getattr(failures, name) for name in failures.__all__] + [CircuitOpen, OverLimit]
+    for kind in sorted(kinds, key=lambda kind: str(kind.__name__)):
+        name = kind.__name__
+        home = "runwire" if name in runwire.__all__ else kind.__module__
+        yield f"`{name}`", f"`{home}`", f"`{kind.__base__.__name__}`", f"`{kind.code}`", _meaning(kind)
+
+
+def _meaning(kind: type[errors.RunwireError]) -> str:
+    first = (inspect.getdoc(kind) or "").split("\n")[0].removesuffix(".")
+    return first[:1].lower() + first[1:]
 
 
 def _quoted(rows: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
