@@ -9,9 +9,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from xmlschema import XMLSchema
 
 from runwire.conformance import FORMATS, Evidence, Report, Result, as_html, as_junit, as_markdown, as_text, reference
 from runwire.conformance.report import Status, without
+from runwire.testing import reports as written
+from runwire.testing.categories import Category
+from runwire.testing.recorder import Record, Results
+from runwire.testing.verdict import judge, summary
 
 NASTY = 'a-secret a <script>alert("1")</script> & ]]> \x00 \ud800 end'
 
@@ -85,6 +90,38 @@ def test_junit_is_what_the_schema_of_the_ant_task_says(report: Report) -> None:
     assert failure.get("type") == "broken"
     assert "seen:     [secret] a <script>" in (failure.text or "")
     assert "\x00" not in (failure.text or "")
+
+
+SCHEMA = XMLSchema(Path(__file__).parent / "data" / "junit.xsd")
+
+
+def test_junit_of_a_check_is_valid_by_the_schema(report: Report) -> None:
+    SCHEMA.validate(as_junit(report))
+
+
+def test_junit_of_tests_is_valid_by_the_schema(tmp_path: Path) -> None:
+    category = Category(name="unit", purpose="", paths=("tests/unit",), never_skips=True)
+    results = Results(broken={"tests/unit/b.py": "SyntaxError"})
+    results.collected = {f"tests/unit/a.py::test_{name}" for name in "abcd"}
+    results.tests["tests/unit/a.py::test_a"] = Record("passed", 0.5)
+    results.tests["tests/unit/a.py::test_b"] = Record("failed", 0.25, evidence=NASTY)
+    results.tests["tests/unit/a.py::test_c"] = Record("skipped", why=NASTY)
+    for chosen in ([category], []):
+        found = summary(chosen, results, judge(chosen, results), seconds=1.0)
+        written.write(tmp_path / "report.xml", found)
+        SCHEMA.validate(tmp_path / "report.xml")
+        kinds = {node.tag for node in ElementTree.parse(tmp_path / "report.xml").iterfind(".//testcase/*")}
+        assert kinds >= {"failure", "error", "skipped"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(' type="broken"', ""), ("</properties>", "</properties><x/>"), (' id="0"', ""), ('time="', 'time="-')],
+)
+def test_what_is_no_junit_is_not_valid(report: Report, old: str, new: str) -> None:
+    text = as_junit(report)
+    assert old in text
+    assert not SCHEMA.is_valid(text.replace(old, new))
 
 
 class _Links(HTMLParser):

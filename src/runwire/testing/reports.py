@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -44,7 +45,10 @@ def _as_json(found: Mapping[str, Any]) -> str:
 
 
 def _as_junit(found: Mapping[str, Any]) -> str:
-    """Return what CI systems read: one suite, tests with their files as class names, other faults as errors."""
+    """Return what CI systems read: one suite, tests with their files as class names, other faults as errors.
+
+    It is of the form that the report of Ant's task has.
+    """
     counts = found["counts"]
     tests: dict[str, dict[str, Any]] = {**found["tests"]}
     tests |= {name: {"outcome": "not_run", "seconds": 0.0} for name in found["not_run"] if name not in tests}
@@ -53,13 +57,18 @@ def _as_junit(found: Mapping[str, Any]) -> str:
     loose = [fault for fault in found["faults"] if fault not in blamed.values()]
     suite = ElementTree.Element(
         "testsuite",
+        id="0",
+        package="runwire.test",
         name="runwire test",
+        timestamp=f"{datetime.now(tz=UTC) - timedelta(seconds=found['seconds']):%Y-%m-%dT%H:%M:%S}",  # no zone: UTC
+        hostname="localhost",
         tests=str(len(tests) + len(loose)),
         failures=str(len(blamed)),
         errors=str(len(loose)),
         skipped=str(counts["skipped"] + counts["not_run"] - len(blamed) + counts["failed"]),
         time=f"{found['seconds']:.3f}",
     )
+    ElementTree.SubElement(suite, "properties")
     for name, test in sorted(tests.items()):
         file, _, function = name.partition("::")
         case = ElementTree.SubElement(
@@ -68,12 +77,14 @@ def _as_junit(found: Mapping[str, Any]) -> str:
         if name in blamed:
             text = _NOT_XML.sub("�", test.get("evidence", blamed[name]))
             message = text.strip().splitlines()[-1][:500]
-            ElementTree.SubElement(case, "failure", message=message).text = text
+            ElementTree.SubElement(case, "failure", type="failed", message=message).text = text
         elif test["outcome"] != "passed":
             ElementTree.SubElement(case, "skipped", message=_NOT_XML.sub("�", found["not_run"].get(name, "")))
     for fault in loose:
         case = ElementTree.SubElement(suite, "testcase", classname="runwire test", name=fault, time="0.000")
-        ElementTree.SubElement(case, "error", message=fault)
+        ElementTree.SubElement(case, "error", type="fault", message=fault)
+    ElementTree.SubElement(suite, "system-out")
+    ElementTree.SubElement(suite, "system-err")
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
