@@ -202,6 +202,28 @@ def test_a_draining_deployment_could_not_be_checked() -> None:
     assert report.exit_code == 2, as_text(report)
 
 
+class LosesItsDatabase(MinimalServer):
+    """Says of each message after some that it is unavailable just now."""
+
+    def send(self, connection: Connection, frame: Frame) -> None:
+        if len(self.runs) < self.most:
+            super().send(connection, frame)
+        else:
+            self.refuse(connection, frame, "unavailable")
+
+    most = 0
+
+
+@pytest.mark.parametrize("most", [0, 4, 12])
+def test_a_deployment_that_says_it_is_unavailable_could_not_be_checked(most: int) -> None:
+    server = LosesItsDatabase(ping_s=0.1)
+    server.most = most
+    report = check_server(server, categories=("golden_path", "ordering", "resume", "concurrency"), timeout_s=10)
+    assert report.exit_code == 2, as_text(report)
+    assert report.problem
+    assert "unavailable" in report.problem
+
+
 def test_zero_checks_are_no_success() -> None:
     report = asyncio.run(check("http://127.0.0.1:9", "t", categories=[]))
     assert report.exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from runwire.conformance.report import Evidence, Priority, Result, Status, witho
 from runwire.conformance.wire import Closed, CouldNotCheck, Silence, require_staying
 from runwire.errors import RunwireError
 
-__all__ = ["BUDGET", "QUESTIONS", "Broken", "Case", "Category", "NotHere", "Subject", "Verdicts", "judge_all"]
+__all__ = ["BUDGET", "QUESTIONS", "Broken", "Case", "Category", "NotHere", "Subject", "Verdicts", "alone", "judge_all"]
 
 Expect = Literal["five", "any"]
 Scene = TypeVar("Scene")
+Found = TypeVar("Found")
 
 QUESTIONS: Final = ("What is a thread?", "How does a client resume after a lost connection?")
 BUDGET: Final[Mapping[str, float]] = MappingProxyType(
@@ -30,6 +32,12 @@ BUDGET: Final[Mapping[str, float]] = MappingProxyType(
     }
 )
 """How long things may take at most, unless `--budget` says otherwise: wide, as models differ and networks too."""
+
+
+# What a refusal looks like in evidence that says nothing of the promise: the server asks to come again (PROTOCOL §4).
+_UNAVAILABLE: Final = re.compile(
+    r'"error":\s*\{[^}]*"code":\s*"unavailable"|\b503: .*"code":\s*"unavailable"', re.DOTALL
+)
 
 
 class NotHere(RunwireError):
@@ -169,17 +177,36 @@ async def judge_all(category: str, cases: Sequence[Case[Scene]], scene: Scene, v
         if why is None:
             try:
                 evidence = await _look(case, scene)
+                _require_available(evidence)
             except NotHere as error:
                 why = error.message
             except CouldNotCheck as error:
-                why = verdicts.problem = error.message
+                evidence = []
+                why = verdicts.problem = without(Evidence(expected="", seen=error.message), verdicts.secrets).seen
         verdicts.add(category, case, evidence=evidence, why=why, took_s=time.monotonic() - began_s)
+
+
+async def alone(work: Awaitable[Found]) -> Found:
+    """Await work whose tasks may fail beside each other; the first failure is raised as it is, not in a group."""
+    try:
+        return await work
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from group
+
+
+def _require_available(evidence: Sequence[Evidence]) -> None:
+    """Raise `CouldNotCheck` if something was refused only for now: a database that is away breaks no promise."""
+    if asked := next((each for each in evidence if _UNAVAILABLE.search(each.seen)), None):
+        raise CouldNotCheck(f"The deployment said that it is unavailable; try again. {asked.seen}")
 
 
 async def _look(case: Case[Scene], scene: Scene) -> list[Evidence]:
     try:
         found = case.look(scene)
-        return found if isinstance(found, list) else await found
+        return found if isinstance(found, list) else await alone(found)
     except Broken as error:
         return [error.evidence]
     except (Silence, Closed) as error:

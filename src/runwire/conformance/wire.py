@@ -27,6 +27,7 @@ __all__ = ["Answer", "Closed", "CouldNotCheck", "NoUpgrade", "Seen", "Silence", 
 _MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024  # far over the 256 KiB of PROTOCOL §5, so that a breach is seen, not cut
 _CLIP: Final = 400  # characters of a frame that evidence shows
 _NEAR: Final = 5  # frames that evidence shows of a socket that ended or went silent
+_LOST: Final = 1006  # RFC 6455 §7.4.1: no close frame came
 _PASSING: Final = (
     CloseCode.GOING_AWAY,
     CloseCode.DRAINING,
@@ -75,8 +76,11 @@ def require_staying(error: Exception) -> None:
     """Pass on what is a broken promise.
 
     Raises:
-        CouldNotCheck: the socket ended as the deployment was going away, or asked to wait.
+        CouldNotCheck: the socket ended as the deployment was going away, or asked to wait, or without a word: whoever
+            was killed, or the network, promised nothing.
     """
+    if isinstance(error, Closed) and error.close_code == _LOST:
+        raise CouldNotCheck(f"A connection was lost on the way; try again. {error.message}") from error
     if isinstance(error, Closed) and error.close_code in _PASSING:
         raise CouldNotCheck(f"The deployment was going away or asked to wait; try again. {error.message}") from error
 
