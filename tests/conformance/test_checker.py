@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.conformance.faults import BUDGET, FAULTS, Fault
 from tests.conformance.faulty_servers import Drains, LosesOne, Refuses
+from tests.conformance.minimal_run import Run
 from tests.conformance.minimal_server import Connection, Frame, MinimalServer, without_tools
 
 from runwire.conformance import CATEGORIES, Report, as_json, as_markdown, as_text, check
@@ -222,6 +223,30 @@ def test_a_deployment_that_says_it_is_unavailable_could_not_be_checked(most: int
     assert report.exit_code == 2, as_text(report)
     assert report.problem
     assert "unavailable" in report.problem
+
+
+class CannotCancelNow(MinimalServer):
+    """Says of each cancel that it is unavailable just now."""
+
+    def cancel(self, connection: Connection, frame: Frame) -> None:
+        self.refuse(connection, frame, "unavailable")
+
+
+class DropsSockets(MinimalServer):
+    """Loses a connection in mid-run, as one that is killed does."""
+
+    def emitted(self, run: Run, kind: str, data: Frame) -> None:
+        super().emitted(run, kind, data)
+        if len(self.runs) > 3:
+            for connection in list(self.connections):
+                connection.socket.transport.abort()
+
+
+@pytest.mark.parametrize("server", [CannotCancelNow, DropsSockets])
+def test_what_is_away_for_now_in_the_middle_of_a_case_could_not_be_checked(server: type[MinimalServer]) -> None:
+    report = check_server(server(ping_s=0.1), categories=("golden_path", "cancel", "concurrency"), timeout_s=10)
+    assert report.exit_code == 2, as_text(report)
+    assert "try again" in (report.problem or "")
 
 
 def test_zero_checks_are_no_success() -> None:

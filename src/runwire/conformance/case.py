@@ -36,7 +36,7 @@ BUDGET: Final[Mapping[str, float]] = MappingProxyType(
 
 # What a refusal looks like in evidence that says nothing of the promise: the server asks to come again (PROTOCOL §4).
 _UNAVAILABLE: Final = re.compile(
-    r'"error":\s*\{[^}]*"code":\s*"unavailable"|\b503: .*"code":\s*"unavailable"', re.DOTALL
+    r'"error":\s*\{[^}]*"code":\s*"unavailable"|\b503: .*"code":\s*"unavailable"|\b0: no answer: ', re.DOTALL
 )
 
 
@@ -199,8 +199,9 @@ async def alone(work: Awaitable[Found]) -> Found:
 
 def _require_available(evidence: Sequence[Evidence]) -> None:
     """Raise `CouldNotCheck` if something was refused only for now: a database that is away breaks no promise."""
-    if asked := next((each for each in evidence if _UNAVAILABLE.search(each.seen)), None):
-        raise CouldNotCheck(f"The deployment said that it is unavailable; try again. {asked.seen}")
+    said = [text for each in evidence for text in (each.seen, *each.frames[-1:]) if _UNAVAILABLE.search(text)]
+    if said:
+        raise CouldNotCheck(f"The deployment said that it is unavailable, or gave no answer; try again. {said[0]}")
 
 
 async def _look(case: Case[Scene], scene: Scene) -> list[Evidence]:
