@@ -8,13 +8,17 @@ import json
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 from tests.conformance.faults import BUDGET, FAULTS, Fault
 from tests.conformance.faulty_servers import Drains, LosesOne, Refuses
-from tests.conformance.minimal_run import Run
+from tests.conformance.minimal_run import Run, Thread
 from tests.conformance.minimal_server import Connection, Frame, MinimalServer, without_tools
+from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
 
 from runwire.conformance import CATEGORIES, Report, as_json, as_markdown, as_text, check
 from runwire.errors import ConfigurationError
@@ -242,11 +246,52 @@ class DropsSockets(MinimalServer):
                 connection.socket.transport.abort()
 
 
-@pytest.mark.parametrize("server", [CannotCancelNow, DropsSockets])
-def test_what_is_away_for_now_in_the_middle_of_a_case_could_not_be_checked(server: type[MinimalServer]) -> None:
+class DropsAmongMany(MinimalServer):
+    """Loses connections where many are open: those who send beside each other fail together."""
+
+    def send(self, connection: Connection, frame: Frame) -> None:
+        if len(self.connections) > 3:
+            connection.socket.transport.abort()
+        else:
+            super().send(connection, frame)
+
+
+class HistoryAway(MinimalServer):
+    """Has its database away for what was said, and tells more of the request than it should."""
+
+    async def thread_route(self, thread: Thread, rest: list[str], query: dict[str, str], headers: Headers) -> Response:
+        said = headers["Authorization"]
+        return self.problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail=f"asked with {said}")
+
+
+class HangsUp(MinimalServer):
+    """Ends a request without an answer, as a process that is killed does."""
+
+    async def http(self, socket: ServerConnection, request: Request) -> Response | None:
+        if "/threads/" in request.path:
+            socket.transport.abort()
+        return await super().http(socket, request)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (CannotCancelNow, "said that it is unavailable"),
+        (DropsSockets, "A connection was lost"),
+        (DropsAmongMany, "A connection was lost"),
+        (HistoryAway, "503"),
+        (HangsUp, "no answer"),
+    ],
+)
+def test_what_is_away_for_now_in_the_middle_of_a_case_could_not_be_checked(
+    server: type[MinimalServer], said: str
+) -> None:
     report = check_server(server(ping_s=0.1), categories=("golden_path", "cancel", "concurrency"), timeout_s=10)
     assert report.exit_code == 2, as_text(report)
+    assert said in (report.problem or "")
     assert "try again" in (report.problem or "")
+    assert not any(result.evidence for result in report.results), "what was not checked has no evidence"
+    assert "good-token" not in as_json(report)
 
 
 def test_zero_checks_are_no_success() -> None:

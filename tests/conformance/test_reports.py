@@ -15,7 +15,7 @@ from runwire.conformance import FORMATS, Evidence, Report, Result, as_html, as_j
 from runwire.conformance.report import Status, without
 from runwire.testing import reports as written
 from runwire.testing.categories import Category
-from runwire.testing.recorder import Record, Results
+from runwire.testing.results import Record, Results
 from runwire.testing.verdict import judge, summary
 
 NASTY = 'a-secret a <script>alert("1")</script> & ]]> \x00 \ud800 end'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from runwire.errors import ConfigurationError
 from runwire.testing import reports
 from runwire.testing.categories import STANDARD, Category, Project
-from runwire.testing.recorder import Record, Results
+from runwire.testing.results import Record, Results
 from runwire.testing.runner import Options, categories, run
 from runwire.testing.services import missing
 from runwire.testing.spread import unit
@@ -89,6 +91,16 @@ def test_what_is_no_service_is_refused_by_name(url: str) -> None:
 )
 def test_what_cannot_be_done_is_said_before_anything_runs(project: Path, options: dict[str, Any], said: str) -> None:
     assert said in _refused(project, **options)
+
+
+def test_without_pytest_a_sentence_says_what_to_install(project: Path) -> None:
+    words = ["runwire", "test", "--category", "unit", "--max-workers", "2"]
+    code = "import sys; sys.modules['pytest'] = sys.modules['xdist'] = None; from runwire.__main__ import main"
+    command = [sys.executable, "-c", f"{code}; sys.argv = {words}; main()"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = "Not installed for this Python: pytest and pytest-xdist. Say: pip install 'runwire[test]'"
+    assert done.stderr.strip() == said
 
 
 @pytest.mark.parametrize(

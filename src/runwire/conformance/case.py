@@ -14,7 +14,7 @@ from runwire.conformance.report import Evidence, Priority, Result, Status, witho
 from runwire.conformance.wire import Closed, CouldNotCheck, Silence, require_staying
 from runwire.errors import RunwireError
 
-__all__ = ["BUDGET", "QUESTIONS", "Broken", "Case", "Category", "NotHere", "Subject", "Verdicts", "alone", "judge_all"]
+__all__ = ["BUDGET", "QUESTIONS", "Broken", "Case", "Category", "NotHere", "Subject", "Verdicts", "judge_all"]
 
 Expect = Literal["five", "any"]
 Scene = TypeVar("Scene")
@@ -186,7 +186,7 @@ async def judge_all(category: str, cases: Sequence[Case[Scene]], scene: Scene, v
         verdicts.add(category, case, evidence=evidence, why=why, took_s=time.monotonic() - began_s)
 
 
-async def alone(work: Awaitable[Found]) -> Found:
+async def _alone(work: Awaitable[Found]) -> Found:
     """Await work whose tasks may fail beside each other; the first failure is raised as it is, not in a group."""
     try:
         return await work
@@ -207,7 +207,7 @@ def _require_available(evidence: Sequence[Evidence]) -> None:
 async def _look(case: Case[Scene], scene: Scene) -> list[Evidence]:
     try:
         found = case.look(scene)
-        return found if isinstance(found, list) else await alone(found)
+        return found if isinstance(found, list) else await _alone(found)
     except Broken as error:
         return [error.evidence]
     except (Silence, Closed) as error:

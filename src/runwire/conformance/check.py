@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runwire.client.token import Token, text_of
-from runwire.conformance.case import BUDGET, QUESTIONS, Case, Category, Expect, Subject, Verdicts, alone, judge_all
+from runwire.conformance.case import BUDGET, QUESTIONS, Case, Category, Expect, Subject, Verdicts, judge_all
 from runwire.conformance.registry import CATEGORIES, GATE
 from runwire.conformance.report import Priority, Report, Result
 from runwire.conformance.wire import CouldNotCheck
@@ -138,7 +138,7 @@ class _Check:
         why = self._verdicts.stopped or self._gated(category)
         if why is None:
             try:
-                scene = await alone(category.play(await self._subject()))
+                scene = await category.play(await self._subject())
             except RunwireError as error:
                 why = error.message if isinstance(error, CouldNotCheck) else f"No token could be had: {error.message}"
                 self._verdicts.problem = why

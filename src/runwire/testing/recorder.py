@@ -2,23 +2,19 @@
 
 `runwire test` starts pytest as a process of its own with `--runwire-record FILE`. Each line is a JSON object with one
 of `collected` (ids), `broken` (a file that could not be read), `began`, `ended` (an id), and `test` (an id) with what
-became of it.
+became of it. `results.py` reads them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 import pytest
 
-if TYPE_CHECKING:
-    from typing import Self
-
-__all__ = ["Record", "Recorder", "Results"]
+__all__ = ["Recorder"]
 
 _EVIDENCE: Final = 20_000  # characters of a failure that are kept: its end
 
@@ -71,51 +67,3 @@ class Recorder:
     def _write(self, **line: Any) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()  # the next thing may be the end of this process
-
-
-@dataclass(slots=True)
-class Record:
-    """What happened to one test."""
-
-    # passed, failed or skipped
-    outcome: str = "passed"
-    seconds: float = 0.0
-    # why it was skipped
-    why: str = ""
-    # what pytest says of a failure
-    evidence: str = ""
-
-
-@dataclass(slots=True)
-class Results:
-    """What recorders have told."""
-
-    collected: set[str] = field(default_factory=set)
-    tests: dict[str, Record] = field(default_factory=dict)
-    # files that could not be collected → what pytest says
-    broken: dict[str, str] = field(default_factory=dict)
-    # tests that have begun and not ended, the last one last
-    open: dict[str, None] = field(default_factory=dict)
-
-    def add(self, path: Path) -> Self:
-        """Read a recorder's file."""
-        for text in path.read_text(encoding="utf-8").splitlines():
-            self._take(json.loads(text))
-        return self
-
-    def _take(self, line: dict[str, Any]) -> None:
-        self.collected.update(line.get("collected", ()))
-        if "broken" in line:
-            self.broken.setdefault(line["broken"], line["evidence"])
-        if "began" in line:
-            self.open[line["began"]] = None
-        if "ended" in line:
-            self.open.pop(line["ended"], None)
-        if "test" not in line:
-            return
-        record = self.tests.setdefault(line["test"], Record())
-        record.seconds += line["seconds"]
-        if line["outcome"] == "failed":
-            record.outcome, record.evidence = "failed", line["evidence"]
-        elif line["outcome"] == "skipped" and record.outcome == "passed":
-            record.outcome, record.why = "skipped", line["why"]

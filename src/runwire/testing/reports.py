@@ -36,7 +36,7 @@ def refused(path: Path) -> str | None:
 
 
 def write(path: Path, found: Mapping[str, Any]) -> None:
-    """Write a report of what `recorder.summary` returned."""
+    """Write a report of what `verdict.summary` returned."""
     path.write_text(_WRITERS[path.suffix](found), encoding="utf-8")
 
 

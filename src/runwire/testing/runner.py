@@ -23,7 +23,7 @@ from typing import Any, Final
 from runwire.errors import ConfigurationError
 from runwire.testing import reports, services
 from runwire.testing.categories import Category, Project
-from runwire.testing.recorder import Results
+from runwire.testing.results import Results
 from runwire.testing.verdict import judge, summary
 
 __all__ = ["Options", "categories", "run"]
@@ -129,8 +129,8 @@ def _check(options: Options) -> None:
     faults += [fault for url in options.services if url != "auto" and (fault := services.missing(url))]
     wanted = ["pytest", *(["xdist"] if options.workers > 1 else [])]
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
-        packages = " ".join({"xdist": "pytest-xdist"}.get(name, name) for name in missing)
-        faults.append(f"{packages} is not installed for this Python: pip install {packages}")
+        packages = " and ".join({"xdist": "pytest-xdist"}.get(name, name) for name in missing)
+        faults.append(f"Not installed for this Python: {packages}. Say: pip install 'runwire[test]'")
     if faults:
         raise ConfigurationError(faults)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from runwire.testing.categories import Category
-from runwire.testing.recorder import Results
+from runwire.testing.results import Results
 
 __all__ = ["judge", "summary"]
 
