@@ -77,6 +77,7 @@ class Campaign:
         kinds: only these faults; none: all.
         end_s: after the last fault all has ended and was seen by everybody within that time.
         away_s: how long the database is away when it is; 0: never.
+        longest_s: no process is stopped, no socket half open and no reader frozen for longer.
         say: takes each line that people may read.
         mutant: role of the processes that break a promise, and which.
         prepare: is given the load before it begins.
@@ -92,6 +93,7 @@ class Campaign:
     workers: int = 3
     auths: int = 1
     away_s: float = 30.0
+    longest_s: float = 30.0
     uses_disk: bool = True
     fails_over: bool = False
     kinds: tuple[str, ...] = ()
@@ -146,7 +148,7 @@ class Campaign:
         judge = Judge(load, lambda: deployment.url, Traces(deployment.traces), self.folder, say)
         say(f"{len(deployment.nodes)} processes, {self.sizes.users} users, {self.sizes.tabs} connections"
             f" after {time.monotonic() - began_s:.1f} s")  # fmt: skip
-        faults = Faults(deployment, load, disk=disk, say=say, away_s=self.away_s)
+        faults = Faults(deployment, load, disk=disk, say=say, away_s=self.away_s, longest_s=self.longest_s)
         most_online = 0
 
         async def watch() -> None:

@@ -75,13 +75,12 @@ def plan(
         ]
     weights = {kind: weight for kind, weight in KINDS.items() if has_redis or not kind.startswith("redis")}
     kinds = list(weights)
+    away = [kind for kind in AWAY if (has_disk or kind != "disk full") and (away_s > 0 or kind != "postgres away")]
+    drawn = away[: max(1, count * 5 // 300)]
     # Each kind comes once, as far as there is room, before chance decides.
-    drawn = rng.sample(kinds, min(count, len(kinds)))
+    drawn += rng.sample(kinds, min(count - len(drawn), len(kinds)))
     drawn += rng.choices(kinds, list(weights.values()), k=count - len(drawn))
     rng.shuffle(drawn)
-    away = [kind for kind in AWAY if (has_disk or kind != "disk full") and (away_s > 0 or kind != "postgres away")]
-    for n, at in enumerate(rng.sample(range(count), min(len(away), max(1, count * 5 // 300)))):
-        drawn[at] = away[n]
     return [Planned(kind, rng.uniform(0.5, 1.5) * every_s, rng.random(), rng.random()) for kind in drawn]
 
 
@@ -134,16 +133,25 @@ class Faults:
         disk: of the database; None: it cannot be filled.
         say: takes a line for each fault.
         away_s: how long the database is away when it is.
+        longest_s: no process is stopped, no socket half open and no reader frozen for longer.
     """
 
     def __init__(
-        self, deployment: Deployment, load: Load, *, disk: Disk | None, say: Callable[[str], None], away_s: float
+        self,
+        deployment: Deployment,
+        load: Load,
+        *,
+        disk: Disk | None,
+        say: Callable[[str], None],
+        away_s: float,
+        longest_s: float,
     ) -> None:
         self.deployment = deployment
         self.load = load
         self.disk = disk
         self.say = say
         self.away_s = away_s
+        self.longest_s = longest_s
         self.began_s = time.monotonic()
         self._busy: set[str] = set()
         self._drains: list[str] = []
@@ -231,7 +239,7 @@ class Faults:
                 await asyncio.sleep(planned.length * 3)
             elif verb == "stop":
                 node.signal(signal.SIGSTOP)
-                await asyncio.sleep(_skewed(planned.length, 1, 30))
+                await asyncio.sleep(self._skewed(planned.length, 1, 30))
                 node.signal(signal.SIGCONT)
                 return
             else:
@@ -296,7 +304,7 @@ class Faults:
                     proxies.tell("cut", number, 0.05 + 0.4 * planned.length)
                 case "half-open":
                     proxies.tell("deaf", number, 1)
-                    await asyncio.sleep(_skewed(planned.length, 5, 20))
+                    await asyncio.sleep(self._skewed(planned.length, 5, 20))
                     proxies.tell("deaf", number, 0)
                 case "delay":
                     proxies.tell("delay", number, 0.02 + 0.4 * planned.length)
@@ -318,7 +326,7 @@ class Faults:
         one.target = f"{len(frozen)} tabs"
         for tab in frozen:
             tab.freeze()
-        await asyncio.sleep(_skewed(planned.length, 3, 15))
+        await asyncio.sleep(self._skewed(planned.length, 3, 15))
         for tab in frozen:
             tab.thaw()
 
@@ -331,7 +339,6 @@ class Faults:
         scratch.write_text(str(offset_s), encoding="ascii")
         scratch.replace(node.clock)
 
-
-def _skewed(length: float, low_s: float, high_s: float) -> float:
-    """Return a time between two: short ones more often."""
-    return low_s + (high_s - low_s) * length**4
+    def _skewed(self, length: float, low_s: float, high_s: float) -> float:
+        """Return a time between two: short ones more often."""
+        return low_s + (min(high_s, self.longest_s) - low_s) * length**4

@@ -1,4 +1,4 @@
-"""The fault campaign: fifty faults in every test run, the long ones with and without Redis in `make chaos`."""
+"""The fault campaign: each kind of fault in every test run, the long ones with and without Redis in `make chaos`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.fleet import report
 from tests.fleet.campaign import Campaign, Outcome
+from tests.fleet.faults import KINDS
 from tests.fleet.load import Sizes
 
 _POLL_MS = 100  # how often a gateway looks for itself when no hint comes (DESIGN §2)
@@ -41,14 +42,17 @@ async def _judged(campaign: Campaign, figures: Callable[[str], None]) -> Outcome
 
 
 @pytest.mark.timeout(400)
-async def test_nothing_is_lost_doubled_or_crossed_in_fifty_faults(folder: Path, figures: Callable[[str], None]) -> None:
+async def test_nothing_is_lost_doubled_or_crossed_in_faults_of_each_kind(
+    folder: Path, figures: Callable[[str], None]
+) -> None:
     campaign = Campaign(
         folder,
         seed=secrets.randbelow(10**6),
-        faults=50,
-        every_s=1.6,
+        faults=len(KINDS) + 3,
+        every_s=1.1,
         sizes=Sizes(users=20, tabs=50, runs_per_s=3.0, at_once=24, events=60),
         away_s=4.0,
+        longest_s=12.0,  # a half-open socket is noticed after PING_S + PONG_S, a stopped worker after LEASE_S
         uses_disk=False,
     )
     outcome = await _judged(campaign, figures)
