@@ -73,7 +73,7 @@ async def test_half_open_sockets_are_freed_in_time(target: Target) -> None:
         raws = [await stack.enter_async_context(socket(proxy.port, token)) for _ in range(20)]
         await raws[0].write(say({"op": "send", "id": "x", "agent": "steady", "content": "go on"}))
         run = (await raws[0].reply("x"))["data"]["run"]
-        assert target.files >= before + 20
+        assert target.files >= before + 20 - 2  # what an earlier test has left may end meanwhile
         proxy.fall_silent()
         began_s = time.monotonic()
         while proxy.ended_by_server < 20 or target.files > before + 2:
