@@ -108,7 +108,7 @@ def test_each_fault_is_named_by_no_case_of_any_other_category() -> None:
 def test_evidence_says_where_and_shows_the_frames(reports: Mapping[str, Report]) -> None:
     evidence = reports["LosesOne-golden_path/no_hole"].of("broken")[0].evidence[0]
     assert evidence.position == 5
-    assert "from seq 4 to seq 4 are missing" in evidence.seen
+    assert "the event with seq 4 is missing" in evidence.seen
     assert any('"seq":5' in frame for frame in evidence.frames)
 
 
@@ -164,7 +164,7 @@ def test_without_tools_five_is_never_passed_and_any_is() -> None:
 def test_what_rests_on_the_golden_path_is_not_looked_at_where_that_is_broken() -> None:
     report = check_server(LosesOne(), categories=("golden_path", "input"))
     assert broken(report) == {"golden_path/no_hole"}
-    assert {r.why for r in report.results if r.category == "input"} == {"needs golden_path/no_hole"}
+    assert {r.why for r in report.results if r.category == "input"} == {"needs golden_path/no_hole, which is broken"}
 
 
 def test_fail_fast_stops_at_the_first_broken_promise() -> None:
@@ -320,6 +320,7 @@ def test_what_needs_more_than_was_given_is_not_checked_and_says_what() -> None:
     assert "--other-token" in whys["isolation/lists"]
     assert "--expired-token" in whys["auth/expired"]
     assert "--kill" in whys["crash/survives"]
+    assert whys["crash/is_told"] == whys["crash/survives"], "what needs another case has its reason"
     assert report.exit_code == 0, as_text(report)
 
 

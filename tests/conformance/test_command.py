@@ -63,7 +63,7 @@ async def test_a_broken_promise_is_status_1_with_evidence_and_words_for_an_issue
         status, out, _ = await runwire(url, "--token", "good-token", "--fail-fast", cwd=tmp_path)
     assert status == 1
     assert "FAIL golden_path/no_hole" in out
-    assert "the events from seq 4 to seq 4 are missing (at seq 5)" in out
+    assert "the event with seq 4 is missing (at seq 5)" in out
     assert "to paste into an issue" in out
     assert "stopped at the first broken promise" in out
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from xmlschema import XMLSchema
 
@@ -42,6 +43,7 @@ def report() -> Report:
             Result(category="timing", case="reply", priority="p2", promise="in time", status="kept"),
         ),
         figures={"reply_p50_ms": 12.5},
+        budget={"reply_ms": 2_000.0},
     )
 
 
@@ -55,11 +57,38 @@ def test_the_comment_says_all_that_a_reader_asks(report: Report) -> None:
         "### ❌ `golden_path/once`",
         "(at seq 7)",
         '| {"op":"event","seq":7}',
-        "| reply_p50_ms | 12.5 |",
+        "| reply | 12.5 | – | – | 2,000 |",
         "- `golden_path/five`: expect is any",
         "runwire check https://agents.example.org --only golden_path --expect five",
     ):
         assert wanted in text, wanted
+
+
+def test_what_others_said_breaks_out_of_nothing_in_a_comment(report: Report) -> None:
+    nasty = "````\n# <b>|\n```"
+    (broken,) = report.of("broken")
+    evidence = Evidence(expected=nasty, seen=nasty)
+    results = (msgspec.structs.replace(broken, evidence=(evidence,) * 5), *(_result("x", "not_checked", why=nasty),))
+    text = as_markdown(msgspec.structs.replace(report, results=results))
+    assert text.count("`````\nexpected: ````\n# <b>|\n```") == 4, (
+        "in a longer fence than any in it; two are folded into one"
+    )
+    assert "- all of" not in text
+    assert "- `golden_path/x`: ```` # &lt;b>\\| ```" in text
+    assert "<summary>2 more like it</summary>" in text
+
+
+def test_a_reason_is_told_once_with_all_that_it_kept_away(report: Report) -> None:
+    away = [_result(case, "not_checked", why="needs a key") for case in ("a", "b")]
+    others = [
+        Result(category="timing", case=case, priority="p2", promise="", status="not_checked", why="needs a key")
+        for case in "cd"
+    ]
+    kept = _result("welcome", "kept")
+    text = as_markdown(msgspec.structs.replace(report, results=(kept, *away, *others)))
+    assert "- `golden_path/a`, `golden_path/b`, all of `timing`: needs a key" in text
+    nothing = msgspec.structs.replace(report, results=(*away, *others), problem="needs a key")
+    assert "- everything: needs a key" in as_markdown(nothing)
 
 
 def test_the_terminal_has_words_to_paste_into_an_issue(report: Report) -> None:

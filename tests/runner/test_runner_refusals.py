@@ -160,24 +160,25 @@ def _found() -> dict[str, Any]:
     results.tests["tests/unit/a.py::test_a"] = Record("passed", 0.5)
     results.tests["tests/unit/a.py::test_b"] = Record("failed", 0.25, evidence="E <boom> & ``` \x1b[31mred\x00")
     results.tests["tests/unit/a.py::test_c"] = Record("skipped", why="no moon")
+    results.broken = {"tests/unit/d.py": "E SyntaxError: no colon"}
     return summary([UNIT], results, judge([UNIT], results), seconds=1.0)
 
 
 def test_every_report_has_what_failed_and_what_did_not_run(tmp_path: Path) -> None:
     found = _found()
-    assert len(found["faults"]) == 2
+    assert len(found["faults"]) == 3
     for end in (".json", ".xml", ".md", ".html"):
         path = tmp_path / f"report{end}"
         assert reports.refused(path) is None
         reports.write(path, found)
         text = path.read_text(encoding="utf-8")
-        for word in ("test_b", "boom", "no moon", "was skipped"):
-            assert word in text or end == ".xml", (end, word)
+        for word in ("test_b", "boom", "was skipped", "could not be collected", "no colon", "no moon"):
+            assert word in text or (word, end) == ("no moon", ".xml"), (end, word)
     tree = ElementTree.fromstring((tmp_path / "report.xml").read_text(encoding="utf-8"))
     (suite,) = tree.findall("testsuite")
     counted = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
-    assert counted == {"tests": 3, "failures": 2, "errors": 0, "skipped": 0}
-    assert len(suite.findall("testcase")) == 3
+    assert counted == {"tests": 4, "failures": 2, "errors": 1, "skipped": 0}
+    assert len(suite.findall("testcase")) == 4
     assert [case.attrib["name"] for case in suite if case.find("failure") is not None] == ["test_b", "test_c"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "&lt;boom&gt;" in page

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from runwire.conformance.report import Evidence, Priority, Result, Status, without
+from runwire.conformance.report import Evidence, Priority, Result, without
 from runwire.conformance.wire import Closed, CouldNotCheck, Silence, require_staying
 from runwire.errors import RunwireError
 
@@ -139,9 +139,12 @@ class Verdicts:
         is_over = self._fail_fast and any(result.status == "broken" for result in self.results.values())
         return "stopped at the first broken promise" if is_over else None
 
-    def status(self, id_: str) -> Status | None:
-        """Return what became of `category/case`; None: it was not looked at."""
-        return self.results[id_].status if id_ in self.results else None
+    def unmet(self, needs: Iterable[str]) -> str | None:
+        """Return why what needs these (`category/case`) is not looked at: the first reason, however far away."""
+        for id_ in needs:
+            if (result := self.results.get(id_)) is not None and result.status != "kept":
+                return result.why or f"needs {id_}, which is broken"
+        return None
 
     def add(
         self,
@@ -170,8 +173,7 @@ class Verdicts:
 async def judge_all(category: str, cases: Sequence[Case[Scene]], scene: Scene, verdicts: Verdicts) -> None:
     """Look at each case in order; one that needs another that is not kept is left out, with the reason."""
     for case in cases:
-        unkept = [name for name in case.needs if verdicts.status(f"{category}/{name}") not in ("kept", None)]
-        why = verdicts.stopped or (f"needs {', '.join(unkept)}" if unkept else case.applies(scene))
+        why = verdicts.stopped or verdicts.unmet(f"{category}/{name}" for name in case.needs) or case.applies(scene)
         began_s = time.monotonic()
         evidence: list[Evidence] = []
         if why is None:

@@ -81,6 +81,9 @@ async def check(
         results=tuple(verdicts.results[id_] for id_ in order if id_ in verdicts.results),
         problem=verdicts.problem,
         figures=running.figures,
+        budget={**BUDGET, **chosen.budget},
+        agent=chosen.agent,
+        others=tuple(chosen.others),
     )
 
 
@@ -152,8 +155,7 @@ class _Check:
     def _gated(self, category: Category) -> str | None:
         if category.name == "golden_path":
             return None
-        unkept = [id_ for id_ in GATE if self._verdicts.status(id_) not in ("kept", None)]
-        return f"needs {unkept[0]}" if unkept else None
+        return self._verdicts.unmet(GATE)
 
     async def _subject(self) -> Subject:
         token = await text_of(self._credentials)

@@ -109,7 +109,11 @@ def no_hole(events: Sequence[Event], *, after: int, exact: bool = True) -> list[
     for at, event in enumerate(whole):
         is_first_and_may_be_lower = at == 0 and not exact and event.prev <= after
         if event.prev != last and not is_first_and_may_be_lower:
-            lost = f"the events from seq {last + 1} to seq {event.prev} are missing"
+            lost = (
+                f"the event with seq {event.prev} is missing"
+                if event.prev == last + 1
+                else f"the events from seq {last + 1} to seq {event.prev} are missing"
+            )
             wrong = f"prev says {event.prev}, but the event before it in this view is {last}"
             found.append(
                 Evidence(

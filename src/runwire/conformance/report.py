@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from runwire.conformance.markup import fenced
+
 __all__ = ["Evidence", "Priority", "Report", "Result", "Status", "as_json", "evidence_lines", "issue_words", "without"]
 
 Status = Literal["kept", "broken", "not_checked"]
@@ -54,6 +56,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[Result, ...]
     problem: str | None = None  # why (part of) the check could not be done
     figures: dict[str, float] = {}  # measured on the way, such as `first_event_ms`
+    budget: dict[str, float] = {}  # what they may be at most, by the same names
+    agent: str | None = None  # whom the caller named; None: the deployment's default
+    others: tuple[str, ...] = ()  # more gateways of the deployment
 
     @property
     def exit_code(self) -> int:
@@ -77,6 +82,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return (
             f"{len(self.of('kept'))} kept, {len(self.of('broken'))} broken, {len(self.of('not_checked'))} not checked"
         )
+
+    def again(self, category: str) -> str:
+        """Return the command that looks at one category again."""
+        agent = f" --agent {self.agent}" if self.agent else ""
+        return f"runwire check {' '.join((self.url, *self.others))} --only {category} --expect {self.expect}{agent}"
 
     @property
     def verdict(self) -> str:
@@ -110,8 +120,8 @@ def issue_words(report: Report, result: Result) -> str:
     lines = [f"`{result.id}` is broken: {result.promise}", ""]
     lines += [f"Server `{report.server or 'unknown'}`, checked {report.started_at} from outside.", ""]
     for evidence in result.evidence:
-        lines += ["```", *evidence_lines(evidence), "```"]
-    lines += ["", f"To see it again: `runwire check {report.url} --only {result.category} --expect {report.expect}`"]
+        lines += fenced("\n".join(evidence_lines(evidence)))
+    lines += ["", f"To see it again: `{report.again(result.category)}`"]
     return "\n".join(lines)
 
 

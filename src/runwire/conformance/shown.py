@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,12 +9,18 @@ from typing import Final
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+from runwire.conformance.markup import code, escape, fenced, folded, line, page, table
 from runwire.conformance.report import Report, Result, Status, as_json, evidence_lines, issue_words
 
 __all__ = ["FORMATS", "as_html", "as_junit", "as_markdown", "as_text"]
 
 _MARK: Final[dict[Status, str]] = {"kept": "ok  ", "broken": "FAIL", "not_checked": "–   "}
 _SIGN: Final[dict[Status, str]] = {"kept": "✅", "broken": "❌", "not_checked": "➖"}
+_SHOWN: Final = ("p50", "p95", "longest", "budget")
+_READING: Final = re.compile("(_(p50|p95|max))?_ms$")
+_AS_CODE: Final = ("deployment", "other gateways")
+_NONE: Final = "–"
+_FIRST: Final = 3  # pieces of evidence that are shown at once; the rest is folded
 _NO_XML: Final = re.compile(
     "[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )  # XML 1.0 §2.2 has no such characters
@@ -30,7 +35,9 @@ def as_text(report: Report) -> str:
             lines.append(f"       {result.why}")
         for evidence in result.evidence:
             lines += [f"       {line}" for line in evidence_lines(evidence)]
-    lines += [f"{name}: {value:g}" for name, value in sorted(report.figures.items())]
+    for name, *values in _figures(report):
+        said = ", ".join(f"{word} {value}" for word, value in zip(_SHOWN, values, strict=True) if value != _NONE)
+        lines.append(f"{name}, ms: {said}")
     for result in report.of("broken"):
         lines += ["", "── to paste into an issue ──", issue_words(report, result)]
     if report.of("broken"):
@@ -43,10 +50,9 @@ def as_markdown(report: Report) -> str:
     lines = [
         "## Runwire check",
         "",
-        f"**{report.verdict}**",
+        f"**{line(report.verdict)}**",
         "",
-        f"- deployment: `{report.url}` ({report.server or 'did not say what it is'})",
-        f"- when: {report.started_at}, {report.duration_s:.1f} s; expected events: {report.expect}",
+        *(f"- {name}: {code(value) if name in _AS_CODE else line(value)}" for name, value in _facts(report).items()),
         "",
         "| category | kept | broken | not checked |",
         "| --- | --- | --- | --- |",
@@ -55,17 +61,23 @@ def as_markdown(report: Report) -> str:
         kept, broken, unchecked = _counted(report, category)
         lines.append(f"| {_SIGN[_worst(kept, broken)]} `{category}` | {kept} | {broken} | {unchecked} |")
     for result in report.of("broken"):
+        shown = ["\n".join(evidence_lines(evidence)) for evidence in result.evidence]
         lines += ["", f"### ❌ `{result.id}`", "", result.promise]
-        for evidence in result.evidence:
-            lines += ["", "```", *evidence_lines(evidence), "```"]
-    if report.figures:
-        lines += ["", "### Figures", "", "| what | value |", "| --- | --- |"]
-        lines += [f"| {name} | {value:g} |" for name, value in sorted(report.figures.items())]
-    if unchecked_ := report.of("not_checked"):
-        lines += ["", "### Not checked", "", *(f"- `{r.id}`: {r.why}" for r in unchecked_)]
+        for text in shown[:_FIRST]:
+            lines += ["", *fenced(text)]
+        if more := shown[_FIRST:]:
+            lines += ["", f"<details><summary>{len(more)} more like it</summary>", "", *fenced("\n\n".join(more))]
+            lines += ["", "</details>"]
+    if figures := _figures(report):
+        lines += ["", "### Milliseconds", "", f"| what | {' | '.join(_SHOWN)} |", f"| --- |{' ---: |' * len(_SHOWN)}"]
+        lines += [f"| {' | '.join(row)} |" for row in figures]
+    if reasons := _reasons(report):
+        lines += ["", "### Not checked", "", *(f"- {names}: {line(why)}" for why, names in reasons.items())]
     lines += ["", "<details><summary>All promises</summary>", "", "| | case | promise |", "| --- | --- | --- |"]
     lines += [f"| {_SIGN[r.status]} | `{r.id}` | {r.promise} |" for r in report.results]
-    return "\n".join([*lines, "", "</details>", "", "### Next", "", *(f"- {step}" for step in _next(report))]) + "\n"
+    return (
+        "\n".join([*lines, "", "</details>", "", "### Next", "", *(f"- {line(step)}" for step in _next(report))]) + "\n"
+    )
 
 
 def _worst(kept: int, broken: int) -> Status:
@@ -77,6 +89,47 @@ def _counted(report: Report, category: str) -> tuple[int, int, int]:
     return found.count("kept"), found.count("broken"), found.count("not_checked")
 
 
+def _facts(report: Report) -> dict[str, str]:
+    """Return what was checked, and when."""
+    return {
+        "deployment": report.url,
+        **({"other gateways": " ".join(report.others)} if report.others else {}),
+        "server": report.server or "did not say what it is",
+        "agent": report.agent or "the deployment's default",
+        "when": f"{report.started_at.replace('T', ' ').replace('+00:00', ' UTC')}, {report.duration_s:.1f} s",
+        "expected": "all five events" if report.expect == "five" else "any legal run",
+    }
+
+
+def _figures(report: Report) -> list[tuple[str, ...]]:
+    """Return what was measured, as rows: what, and `_SHOWN`. One reading alone stands as the longest."""
+    rows = {}
+    for name in report.figures:
+        kind = _READING.sub("", name)
+        found = [report.figures.get(f"{kind}_{share}_ms") for share in ("p50", "p95", "max")]
+        if found == [None] * len(found):
+            found[-1] = report.figures[name]
+        values = [*found, report.budget.get(f"{kind}_ms")]
+        rows[kind] = (kind.replace("_", " "), *(_NONE if value is None else f"{value:,.10g}" for value in values))
+    return [rows[kind] for kind in sorted(rows)]
+
+
+def _reasons(report: Report) -> dict[str, str]:
+    """Return each reason why something was not checked, and what: categories whole where they are."""
+    if {result.why for result in report.results} == {report.problem}:
+        return {report.problem or "": "everything"}
+    found: dict[str, dict[str, list[str]]] = {}
+    for result in report.of("not_checked"):
+        found.setdefault(result.why or "", {}).setdefault(result.category, []).append(f"`{result.id}`")
+    return {
+        why: ", ".join(
+            f"all of `{category}`" if len(names) == sum(_counted(report, category)) > 1 else ", ".join(names)
+            for category, names in each.items()
+        )
+        for why, each in found.items()
+    }
+
+
 def _next(report: Report) -> list[str]:
     """Return what to do now, by what came out."""
     if report.problem:
@@ -85,12 +138,12 @@ def _next(report: Report) -> list[str]:
     if not broken:
         skipped = report.of("not_checked")
         return ["Nothing is to be done."] + (
-            [f"{len(skipped)} promises were not looked at; the reasons above say what each needs."] if skipped else []
+            [f"{len(skipped)} promises were not looked at; “Not checked” says what each needs."] if skipped else []
         )
     first = next((result for result in broken if result.priority == "p1"), broken[0])
     return [
-        f"Begin with `{first.id}`: others may follow from it.",
-        f"See it again alone: `runwire check {report.url} --only {first.category} --expect {report.expect}`.",
+        *([f"Begin with `{first.id}`: others may follow from it."] if len(broken) > 1 else []),
+        f"See it again alone: `{report.again(first.category)}`.",
         *(["The log of the server at that time says more; the ids above are in it."] if first.evidence else []),
     ]
 
@@ -151,69 +204,49 @@ def _xml(text: str) -> str:
 
 # ── HTML ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-_STYLE: Final = """
-:root { color-scheme: light dark; --good: #1a7f37; --bad: #cf222e; --dim: #6e7781; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-.verdict { border-left: .4rem solid var(--dim); padding: .5rem 1rem; font-weight: 600; }
-.verdict.kept { border-color: var(--good); } .verdict.broken { border-color: var(--bad); }
-table { border-collapse: collapse; width: 100%; } td { padding: .3rem .6rem; vertical-align: top; }
-tr + tr { border-top: 1px solid var(--line); }
-.kept > td:first-child { color: var(--good); } .broken > td:first-child { color: var(--bad); font-weight: 600; }
-.not_checked { color: var(--dim); }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; padding: .7rem; font-size: .85rem; }
-code { font-size: .9em; } td:nth-child(1) { width: 7rem; } td:nth-child(2) { width: 15rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; }
-dt { font-weight: 600; } dd { margin: 0; }
-"""
 _WORD: Final[dict[Status, str]] = {"kept": "kept", "broken": "broken", "not_checked": "not checked"}
+_LOOK: Final[dict[Status, str]] = {"kept": "good", "broken": "bad", "not_checked": "other"}
 
 
 def as_html(report: Report) -> str:
     """Return the report as one page: no script, and nothing from elsewhere."""
     outcome: Status = ("kept", "broken", "not_checked")[report.exit_code]
-    facts = {
-        "deployment": report.url,
-        "server": report.server or "did not say what it is",
-        "when": f"{report.started_at}, {report.duration_s:.1f} s",
-        "expected events": report.expect,
-        **{name: f"{value:g}" for name, value in sorted(report.figures.items())},
-    }
+    counts = [(category, *_counted(report, category)) for category in report.categories]
     body = [
         "<h1>Runwire check</h1>",
-        f'<p class="verdict {outcome}">{_e(report.verdict)}</p>',
+        f'<p class="verdict {_LOOK[outcome]}">{escape(report.verdict)}</p>',
         "<dl>",
-        *(f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in facts.items()),
+        *(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _facts(report).items()),
         "</dl>",
     ]
     for result in report.of("broken"):
-        body += [f"<h2>Broken: {_e(result.id)}</h2>", f"<p>{_e(result.promise)}</p>"]
-        body += [f"<pre>{_e(chr(10).join(evidence_lines(evidence)))}</pre>" for evidence in result.evidence]
-    for category in report.categories:
-        kept, broken, unchecked = _counted(report, category)
-        body += [f"<h2>{_e(category)}: {kept} kept, {broken} broken, {unchecked} not checked</h2>", "<table>"]
+        shown = [f"<pre>{escape(chr(10).join(evidence_lines(evidence)))}</pre>" for evidence in result.evidence]
+        body += [f"<h2>Broken: {escape(result.id)}</h2>", f"<p>{escape(result.promise)}</p>", *shown[:_FIRST]]
+        body.append(folded(f"{len(shown) - _FIRST} more like it", "".join(shown[_FIRST:])))
+    body += ["<h2>Next</h2>", "<ul>", *(f"<li>{_words(step)}</li>" for step in _next(report)), "</ul>"]
+    body += ["<h2>Categories</h2>", table(("category", "kept", "broken", "not checked"), counts)]
+    if figures := _figures(report):
+        body += ["<h2>Milliseconds</h2>", table(("what", *_SHOWN), figures)]
+    if reasons := _reasons(report):
+        body += ["<h2>Not checked</h2>", "<ul>"]
+        body += [f"<li>{_words(names)}: {escape(why)}</li>" for why, names in reasons.items()]
+        body.append("</ul>")
+    body.append("<h2>All promises</h2>")
+    for category, *_ in counts:
+        body += [f"<h3>{escape(category)}</h3>", '<table class="wide results">']
         body += [_row(result) for result in report.results if result.category == category]
         body.append("</table>")
-    body += ["<h2>Next</h2>", "<ul>", *(f"<li>{_words(step)}</li>" for step in _next(report)), "</ul>"]
-    head = f'<meta charset="utf-8"><title>Runwire check: {_e(report.url)}</title><style>{_STYLE}</style>'
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    start = f'<!doctype html>\n<html lang="en"><head>{viewport}{head}</head>\n<body>\n'
-    return start + chr(10).join(body) + "\n</body></html>\n"
+    return page(f"Runwire check: {report.url}", body)
 
 
 def _row(result: Result) -> str:
-    why = f"<br><small>{_e(result.why)}</small>" if result.why else ""
-    name = f"<td>{_WORD[result.status]}</td><td><code>{_e(result.case)}</code></td>"
-    return f'<tr class="{result.status}">{name}<td>{_e(result.promise)}{why}</td></tr>'
+    name = f'<td class="mark">{_WORD[result.status]}</td><td><code>{escape(result.case)}</code></td>'
+    return f'<tr class="{_LOOK[result.status]}">{name}<td>{escape(result.promise)}</td></tr>'
 
 
 def _words(text: str) -> str:
     """Return a sentence of ours, with what stands between backticks as code."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", _e(text))
-
-
-def _e(text: str) -> str:
-    return html.escape(text)
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 FORMATS: Final[Mapping[str, Callable[[Report], str]]] = MappingProxyType(

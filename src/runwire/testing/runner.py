@@ -159,7 +159,7 @@ def _tested(
         record.touch()
         status = _status([*words, f"--runwire-record={record}", *paths], project.root)
         results.add(record)
-    if status not in _ENDINGS:
+    if status not in _ENDINGS and not results.broken:  # what cannot be read says more than that it was the end
         faults.append(f"pytest ended with status {status}")
     faults += [f"{name} was under way when its process died" for name in results.open]
     return status == 0 or not options.fast_fail

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from runwire.testing.categories import Category
@@ -20,7 +23,9 @@ def judge(chosen: Sequence[Category], results: Results, *, is_part: bool = False
         is_part: only some tests of each were asked for, so that a category may have none of them.
     """
     faults = [f"{name} could not be collected" for name in results.broken]
-    faults += [f"{name} failed" for name, test in results.tests.items() if test.outcome == "failed"]
+    failed = [name for name, test in results.tests.items() if test.outcome == "failed"]
+    # Of one that was under way when its process died, that is said already.
+    faults += [f"{name} failed" for name in failed if name not in results.open]
     for category in chosen:
         names = [name for name in results.collected if category.has(name)]
         if not names and not results.broken and not is_part:
@@ -42,6 +47,8 @@ def summary(chosen: Sequence[Category], results: Results, faults: Sequence[str],
 
     return {
         "ok": not faults,
+        "started_at": (datetime.now(tz=UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
+        "machine": f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores",
         "seconds": round(seconds, 1),
         "counts": counts(results.collected | set(results.tests)),
         "categories": {c.name: counts(n for n in results.collected if c.has(n)) for c in chosen},

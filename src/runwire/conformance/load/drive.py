@@ -19,7 +19,7 @@ from runwire.conformance.wire import Closed, CouldNotCheck, NoUpgrade, Silence, 
 from runwire.errors import RunwireError
 from runwire.protocol import frames
 
-__all__ = ["Load", "Plan", "beside"]
+__all__ = ["AGENT", "Load", "Plan", "beside"]
 
 AGENT: Final = "check_load"
 _OPEN: Final = 16  # messages of a user that wait for their end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,8 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
-from runwire.conformance.load.drive import Load
+from runwire.conformance.load.drive import AGENT, Load
 from runwire.conformance.load.histogram import Histogram
+from runwire.conformance.markup import code, escape, fenced, line, page, table
 
 __all__ = ["FORMATS", "as_html", "as_json", "as_markdown", "as_text", "exit_code", "figures", "verdict"]
 
@@ -31,7 +31,7 @@ def exit_code(load: Load) -> int:
 def verdict(load: Load) -> str:
     """Return the outcome in a sentence."""
     tally = load.tally
-    broken = [f"{count} {name}" for name, count in _faults(load).items() if count]
+    broken = [f"{count:,} {name}" for name, count in _faults(load).items() if count]
     if broken:
         return f"Promises are broken: {', '.join(broken)}."
     if not tally.completed:
@@ -111,57 +111,47 @@ def as_json(load: Load) -> str:
 
 def as_markdown(load: Load) -> str:
     """Return the report as it can be posted as a comment."""
-    lines = ["## Runwire bench", "", f"**{verdict(load)}**", "", f"`{load.url}` ({load.server}), {_plan(load)}", ""]
-    lines += ["| what | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in _rows(load))]
+    lines = ["## Runwire bench", "", f"**{line(verdict(load))}**", ""]
+    lines += [f"- deployment: {code(load.url)} ({line(load.server)})"]
+    lines += [f"- load: {_plan(load)}; {load.elapsed_s:.1f} s in all", ""]
+    lines += ["| what | count |", "| --- | ---: |", *(f"| {name} | {value} |" for name, value in _counts(load))]
+    lines += ["", "Milliseconds from the time that a message was due:", ""]
+    names = [name for name, _ in _SHARES]
+    lines += [f"| what | {' | '.join((*names, 'max'))} |", f"| --- |{' ---: |' * (len(names) + 1)}"]
+    lines += [f"| {' | '.join(row)} |" for row in _latencies(load)]
     if load.tally.notes:
-        lines += ["", "### The first faults", "", *(f"- `{note}`" for note in load.tally.notes)]
+        lines += ["", "### The first faults", "", *fenced("\n".join(load.tally.notes))]
     return "\n".join(lines) + "\n"
-
-
-_STYLE: Final = """
-:root { color-scheme: light dark; --good: #1a7f37; --bad: #cf222e; --dim: #6e7781; --line: #8884; --ink: #2f6feb; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem; }
-.dim { color: var(--dim); margin-top: 0; } .verdict { border-left: .4rem solid; padding: .5rem 1rem; font-weight: 600; }
-.code0 { border-color: var(--good); } .code1 { border-color: var(--bad); } .code2 { border-color: var(--dim); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .7rem; }
-.card { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; }
-.card b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; } .card span { color: var(--dim); }
-.bad b { color: var(--bad); } .good b { color: var(--good); }
-svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
-table { border-collapse: collapse; } td { padding: .2rem 1.5rem .2rem 0; }
-tr + tr { border-top: 1px solid var(--line); }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; padding: .7rem; font-size: .85rem; }
-"""
 
 
 def as_html(load: Load) -> str:
     """Return the report as one page: no script, and nothing from elsewhere."""
     facts = figures(load)
+    look = ("good", "bad", "other")[exit_code(load)]
     counters = "".join(_card(count, name, "bad" if count else "good") for name, count in _faults(load).items())
-    pace = "".join(_card(facts[name], label) for name, label in (("runs_per_s", "runs/s"), ("events_per_s", "events/s"),
-        ("completed", "runs"), ("cuts", "cuts"), ("resumes", "resumes")))  # fmt: skip
-    late = "".join(_card(f"{value:g} ms", name) for name, value in facts["run_ms"].items())
+    pace = (("runs_per_s", "runs/s"), ("events_per_s", "events/s"), ("completed", "runs"), ("cuts", "cuts"),
+        ("resumes", "resumes"), ("kills", "kills"))  # fmt: skip
     body = [
         "<h1>Runwire bench</h1>",
-        f'<p class="dim">{_e(load.url)} · {_e(load.server)} · {_e(_plan(load))}</p>',
-        f'<p class="verdict code{exit_code(load)}">{_e(verdict(load))}</p>',
-        f'<h2>What was promised</h2><div class="cards">{counters}</div>',
-        f'<h2>Pace</h2><div class="cards">{pace}</div>',
-        f'<h2>From the time it was due to the end of the run</h2><div class="cards">{late}</div>',
-        _columns([(_ms(high), count) for _, high, count in load.tally.run.bars()], "runs by latency (up to)"),
-        "<h2>Events per second</h2>",
-        _columns([(f"{p.at_s:.0f} s", round(p.events / load.point_s)) for p in load.points], "events per second"),
-        "<h2>All figures</h2><table>",
-        *(f"<tr><td>{_e(name)}</td><td>{_e(value)}</td></tr>" for name, value in _rows(load)),
-        "</table>",
+        f'<p class="dim">{escape(load.url)} · {escape(load.server)} · {escape(_plan(load))}</p>',
+        f'<p class="verdict {look}">{escape(verdict(load))}</p>',
+        f'<h2>Broken promises</h2><div class="cards">{counters}</div>',
+        f'<h2>Pace</h2><div class="cards">{"".join(_card(facts[name], label) for name, label in pace)}</div>',
+        "<h2>From the time that a message was due to the end of its run</h2>",
     ]
+    if bars := load.tally.run.bars():
+        late = "".join(_card(f"{value:,g} ms", name) for name, value in facts["run_ms"].items())
+        body += [f'<div class="cards">{late}</div>', '<p class="dim">Runs that took up to…</p>']
+        body.append(_columns([(_ms(high), count) for _, high, count in bars], "runs by latency (up to)"))
+    else:
+        body.append('<p class="dim">No run was completed.</p>')
+    events = [(f"{point.at_s:.0f} s", round(point.events / load.point_s)) for point in load.points]
+    body += ["<h2>Events per second</h2>", _columns(events, "events per second")]
     if load.tally.notes:
-        body += ["<h2>The first faults</h2>", f"<pre>{_e(chr(10).join(load.tally.notes))}</pre>"]
-    head = f'<meta charset="utf-8"><title>Runwire bench: {_e(load.url)}</title><style>{_STYLE}</style>'
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    start = f'<!doctype html>\n<html lang="en"><head>{viewport}{head}</head>\n<body>\n'
-    return start + "\n".join(body) + "\n</body></html>\n"
+        body += ["<h2>The first faults</h2>", f"<pre>{escape(chr(10).join(load.tally.notes))}</pre>"]
+    body += ["<h2>All figures</h2>", table(("what", "count"), _counts(load))]
+    body += ["<h2>Milliseconds</h2>", table(("what", *(name for name, _ in _SHARES), "max"), _latencies(load))]
+    return page(f"Runwire bench: {load.url}", body)
 
 
 FORMATS: Final[Mapping[str, Callable[[Load], str]]] = MappingProxyType(
@@ -191,19 +181,31 @@ def _times(histogram: Histogram) -> dict[str, float]:
     return {**found, "max": round(histogram.max_s * 1000, 1)}
 
 
-def _rows(load: Load) -> list[tuple[str, str]]:
+def _counts(load: Load) -> list[tuple[str, str]]:
+    """Return what was counted, and how else runs ended."""
+    facts = {name: value for name, value in figures(load).items() if not isinstance(value, dict)}
+    rows = [(name.replace("_", " "), f"{value:,}") for name, value in facts.items()]
+    return rows + [(f"not completed: {name}", f"{count:,}") for name, count in _failed(load).items()]
+
+
+def _latencies(load: Load) -> list[tuple[str, ...]]:
+    """Return rows of milliseconds: what, the shares, and the longest."""
     return [
-        (name.replace("_", " "), ", ".join(f"{k} {v:g}" for k, v in value.items()))
-        if isinstance(value, dict)
-        else (name.replace("_", " "), f"{value:,}")
-        for name, value in figures(load).items()
+        (name, *(f"{value:,g}" for value in _times(histogram).values()))
+        for name, histogram in (("to the first event", load.tally.begun), ("to the end of the run", load.tally.run))
+        if histogram.count
     ]
 
 
 def _plan(load: Load) -> str:
-    plan = load.plan
-    pace = f"{plan.rate:g} messages/s for {plan.duration_s:g} s"
-    return f"{plan.users} users, {pace}, {plan.cuts:g} cuts/min, seed {plan.seed}"
+    plan, shape = load.plan, load.plan.shape
+    parts = [f"{plan.users} users, {plan.rate:g} messages/s for {plan.duration_s:g} s"]
+    parts.append(f"agent {load.agent or 'by default'}")
+    if load.agent == AGENT:
+        parts.append(
+            f"a run has {shape.events} pieces of text {shape.gap_ms:g} ms apart and calls tools {shape.tools} ×"
+        )
+    return ", ".join([*parts, f"{plan.cuts:g} cuts/min", f"seed {plan.seed}"])
 
 
 def _ms(seconds: float) -> str:
@@ -218,7 +220,7 @@ def _bar(share: float) -> str:
 
 def _card(value: object, name: str, kind: str = "") -> str:
     shown = f"{value:,}" if isinstance(value, int | float) else str(value)
-    return f'<div class="card {kind}"><b>{_e(shown)}</b><span>{_e(name)}</span></div>'
+    return f'<div class="card {kind}"><b>{escape(shown)}</b><span>{escape(name)}</span></div>'
 
 
 def _columns(bars: list[tuple[str, int]], title: str) -> str:
@@ -228,7 +230,9 @@ def _columns(bars: list[tuple[str, int]], title: str) -> str:
     width, height, left = 900.0, 220.0, 60.0
     most, step = max(max(count for _, count in bars), 1), (width - left) / len(bars)
     every = -(-len(bars) // 12)
-    parts = [f'<svg viewBox="0 0 {width:g} {height + 40:g}" role="img" aria-label="{_e(title)}">']
+    parts = [
+        f'<div class="chart"><svg viewBox="0 0 {width:g} {height + 24:g}" role="img" aria-label="{escape(title)}">'
+    ]
     for share in (0.0, 0.5, 1.0):
         y = height - share * (height - 20)
         parts.append(f'<line x1="{left:g}" x2="{width:g}" y1="{y:g}" y2="{y:g}" stroke="var(--line)"/>')
@@ -237,12 +241,8 @@ def _columns(bars: list[tuple[str, int]], title: str) -> str:
         tall, x = count / most * (height - 20), left + place * step
         parts.append(
             f'<rect x="{x + step * 0.08:.1f}" y="{height - tall:.1f}" width="{step * 0.84:.1f}" height="{tall:.1f}" '
-            f'rx="2" fill="var(--ink)"><title>{_e(name)}: {count:,}</title></rect>'
+            f'rx="2" fill="var(--ink)"><title>{escape(name)}: {count:,}</title></rect>'
         )
         if place % every == 0:
-            parts.append(f'<text x="{x + step / 2:.1f}" y="{height + 18:g}" text-anchor="middle">{_e(name)}</text>')
-    return "".join([*parts, "</svg>"])
-
-
-def _e(text: str) -> str:
-    return html.escape(text, quote=True)
+            parts.append(f'<text x="{x + step / 2:.1f}" y="{height + 18:g}" text-anchor="middle">{escape(name)}</text>')
+    return "".join([*parts, "</svg></div>"])
