@@ -17,8 +17,8 @@ from tests.histories.world import SEED, World, play
 
 from runwire.protocol.events import CLIENT_TYPES, DELTA_TYPES
 
-HISTORIES = 2_000  # the campaign has 50,000
-PARTS = 4
+HISTORIES = 800  # the campaign has 50,000
+PARTS = 2
 
 # Seeds that failed when this was written: add yours. A generator that has changed since makes other histories of them,
 # so what was wrong is kept as inputs in vectors/regressions.jsonl.
@@ -41,8 +41,8 @@ def test_each_event_is_shown_once_in_order_whatever_happens(part: int) -> None:
 
 @pytest.mark.timeout(180)
 def test_a_cut_before_every_input_costs_and_repeats_nothing() -> None:
-    worlds = [world for seed in range(SEED, SEED + 6) for world in cut_everywhere(seed)]
-    assert len(worlds) > 300
+    worlds = [world for seed in range(SEED, SEED + 3) for world in cut_everywhere(seed)]
+    assert len(worlds) > 150
     agree(worlds)
 
 
@@ -59,7 +59,7 @@ def test_histories_that_failed_once() -> None:
 def test_the_histories_are_as_bad_as_they_are_meant_to_be() -> None:
     happened: Counter[str | None] = Counter()
     shown: set[tuple[str, str]] = set()
-    for seed in range(SEED, SEED + 600):
+    for seed in range(SEED, SEED + 300):
         world = play(seed)
         happened += world.happened
         shown |= {(view, event.type) for view, event in world.ever_applied}
