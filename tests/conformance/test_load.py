@@ -59,24 +59,36 @@ async def test_a_server_of_our_own_loses_nothing_under_cuts_and_the_reports_say_
     assert "each came once, in order, to the right user" in out
 
 
-@pytest.mark.parametrize(
-    ("server", "counter"),
-    [
-        (MinimalServer, None),
-        (LosesOne, "lost"),
-        (DoublesOne, "doubled"),
-        (TwoTerminals, "doubled"),
-        (SwapsTwo, "out of order"),
-        (Broadcasts, "crossed"),
-        (LosesTheEnd, "without an end"),
-    ],
-)
-@pytest.mark.timeout(60)
-async def test_a_wrong_server_is_named_by_its_counter(server: type[MinimalServer], counter: str | None) -> None:
-    async with server().running() as url:
+COUNTERS: dict[type[MinimalServer], str | None] = {
+    MinimalServer: None,
+    LosesOne: "lost",
+    DoublesOne: "doubled",
+    TwoTerminals: "doubled",
+    SwapsTwo: "out of order",
+    Broadcasts: "crossed",
+    LosesTheEnd: "without an end",
+}
+
+
+@pytest.fixture(scope="module")
+def loads() -> dict[type[MinimalServer], Load]:
+    """Put load on all of them at once: most of it is waiting."""
+
+    async def all_of_them() -> dict[type[MinimalServer], Load]:
         plan = Plan(users=2, rate=20, duration_s=0.5, timeout_s=2)
-        load = Load(url, ["good-token", "other-token"], plan)
-        await load.run()
+        async with asyncio.TaskGroup() as tasks:
+            found = {server: tasks.create_task(_loaded(server(), plan)) for server in COUNTERS}
+        return {server: task.result() for server, task in found.items()}
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize("server", COUNTERS, ids=lambda server: server.__name__)
+@pytest.mark.timeout(60)
+def test_a_wrong_server_is_named_by_its_counter(
+    loads: dict[type[MinimalServer], Load], server: type[MinimalServer]
+) -> None:
+    load, counter = loads[server], COUNTERS[server]
     figures = shown.figures(load)
     assert figures["sent"] == 10
     assert shown.exit_code(load) == (0 if counter is None else 1), load.tally.notes
@@ -118,8 +130,10 @@ class RefusesEachSecond(MinimalServer):
     ("server", "code"), [(FailsEachSecond, "worker_lost"), (RefusesEachSecond, "rate_limited")], ids=lambda v: str(v)
 )
 async def test_runs_that_fail_are_no_success_unless_they_may(server: type[MinimalServer], code: str) -> None:
-    for may_fail, status in ((False, 1), (True, 0)):
-        load = await _loaded(server(), Plan(users=2, rate=20, duration_s=0.5, timeout_s=5, may_fail=may_fail))
+    plans = [Plan(users=2, rate=20, duration_s=0.5, timeout_s=5, may_fail=may_fail) for may_fail in (False, True)]
+    async with asyncio.TaskGroup() as tasks:
+        loads = [tasks.create_task(_loaded(server(), plan)) for plan in plans]
+    for load, status in zip((one.result() for one in loads), (1, 0), strict=True):
         assert load.tally.completed, load.tally.notes
         assert shown.exit_code(load) == status
         assert f"× {code}" in shown.verdict(load)
@@ -213,11 +227,13 @@ async def test_what_is_never_sent_counts_with_the_time_that_it_waited() -> None:
 
 async def test_what_crosses_counts_for_each_account_and_one_account_proves_nothing_of_others() -> None:
     plan = Plan(users=4, rate=20, duration_s=0.5, timeout_s=2)
-    load = await _loaded(Broadcasts(), plan)
+    async with asyncio.TaskGroup() as tasks:
+        both = tasks.create_task(_loaded(Broadcasts(), plan))
+        one = tasks.create_task(_loaded(Broadcasts(), plan, "good-token"))
+    load, alone = both.result(), one.result()
     assert set(load.tally.crossed_to) == {1, 2}
     assert sum(load.tally.crossed_to.values()) == load.tally.crossed
     assert "of account 2" in "".join(load.tally.notes)
-    alone = await _loaded(Broadcasts(), plan, "good-token")
     assert shown.figures(alone)["accounts"] == 1
     assert "to the right user" not in shown.verdict(alone)
 

@@ -18,7 +18,7 @@ FOR_CHECKS = Path("runwire.conformance.agents:agents")
 def test_our_cluster_keeps_its_promises_at_two_gateways(postgres_server: PostgresServer, tmp_path: Path) -> None:
     async def checked() -> str:
         url = await postgres_server.create_database()
-        cluster = Cluster(tmp_path, url, agents=FOR_CHECKS, ping_s=2.0)
+        cluster = Cluster(tmp_path, url, agents=FOR_CHECKS, ping_s=1.0)
         for worker in cluster.workers:
             worker.may_say_tracebacks = True  # of the agents that fail on purpose
 

@@ -24,7 +24,7 @@ PASSWORD = "correct horse battery staple"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("own")
-    (folder / "runwire.toml").write_text("ping_s = 2.0\ndeadline_s = 4.0\n", encoding="utf-8")
+    (folder / "runwire.toml").write_text("ping_s = 1.0\ndeadline_s = 4.0\n", encoding="utf-8")
     process = ServerProcess(AGENTS, data_dir=folder / "data", cwd=folder, options=(FOR_CHECKS,))
     asyncio.run(process.start())
     yield process
@@ -61,13 +61,18 @@ def test_our_server_keeps_every_promise(server: ServerProcess, given: dict[str, 
     assert not report.of("not_checked"), as_text(report)
 
 
-@pytest.mark.parametrize("agent", ["plain", "failing", "tool_fails"])
-def test_agents_that_use_no_tools_or_fail_are_in_order_too(
-    server: ServerProcess, given: dict[str, Any], agent: str
-) -> None:
-    options = {**given, "agent": agent, "expect": "any", "categories": ("golden_path", "resume")}
-    report = asyncio.run(check(server.url, **options))
-    assert report.exit_code == 0, as_text(report)
+def test_agents_that_use_no_tools_or_fail_are_in_order_too(server: ServerProcess, given: dict[str, Any]) -> None:
+    async def checked() -> list[Report]:
+        options = {**given, "expect": "any", "categories": ("golden_path", "resume")}
+        async with asyncio.TaskGroup() as tasks:
+            checks = [
+                tasks.create_task(check(server.url, **{**options, "agent": agent}))
+                for agent in ("plain", "failing", "tool_fails")
+            ]
+        return [one.result() for one in checks]
+
+    for report in asyncio.run(checked()):
+        assert report.exit_code == 0, as_text(report)
 
 
 def test_runs_that_wait_call_helpers_and_are_tried_again_are_in_order_too(tmp_path: Path) -> None:
