@@ -80,7 +80,7 @@ def see(counts: Counter[str], *, deterministic: int, other_words: int) -> None:
 @pytest.mark.timeout(180)
 async def test_agents_lost_before_each_event_end_as_one_coherent_run(tmp_path: Path) -> None:
     async with sqlite(tmp_path) as adapter:
-        see(await lived(adapter, range(18)), deterministic=80, other_words=80)
+        see(await lived(adapter, range(10)), deterministic=40, other_words=40)
 
 
 @pytest.mark.timeout(180)
@@ -92,7 +92,7 @@ async def test_agents_that_failed_once(tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 async def test_agents_lost_before_each_event_on_postgresql(postgres_server: PostgresServer) -> None:
     async with postgres(postgres_server) as adapter:
-        see(await lived(adapter, range(1_000, 1_005)), deterministic=20, other_words=5)
+        see(await lived(adapter, range(1_000, 1_003)), deterministic=10, other_words=3)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "_"))

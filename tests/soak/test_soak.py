@@ -10,7 +10,7 @@ from tests.fleet.load import Sizes
 from tests.soak.soak import Soak
 from tests.soak.verdict import Rest, judge, rest_findings
 
-_SECONDS = 10.0
+_SECONDS = 6.0
 _VISITS_PER_S = 60.0  # at four gateways: at most fifteen a second each, six times as many as in a soak
 _LEAKS = {"gateway2": "leaks descriptors", "gateway3": "leaks tasks", "gateway4": "leaks memory"}
 
@@ -21,7 +21,7 @@ async def test_a_leak_of_one_thing_per_connection_is_found_and_nothing_else_is(t
         tmp_path,
         seed=1,
         seconds=_SECONDS,
-        every_s=0.6,
+        every_s=0.4,
         sizes=Sizes(users=4, tabs=8),
         counts={"auth": 1, "gateway": 4},
         slow=0,
