@@ -38,9 +38,10 @@ async def _bench(*words: str, cwd: Path) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(120)
-async def test_a_server_of_our_own_loses_nothing_under_cuts_and_the_reports_say_so(tmp_path: Path) -> None:
+async def test_a_server_of_our_own_loses_nothing_under_cuts_and_a_kill_and_the_reports_say_so(tmp_path: Path) -> None:
     status, out = await _bench(
         *("local", "--users", "6", "--rate", "15", "--duration", "3", "--cuts", "240", "--gap-ms", "10"),
+        *("--kills", "30"),
         *("--report", "json", "a.json", "--report", "html", "b", "--report", "c.md"),
         cwd=tmp_path,
     )
@@ -48,6 +49,7 @@ async def test_a_server_of_our_own_loses_nothing_under_cuts_and_the_reports_say_
     report = json.loads((tmp_path / "a.json").read_bytes())
     figures = report["figures"]
     assert (figures["sent"], figures["completed"]) == (45, 45)
+    assert figures["kills"] == 1
     assert figures["cuts"] > 0
     assert figures["resumes"] > 0
     assert sum(bar["runs"] for bar in report["histogram"]) == 45
@@ -172,6 +174,17 @@ async def test_a_kill_happens_within_a_short_load_too() -> None:
     assert len(kills) == load.tally.kills == 1
 
 
+async def test_a_kill_that_has_begun_is_done_when_the_load_is_over() -> None:
+    done = []
+
+    async def kill() -> None:
+        await asyncio.sleep(1.0)  # longer than what is left of the load
+        done.append(1)
+
+    await _loaded(MinimalServer(), Plan(users=1, rate=10, duration_s=0.4, timeout_s=5), kill=kill)
+    assert done == [1]
+
+
 class Stalls(MinimalServer):
     """Does nothing of any run for its first moments."""
 
@@ -245,6 +258,7 @@ async def test_what_crosses_counts_for_each_account_and_one_account_proves_nothi
         (("http://127.0.0.1:9", "--token", "t"), "cannot be reached"),
         (("local", "--token", "t"), "`local` makes its own users"),
         (("local", "--users", "0"), "--users"),
+        (("http://127.0.0.1:9", "--token", "t", "--kills", "2"), "--kill COMMAND"),
         (("local", "--report", "junit", "x"), "--report"),
         (("http://127.0.0.1:9", "http://127.0.0.1:9", "--token", "t"), "one deployment at a time"),
     ],

@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx2
 import pytest
+import redis
 from tests.postgres import PostgresServer
+from tests.redis_server import PASSWORD, RedisServer
 
 from runwire.client import Event
 from runwire.testing import FakeModel, ServerProcess
@@ -122,7 +124,7 @@ def test_a_new_project_has_a_passing_test(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(150)
-def test_a_new_project_is_tested_on_services_of_this_machine_and_on_one_that_is_named(
+def test_a_new_project_is_tested_on_services_of_this_machine_and_on_those_that_are_named(
     tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
     assert _runwire("new", "demo", cwd=tmp_path).returncode == 0
@@ -135,10 +137,24 @@ def test_a_new_project_is_tested_on_services_of_this_machine_and_on_one_that_is_
     assert "postgres" in started
     assert {"redis-server", "valkey-server"} & set(started)
     url = asyncio.run(postgres_server.create_database())
-    done = _runwire("test", "--category", "golden_path", "--services", url, cwd=place)
+    words = ("test", "--category", "golden_path", "--services", url)
+    done = _runwire(*words, cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
+    # A second time on the same database, and with a Redis.
+    redis_server = RedisServer.start(tmp_path / "redis", password=PASSWORD)
+    try:
+        done = _runwire(*words, "--services", redis_server.url, "--report", "report.md", cwd=place)
+        with redis.Redis.from_url(redis_server.url) as client:
+            commands = client.info("commandstats")
+    finally:
+        redis_server.kill()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cmdstat_publish" in commands or "cmdstat_spublish" in commands, commands
+    said = done.stdout + done.stderr + (place / "report.md").read_text(encoding="utf-8")
+    assert said.count(f"redis://127.0.0.1:{redis_server.port}") == 2
+    assert PASSWORD not in said
     (row,) = asyncio.run(postgres_server.execute(url, "SELECT count(*) AS runs FROM run"))
-    assert row["runs"] == 1
+    assert row["runs"] == 2
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
         nobody = f"redis://127.0.0.1:{taken.getsockname()[1]}"

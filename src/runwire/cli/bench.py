@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -56,7 +57,12 @@ def bench(
     cuts: Annotated[float, typer.Option(min=0, max=60_000, help="Connections cut per minute, at random.")] = 0.0,
     kill: Annotated[
         str | None,
-        typer.Option(help="A command that kills a process of it: within half of the duration, then each minute."),
+        typer.Option(
+            help="A command that kills a process of it, first within half of the duration; `local` has its own."
+        ),
+    ] = None,
+    kills: Annotated[
+        float | None, typer.Option(min=0, max=60, help="Kills per minute; default: 1 with --kill, else none.")
     ] = None,
     may_fail: Annotated[
         bool, typer.Option("--may-fail", help="Runs that fail and messages that are refused are no failure.")
@@ -68,7 +74,10 @@ def bench(
         typer.Option(metavar="[FORMAT] PATH", help=f"Also write a report: {', '.join(shown.FORMATS)}. Repeatable."),
     ] = None,
 ) -> None:
-    """Exit status 0: every event came once, in order; 1: not so, or a run failed; 2: nothing could be measured."""
+    """Put load on a deployment, cut and kill, and judge each event meanwhile.
+
+    Exit status 0: every event came once, in order; 1: not so, or a run failed; 2: nothing could be measured.
+    """
     words = list(place or [])
     is_local = _LOCAL in words
     if is_local:
@@ -78,6 +87,8 @@ def bench(
         raise typer.BadParameter("one deployment at a time", param_hint="URL")
     if is_local and (token or user or client_id or password_stdin):
         raise typer.BadParameter("`local` makes its own users; --token, --user and --client-id go with a URL")
+    if kills and kill is None and not is_local:
+        raise typer.BadParameter("say how, by --kill COMMAND; only `local` can be killed without", param_hint="--kills")
     secret = secret_of(password_stdin, user, client_id)
     slay = killing(kill) if kill else None
     plan = Plan(
@@ -87,23 +98,24 @@ def bench(
         shape=Shape(events=events, tools=tools, gap_ms=gap_ms),
         agent=agent,
         cuts=cuts,
+        kills=1.0 if kills is None else kills,
         may_fail=may_fail,
         seed=seed,
         timeout_s=timeout_s,
     )
 
     @contextlib.asynccontextmanager
-    async def target() -> AsyncIterator[tuple[str, list[Token]]]:
+    async def target() -> AsyncIterator[Load]:
         if is_local:
-            async with _own(users) as own:
-                yield own
+            async with _own(users) as (server, keys):
+                yield Load(server.url, keys, plan, kill=slay or (partial(server.restart, kill=True) if kills else None))
             return
         async with found(urls[0] if urls else None, token or secret, data_dir) as (url, credential):
-            yield url, [await signed_in(url, credential, user=user, client_id=client_id, secret=secret)]
+            who = await signed_in(url, credential, user=user, client_id=client_id, secret=secret)
+            yield Load(url, [who], plan, kill=slay)
 
     async def put() -> Load:
-        async with target() as (url, credentials):
-            load = Load(url, credentials, plan, kill=slay)
+        async with target() as load:
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, load.stop.set)
             async with beside(_watch(load)):
                 await load.run()
@@ -121,13 +133,13 @@ def bench(
 
 
 @contextlib.asynccontextmanager
-async def _own(users: int) -> AsyncIterator[tuple[str, list[Token]]]:
+async def _own(users: int) -> AsyncIterator[tuple[ServerProcess, list[Token]]]:
     """Give a server of our own, with at least two accounts; it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="runwire-bench-") as folder:
         async with ServerProcess(_AGENTS, data_dir=Path(folder) / "data") as server:
             accounts = max(2, -(-users // _PER_ACCOUNT))
             keys: list[Token] = [await server.create_user(f"bench{number}") for number in range(accounts)]
-            yield server.url, keys
+            yield server, keys
 
 
 async def _watch(load: Load) -> None:

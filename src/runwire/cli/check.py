@@ -30,6 +30,8 @@ __all__ = ["check", "killing", "secret_of", "signed_in", "told_apart", "write_re
 _CALL_S: Final = 30.0  # for a token
 _KILL_S: Final = 60.0  # for the operator's command
 _SUFFIXES: Final = {".md": "md", ".json": "json", ".xml": "junit", ".html": "html", ".htm": "html"}
+_ONLY: Final = f"Only this category; repeatable: {', '.join(CATEGORIES)}."
+_BUDGET: Final = f"TOML or JSON with time limits in milliseconds: {', '.join(BUDGET)}."
 
 
 def check(
@@ -48,13 +50,13 @@ def check(
     data_dir: DataDir = None,
     agent: Annotated[str | None, typer.Option(help="The agent to talk to; default: the deployment's.")] = None,
     expect: Annotated[Literal["five", "any"], typer.Option(help="five: all five events must come.")] = "five",
-    only: Annotated[list[str] | None, typer.Option("--only", help="Only this category; repeatable.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help=_ONLY)] = None,
     skip: Annotated[list[str] | None, typer.Option("--skip", help="Not this category; repeatable.")] = None,
     priority: Annotated[Literal["p1", "p2"], typer.Option(help="p1: only what a release must never break.")] = "p2",
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first broken promise.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Categories at once.")] = 1,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="For each run and each answer, seconds.")] = 60.0,
-    budget: Annotated[Path | None, typer.Option(help="TOML or JSON with time limits in milliseconds.")] = None,
+    budget: Annotated[Path | None, typer.Option(help=_BUDGET)] = None,
     kill: Annotated[str | None, typer.Option(help="A command that kills a process of it, for `crash`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: each result, then the end.")] = False,
     report: Annotated[
@@ -65,7 +67,10 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Exit status 0: every promise kept; 1: one is broken; 2: it could not be checked."""
+    """Prove from outside that a deployment keeps its promises.
+
+    Exit status 0: every promise that was checked is kept; 1: one is broken; 2: it could not be checked.
+    """
     places, reports = told_apart(urls or [], report or [])
     secret = secret_of(password_stdin, user, client_id)
     options: dict[str, Any] = {

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from runwire.errors import ConfigurationError
+from runwire.testing.categories import STANDARD
 from runwire.testing.runner import Options, categories, run
 
 __all__ = ["run_tests"]
@@ -15,7 +16,7 @@ __all__ = ["run_tests"]
 
 def run_tests(
     category: Annotated[
-        list[str] | None, typer.Option("--category", help="Which tests; repeatable. See --list.")
+        list[str] | None, typer.Option("--category", help=f"Repeatable: {', '.join(STANDARD)}, and what --list names.")
     ] = None,
     fast_fail: Annotated[bool, typer.Option("--fast-fail", help="Stop at the first failure.")] = False,
     max_workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that test at a time.")] = 1,
@@ -32,7 +33,10 @@ def run_tests(
     durations: Annotated[int, typer.Option(min=0, help="Show that many of the slowest tests.")] = 0,
     project: Annotated[Path | None, typer.Option(help="Folder of the project; default: here.")] = None,
 ) -> None:
-    """Run tests by category. Exit status 0: all passed; 1: something failed; 2: nothing could be run."""
+    """Run tests by category.
+
+    Exit status 0: all passed; 1: something failed; 2: nothing could be run.
+    """
     del no_docker  # there is nothing that it could turn off
     place = (project or Path.cwd()).absolute()
     options = Options(

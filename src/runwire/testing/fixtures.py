@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
@@ -122,7 +123,12 @@ def _server(target: str, folder: Path, config: pytest.Config) -> ServerProcess:
 @pytest.fixture(scope="session")
 def runwire_key(runwire_server: ServerProcess) -> str:
     """Return an API key of a fresh user of the server."""
-    return asyncio.run(runwire_server.create_user("tester"))
+    return asyncio.run(runwire_server.create_user(_fresh("tester")))
+
+
+def _fresh(name: str) -> str:
+    # The database of `--services URL` has seen the tests before, and other processes of xdist use it now.
+    return f"{name}-{secrets.token_hex(4)}"
 
 
 @pytest.fixture
@@ -155,7 +161,7 @@ def two_users(
 
 @pytest.fixture(scope="session")
 def _runwire_other_key(runwire_server: ServerProcess) -> str:
-    return asyncio.run(runwire_server.create_user("other"))
+    return asyncio.run(runwire_server.create_user(_fresh("other")))
 
 
 class GoldenPath(Protocol):

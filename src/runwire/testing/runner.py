@@ -70,13 +70,16 @@ def run(options: Options, *, place: Path, say: Callable[[str], None]) -> bool:
     only = _failed_before(project, chosen) if options.last_failed else None
     _check(options)
     results, faults, began_s = Results(), list[str](), time.monotonic()
-    say(f"Categories: {', '.join(c.name for c in chosen)}. No Docker: every service is a process of this machine.")
+    say(f"Categories: {', '.join(c.name for c in chosen)}. No Docker: what is started is a process of this machine.")
+    lent = [services.shown(url) for url in options.services]
+    if lent:
+        say(f"The fixture runwire_server uses {' and '.join(lent)}.")
     for marker in dict.fromkeys(category.marker for category in chosen):
         paths = _paths([category for category in chosen if category.marker == marker], only)
         if paths and not _tested(project, paths, marker, options, results, faults):
             break
     faults += judge(chosen, results, is_part=options.last_failed)
-    found = summary(chosen, results, faults, seconds=time.monotonic() - began_s)
+    found = summary(chosen, results, faults, seconds=time.monotonic() - began_s, services=lent)
     _remember(project, results)
     for path in options.reports:
         reports.write(path, found)

@@ -22,6 +22,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
     return {
         "when": f"{found['started_at'].replace('T', ' ').replace('+00:00', ' UTC')}, {found['seconds']} s",
         "machine": found["machine"],
+        **({"services": ", ".join(found["services"])} if found["services"] else {}),
     }
 
 

@@ -38,8 +38,15 @@ def judge(chosen: Sequence[Category], results: Results, *, is_part: bool = False
     return faults
 
 
-def summary(chosen: Sequence[Category], results: Results, faults: Sequence[str], *, seconds: float) -> dict[str, Any]:
-    """Return what ran, what did not and why, as JSON has it."""
+def summary(
+    chosen: Sequence[Category],
+    results: Results,
+    faults: Sequence[str],
+    *,
+    seconds: float,
+    services: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return what ran, what did not and why, as JSON has it; `services`: those that were named, as they are shown."""
 
     def counts(names: Iterable[str]) -> dict[str, int]:
         found = [results.tests[name].outcome if name in results.tests else "not_run" for name in names]
@@ -49,6 +56,7 @@ def summary(chosen: Sequence[Category], results: Results, faults: Sequence[str],
         "ok": not faults,
         "started_at": (datetime.now(tz=UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
         "machine": f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores",
+        "services": list(services),
         "seconds": round(seconds, 1),
         "counts": counts(results.collected | set(results.tests)),
         "categories": {c.name: counts(n for n in results.collected if c.has(n)) for c in chosen},

@@ -78,6 +78,7 @@ class Load:
         self.elapsed_s = 0.0
         self.is_cut_short = False
         self.stop = asyncio.Event()  # set it to end now, with what there is
+        self._is_sent = asyncio.Event()
         self._credentials = credentials
         self._kill = kill
         self._chance = random.Random(plan.seed)  # noqa: S311 - no secret; the same seed cuts alike
@@ -95,8 +96,11 @@ class Load:
             await self._arrive()
             started_s = time.monotonic()
             async with beside(self._measure(started_s)):
-                async with beside(self._cut(), self._slay()):
+                # A kill that has begun goes on to its end, in which the process is back: else nothing would ever end.
+                async with asyncio.TaskGroup() as tasks, beside(self._cut()):
+                    tasks.create_task(self._slay())
                     await self._send(started_s)
+                    self._is_sent.set()
                 for user in self._users:
                     user.hold_back()
                 await self._drain()
@@ -162,13 +166,7 @@ class Load:
         await self._is_stopped(started_s + self.plan.duration_s - time.monotonic())
 
     async def _is_stopped(self, wait_s: float) -> bool:
-        if wait_s > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self.stop.wait()
-        else:
-            await asyncio.sleep(0)
-        self.is_cut_short = self.stop.is_set()
+        self.is_cut_short = await _is_set(self.stop, wait_s)
         return self.is_cut_short
 
     async def _drain(self) -> None:
@@ -185,10 +183,11 @@ class Load:
             self.tally.cuts += self._chance.choice(self._users).cut()
 
     async def _slay(self) -> None:
+        if self._kill is None or self.plan.kills <= 0:
+            return
         every_s = 60 / self.plan.kills
         wait_s = min(every_s, self.plan.duration_s / 2)  # a short load sees one, too
-        while self._kill is not None:
-            await asyncio.sleep(wait_s)
+        while not await _is_set(self._is_sent, wait_s):
             wait_s = every_s
             try:
                 await self._kill()
@@ -207,6 +206,17 @@ class Load:
             if len(self.points) >= _POINTS:
                 self.points = [_together(*self.points[i : i + 2]) for i in range(0, _POINTS, 2)]
                 self.point_s *= 2
+
+
+async def _is_set(event: asyncio.Event, wait_s: float) -> bool:
+    """Wait so long for an event, and let others run in any case."""
+    if wait_s > 0:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await event.wait()
+    else:
+        await asyncio.sleep(0)
+    return event.is_set()
 
 
 def _together(one: Point, two: Point) -> Point:
