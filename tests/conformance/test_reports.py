@@ -98,6 +98,13 @@ def test_the_terminal_has_words_to_paste_into_an_issue(report: Report) -> None:
     assert text.endswith(report.verdict)
 
 
+def test_the_terminal_says_once_that_nothing_could_be_looked_at(report: Report) -> None:
+    results = tuple(_result(case, "not_checked", why="nobody answers") for case in "ab")
+    text = as_text(msgspec.structs.replace(report, results=results, problem="nobody answers", figures={}))
+    assert len(text.splitlines()) == 2
+    assert text.count("nobody answers") == 1
+
+
 def test_junit_is_what_the_schema_of_the_ant_task_says(report: Report) -> None:
     root = ElementTree.fromstring(as_junit(report).split("\n", 1)[1])
     assert root.tag == "testsuites"

@@ -149,6 +149,10 @@ def test_what_failed_is_run_again_alone_and_forgotten_when_it_is_good(project: P
     (project / "tests" / "unit" / "test_one.py").write_text("def test_good(): pass\ndef test_bad(): pass\n")
     assert tested(last_failed=True) == ["test_bad"]
     assert "leave --last-failed out" in _refused(project, last_failed=True)
+    (project / "tests" / "unit" / "test_one.py").write_text("def test_bad(): assert 0\n")
+    assert tested(last_failed=False) == ["test_bad", "test_it"]
+    (project / "tests" / "unit" / "test_one.py").rename(project / "tests" / "unit" / "test_other.py")
+    assert "leave --last-failed out" in _refused(project, last_failed=True), "its file is gone"
 
 
 UNIT = Category(name="unit", purpose="", paths=("tests/unit",), never_skips=True)

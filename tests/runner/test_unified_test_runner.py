@@ -126,6 +126,8 @@ def test_a_process_that_dies_is_a_failure_and_says_in_which_test(project: Path, 
     assert status == 1
     assert any("tests/unit/test_one.py::test_dies" in fault for fault in report["faults"]), report["faults"]
     assert report["tests"]["tests/unit/test_one.py::test_lives"]["outcome"] == "passed", said
+    assert report["tests"]["tests/unit/test_one.py::test_dies"]["outcome"] == "failed", "though its setup was good"
+    assert (report["counts"]["passed"], report["counts"]["failed"]) == (1, 1)
 
 
 def test_whoever_ends_the_runner_ends_the_tests_and_still_sees_what_ran(project: Path) -> None:

@@ -29,7 +29,8 @@ _NO_XML: Final = re.compile(
 def as_text(report: Report) -> str:
     """Return the report for a terminal; no colours."""
     lines = [f"{report.url} · {report.server or 'no server'} · expect {report.expect}"]
-    for result in report.results:
+    looked_at = [result for result in report.results if result.why is None or result.why != report.problem]
+    for result in report.results if looked_at else ():  # else the verdict says all that there is
         lines.append(f"{_MARK[result.status]} {result.id}: {result.promise}")
         if result.why and result.why != report.problem:  # that one is the verdict's
             lines.append(f"       {result.why}")

@@ -41,6 +41,9 @@ class Results:
         """Read a recorder's file."""
         for text in path.read_text(encoding="utf-8").splitlines():
             self._take(json.loads(text))
+        for name in self.open:  # its setup may have been good
+            record = self.tests.setdefault(name, Record())
+            record.outcome, record.evidence = "failed", record.evidence or "Its process died."
         return self
 
     def _take(self, line: dict[str, Any]) -> None:

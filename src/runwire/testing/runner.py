@@ -204,7 +204,7 @@ def _failed_before(project: Project, chosen: Sequence[Category]) -> list[str]:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ConfigurationError(["Nothing is known of an earlier run here; leave --last-failed out."]) from None
-    failed = [str(name) for name in known]
+    failed = [str(name) for name in known if _is_there(project, str(name))]
     if not any(category.has(name) for name in failed for category in chosen):
         names = ", ".join(category.name for category in chosen)
         raise ConfigurationError([f"Nothing of {names} failed when it ran last; leave --last-failed out."])
@@ -230,7 +230,8 @@ def _remember(project: Project, results: Results) -> None:
 def _show(found: dict[str, Any], say: Callable[[str], None], *, durations: int) -> None:
     """Show the summary to a person."""
     for name, counts in found["categories"].items():
-        say(f"  {name:17} " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
+        said = [f"{count} {outcome.replace('_', ' ')}" for outcome, count in counts.items() if count]
+        say(f"  {name:17} {', '.join(said) or 'no test'}")
     slowest = sorted(found["tests"].items(), key=lambda item: -item[1]["seconds"])
     for name, test in slowest[:durations]:
         say(f"  {test['seconds']:8.2f} s  {name}")
