@@ -107,8 +107,10 @@ async def test_fleet_of_different_workers(fleet: Cluster, tmp_path: Path) -> Non
         await assert_run_by(ada, left, "left", name="left")
         await assert_run_by(ada, right, "right", name="right")
     await _see_who_may_be_asked(fleet, ada)
-    await _lose_a_worker_and_have_it_back(fleet, ada)
-    await _give_an_agent_another_name(fleet, ada, tmp_path)
+    renamed = fleet.add(("worker",))
+    renamed.target = agent_file(tmp_path, "renamed")
+    await _lose_a_worker_and_have_it_back(fleet, ada, meanwhile=renamed)
+    await _give_an_agent_another_name(fleet, ada, renamed)
 
 
 async def _see_who_may_be_asked(fleet: Cluster, ada: Outside) -> None:
@@ -127,15 +129,17 @@ async def _see_who_may_be_asked(fleet: Cluster, ada: Outside) -> None:
     assert sorted(line.split()[1] for line in lines) == ["auth", "gateway", "worker", "worker"]
 
 
-async def _lose_a_worker_and_have_it_back(fleet: Cluster, ada: Outside) -> None:
+async def _lose_a_worker_and_have_it_back(fleet: Cluster, ada: Outside, *, meanwhile: RoleProcess) -> None:
     """Nobody fails the runs of a worker that comes back within the time for which its word is good."""
     left, right = fleet.workers
     await left.kill9()
     waiting = await run_of(ada, "left")
     for _ in range(3):
         await assert_run_by(ada, right, "right", name="right")
-    # Beyond the time after which the other one would end what nobody has.
-    await asyncio.sleep(ABSENT_S * 1.5)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(meanwhile.start())
+        # Beyond the time after which the other one would end what nobody has.
+        tasks.create_task(asyncio.sleep(ABSENT_S * 1.5))
     assert (await shown(ada, waiting))["status"] == "queued"
     config = left.config.read_text(encoding="utf-8")
     left.config.write_text(config.replace(f"absent_s = {LONG_S}", f"absent_s = {ABSENT_S}"), encoding="utf-8")
@@ -144,12 +148,9 @@ async def _lose_a_worker_and_have_it_back(fleet: Cluster, ada: Outside) -> None:
     assert (found["status"], found["output"]) == ("completed", f"left {left.pid}")
 
 
-async def _give_an_agent_another_name(fleet: Cluster, ada: Outside, folder: Path) -> None:
+async def _give_an_agent_another_name(fleet: Cluster, ada: Outside, renamed: RoleProcess) -> None:
     """By a rolling deploy: new workers first. Who is lost for good after it takes its agent along."""
     left, right = fleet.workers
-    renamed = fleet.add(("worker",))
-    renamed.target = agent_file(folder, "renamed")
-    await renamed.start()
     found = await ended(ada, await run_of_a_new_agent(ada, "renamed"))
     assert (found["status"], found["output"]) == ("completed", f"renamed {renamed.pid}")
     await assert_run_by(ada, right, "right", name="right")
