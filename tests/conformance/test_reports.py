@@ -89,6 +89,8 @@ def test_a_reason_is_told_once_with_all_that_it_kept_away(report: Report) -> Non
     assert "- `golden_path/a`, `golden_path/b`, all of `timing`: needs a key" in text
     nothing = msgspec.structs.replace(report, results=(*away, *others), problem="needs a key")
     assert "- everything: needs a key" in as_markdown(nothing)
+    good = msgspec.structs.replace(report, results=(kept,))
+    assert "Not checked" not in as_markdown(good) + as_html(good)
 
 
 def test_the_terminal_has_words_to_paste_into_an_issue(report: Report) -> None:

@@ -33,7 +33,8 @@ dt { font-weight: 600; } dd { margin: 0; }
 .card b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
 .card.bad b { color: var(--bad); } .card.good b { color: var(--good); }
 .cards + .dim { margin-top: .8rem; }
-.chart { overflow-x: auto; } .chart svg { width: 100%; min-width: 40rem; height: auto; display: block; }
+.chart, .scroll { overflow-x: auto; } .scroll td { overflow-wrap: normal; }
+.chart svg { width: 100%; min-width: 40rem; height: auto; display: block; }
 .chart text { font: 11px system-ui, sans-serif; fill: var(--dim); }
 @media (max-width: 40rem) { td, th { padding-right: .7rem; }
   .results tr { display: grid; grid-template-columns: 6rem 1fr; }
@@ -69,7 +70,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         for first, *rest in rows
     ]
     text = "".join(f"<tr>{''.join(row)}</tr>" for row in [cells, *lines])
-    return f"<table>{text}</table>" if lines else ""
+    return f'<div class="scroll"><table>{text}</table></div>' if lines else ""
 
 
 def fenced(text: str) -> list[str]:

@@ -117,8 +117,8 @@ def _figures(report: Report) -> list[tuple[str, ...]]:
 
 def _reasons(report: Report) -> dict[str, str]:
     """Return each reason why something was not checked, and what: categories whole where they are."""
-    if {result.why for result in report.results} == {report.problem}:
-        return {report.problem or "": "everything"}
+    if report.problem and {result.why for result in report.results} == {report.problem}:
+        return {report.problem: "everything"}
     found: dict[str, dict[str, list[str]]] = {}
     for result in report.of("not_checked"):
         found.setdefault(result.why or "", {}).setdefault(result.category, []).append(f"`{result.id}`")
