@@ -94,7 +94,13 @@ def new(name: Annotated[str, typer.Argument(help="Name of the project and of its
     (folder / "tests").mkdir()
     for path, text in files.items():
         (folder / path).write_text(text, encoding="utf-8")
-    typer.echo(f"{folder}/ is ready:\n  cd {folder}\n  runwire dev agent.py\n  runwire test --category golden_path")
+    steps = (
+        f"cd {folder}",
+        "runwire dev agent.py",
+        "runwire test --category golden_path",
+        "runwire check  (beside dev)",
+    )
+    typer.echo("\n  ".join((f"{folder}/ is ready:", *steps)))
 
 
 def version(
